@@ -1,0 +1,240 @@
+//! Who may do what: the one table of roles and actions, and the principal that it is asked about.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CredentialId, TeamId, UserId};
+
+/// A user's role in a team. Ordered: each role may do all that the one before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Sees everything but secrets and environment values, calls nothing.
+    Viewer,
+    /// Works with services: defines, deploys, calls them.
+    Member,
+    /// Also works with people and keys.
+    Admin,
+    /// The one who answers for the team.
+    Owner,
+}
+
+impl Role {
+    /// Every role, weakest first.
+    pub const ALL: [Self; 4] = [Self::Viewer, Self::Member, Self::Admin, Self::Owner];
+
+    /// The name in the API and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Member => "member",
+            Self::Admin => "admin",
+            Self::Owner => "owner",
+        }
+    }
+
+    /// The role of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == name)
+    }
+}
+
+/// What an integration key may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// List and show services and agents.
+    Read,
+    /// Call services.
+    Invoke,
+    /// Create, change, deploy and delete services.
+    Manage,
+}
+
+impl Scope {
+    /// Every scope.
+    pub const ALL: [Self; 3] = [Self::Read, Self::Invoke, Self::Manage];
+
+    /// What a key may do when it was made without naming scopes.
+    pub const DEFAULT: [Self; 2] = [Self::Read, Self::Invoke];
+
+    /// The name in the API and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Invoke => "invoke",
+            Self::Manage => "manage",
+        }
+    }
+
+    /// The scope of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == name)
+    }
+}
+
+/// Something that a principal may or may not do in its team.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// List and show services, instances, events and logs.
+    ReadServices,
+    /// See the values of environment variables.
+    ReadEnvValues,
+    /// Create, change, deploy, undeploy, restart and delete services.
+    ManageServices,
+    /// Call a service: proxy and invoke.
+    InvokeServices,
+    /// List agents.
+    ReadAgents,
+    /// List the team's keys.
+    ReadCredentials,
+    /// Create and revoke keys.
+    ManageCredentials,
+}
+
+impl Action {
+    /// Every action, in the order of the printed table.
+    pub const ALL: [Self; 7] = [
+        Self::ReadServices,
+        Self::ReadEnvValues,
+        Self::ManageServices,
+        Self::InvokeServices,
+        Self::ReadAgents,
+        Self::ReadCredentials,
+        Self::ManageCredentials,
+    ];
+
+    /// The weakest role that may do it.
+    const fn minimum_role(self) -> Role {
+        match self {
+            Self::ReadServices | Self::ReadAgents => Role::Viewer,
+            Self::ReadEnvValues
+            | Self::ManageServices
+            | Self::InvokeServices
+            | Self::ReadCredentials
+            | Self::ManageCredentials => Role::Member,
+        }
+    }
+
+    /// The scope that an integration key needs for it; `None` when no integration key may do it.
+    const fn scope(self) -> Option<Scope> {
+        match self {
+            Self::ReadServices | Self::ReadAgents => Some(Scope::Read),
+            Self::InvokeServices => Some(Scope::Invoke),
+            Self::ManageServices => Some(Scope::Manage),
+            Self::ReadEnvValues | Self::ReadCredentials | Self::ManageCredentials => None,
+        }
+    }
+
+    /// Keys are made by people who have signed in, never by another key.
+    const fn needs_sign_in(self) -> bool {
+        matches!(self, Self::ReadCredentials | Self::ManageCredentials)
+    }
+}
+
+/// Who makes a request, in which team, and with what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Principal {
+    /// A signed-in user (JWT).
+    User {
+        /// The user.
+        user_id: UserId,
+        /// The team that the request is about.
+        team_id: TeamId,
+        /// The user's role in that team.
+        role: Role,
+    },
+    /// A user's device (`dk-`), acting with the user's role.
+    Device {
+        /// The device key.
+        credential_id: CredentialId,
+        /// Its user.
+        user_id: UserId,
+        /// Its team.
+        team_id: TeamId,
+        /// The user's role in that team.
+        role: Role,
+    },
+    /// An integration key (`sk-`).
+    Integration {
+        /// The key.
+        credential_id: CredentialId,
+        /// Its team.
+        team_id: TeamId,
+        /// What it may be used for.
+        scopes: Vec<Scope>,
+    },
+}
+
+impl Principal {
+    /// The team that everything in the request belongs to.
+    #[must_use]
+    pub const fn team_id(&self) -> TeamId {
+        match self {
+            Self::User { team_id, .. } | Self::Device { team_id, .. } | Self::Integration { team_id, .. } => *team_id,
+        }
+    }
+
+    /// The one question of authorisation: may this principal do that in its team?
+    #[must_use]
+    pub fn may(&self, action: Action) -> bool {
+        match self {
+            Self::User { role, .. } => *role >= action.minimum_role(),
+            Self::Device { role, .. } => !action.needs_sign_in() && *role >= action.minimum_role(),
+            Self::Integration { scopes, .. } => action.scope().is_some_and(|scope| scopes.contains(&scope)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn user(role: Role) -> Principal {
+        Principal::User { user_id: UserId::generate(), team_id: TeamId::generate(), role }
+    }
+
+    #[test]
+    fn the_table_of_roles_and_actions() {
+        use Action::*;
+        let rows = [
+            // action, viewer, member, admin, owner
+            (ReadServices, [true, true, true, true]),
+            (ReadEnvValues, [false, true, true, true]),
+            (ManageServices, [false, true, true, true]),
+            (InvokeServices, [false, true, true, true]),
+            (ReadAgents, [true, true, true, true]),
+            (ReadCredentials, [false, true, true, true]),
+            (ManageCredentials, [false, true, true, true]),
+        ];
+        assert_eq!(rows.len(), Action::ALL.len(), "every action has a row");
+        for (action, allowed) in rows {
+            assert_eq!(Role::ALL.map(|role| user(role).may(action)), allowed, "{action:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_does_what_its_scopes_say_and_never_makes_keys() {
+        let key = |scopes: &[Scope]| Principal::Integration {
+            credential_id: CredentialId::generate(),
+            team_id: TeamId::generate(),
+            scopes: scopes.to_vec(),
+        };
+        assert!(key(&Scope::DEFAULT).may(Action::InvokeServices));
+        assert!(!key(&Scope::DEFAULT).may(Action::ManageServices));
+        assert!(!key(&[Scope::Read]).may(Action::InvokeServices));
+        assert!(!key(&Scope::ALL).may(Action::ManageCredentials));
+        assert!(!key(&Scope::ALL).may(Action::ReadEnvValues));
+        let device = Principal::Device {
+            credential_id: CredentialId::generate(),
+            user_id: UserId::generate(),
+            team_id: TeamId::generate(),
+            role: Role::Owner,
+        };
+        assert!(!device.may(Action::ManageCredentials));
+        assert!(device.may(Action::ManageServices));
+    }
+}

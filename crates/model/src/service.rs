@@ -1,0 +1,590 @@
+//! The definition of a service: what a user wishes to run.
+//!
+//! [`ServiceSpec`] is at once the request body of "create", the stored document and the part of an answer that a user
+//! wrote. A partial update is merged into it by [`ServiceSpec::merge`]; both ways end in the same validation.
+
+use std::{collections::BTreeSet, fmt};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    image::is_image_reference,
+    validate::{Checks, ValidationError},
+};
+
+/// What is answered in place of an environment value to those who may not see it. Never accepted as a value.
+pub const MASKED: &str = "********";
+
+const MAX_TEXT_BYTES: usize = 64 * 1024;
+const MAX_ENTRIES: usize = 256;
+
+/// Where the process behind a service comes from. Cannot be changed after creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceType {
+    /// Agents run `docker_image` as containers.
+    #[default]
+    Deployed,
+}
+
+/// One environment variable of the container.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EnvVar {
+    /// The variable's name: `^[A-Za-z_][A-Za-z0-9_.-]*$`, at most 256 characters.
+    #[schema(example = "MODEL")]
+    pub env_name: String,
+    /// Its value, at most 64 KiB.
+    #[schema(example = "llama3")]
+    pub env_value: String,
+}
+
+impl fmt::Debug for EnvVar {
+    /// Values of environment variables are often secrets, so they are never logged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=…", self.env_name)
+    }
+}
+
+/// A directory or file of the agent's machine that the container sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeMount {
+    /// An absolute path on the agent's machine, without `..`.
+    #[schema(example = "/srv/models")]
+    pub host_path: String,
+    /// An absolute path in the container, without `..`, not `/`.
+    #[schema(example = "/models")]
+    pub container_path: String,
+    /// Whether the container may only read it.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// When and how often the agent asks the container for its health.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProbeSpec {
+    /// Seconds between two probes, 1 to 300.
+    pub interval_seconds: u32,
+    /// Seconds that one probe may take, 1 to 60.
+    pub timeout_seconds: u32,
+    /// Failed probes in a row after which a ready instance takes no more requests, 1 to 20.
+    pub failure_threshold: u32,
+    /// Seconds from the container's start to its first passed probe, 1 to 3600, after which a deploy has failed.
+    pub start_deadline_seconds: u32,
+}
+
+impl Default for ProbeSpec {
+    fn default() -> Self {
+        Self { interval_seconds: 5, timeout_seconds: 3, failure_threshold: 3, start_deadline_seconds: 120 }
+    }
+}
+
+/// A service as its owner defines it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// The name in URLs: `^[a-z0-9][a-z0-9-]{1,98}[a-z0-9]$`, unique in the team, cannot be changed.
+    #[schema(example = "hello", pattern = "^[a-z0-9][a-z0-9-]{1,98}[a-z0-9]$")]
+    pub service_slug: String,
+    /// The name for people, 1 to 255 characters.
+    #[schema(example = "Hello", min_length = 1, max_length = 255)]
+    pub display_name: String,
+    /// What it is, at most 64 KiB.
+    #[serde(default)]
+    pub service_desc: String,
+    /// Where its process comes from, cannot be changed.
+    #[serde(default)]
+    pub service_type: ServiceType,
+    /// The image to run, by tag or digest. Required for `deployed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "towline-demo:latest")]
+    pub docker_image: Option<String>,
+    /// The port inside the container, 1 to 65535.
+    #[serde(default = "default_port")]
+    #[schema(default = 8080, minimum = 1)]
+    pub exposed_port: u16,
+    /// The HTTP path that is probed; an answer of 200 to 399 is healthy.
+    #[serde(default = "default_health_path")]
+    #[schema(default = "/health")]
+    pub health_path: String,
+    /// Environment variables; names are unique. At most 256.
+    #[serde(default)]
+    pub env_config: Vec<EnvVar>,
+    /// Mounted paths; container paths are unique. At most 256.
+    #[serde(default)]
+    pub volume_config: Vec<VolumeMount>,
+    /// Only agents that have all of these labels are eligible. At most 256.
+    #[serde(default)]
+    #[schema(example = json!(["gpu"]))]
+    pub required_labels: Vec<String>,
+    /// GPUs for each instance: −1 all of the machine, 0 none, N that many.
+    #[serde(default)]
+    #[schema(minimum = -1, maximum = 64, default = 0)]
+    pub gpu_count: i32,
+    /// How many instances to run, 1 to 10.
+    #[serde(default = "default_replicas")]
+    #[schema(default = 1, minimum = 1, maximum = 10)]
+    pub replica_count: u32,
+    /// How to use the service, for AI callers. Readable by everybody who can list, so it must hold no secrets. At most 64 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage_prompt: Option<String>,
+    /// The path on the container that serves its OpenAPI document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/openapi.json")]
+    pub openapi_url: Option<String>,
+    /// Replaces the image's entry point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// Replaces the image's arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<Vec<String>>,
+    /// The most CPUs that an instance may use, 0.01 to 1024.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_limit: Option<f64>,
+    /// The most memory that an instance may use, at least 6 MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit_bytes: Option<u64>,
+    /// The longest that a request may take as a whole, 1 to 86400 seconds; without it there is no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_timeout_seconds: Option<u32>,
+    /// Probe timings.
+    #[serde(default)]
+    pub probe: ProbeSpec,
+}
+
+const fn default_port() -> u16 {
+    8080
+}
+
+fn default_health_path() -> String {
+    "/health".to_owned()
+}
+
+const fn default_replicas() -> u32 {
+    1
+}
+
+impl ServiceSpec {
+    /// Reads a definition from a JSON object, fills in defaults and validates it.
+    ///
+    /// # Errors
+    /// Names every field that is missing, unknown, of the wrong type or out of range.
+    pub fn from_json(object: Map<String, Value>) -> Result<Self, ValidationError> {
+        let spec: Self = serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
+            let path = error.path().to_string();
+            ValidationError::one(if path == "." { String::new() } else { path }, error.inner().to_string())
+        })?;
+        spec.validate()?;
+        Ok(spec)
+    }
+
+    /// The definition after a partial update: a field that is absent keeps its value, `null` returns an optional one to
+    /// its default, anything else replaces it whole.
+    ///
+    /// # Errors
+    /// As [`ServiceSpec::from_json`], and when a field that cannot be changed would change.
+    pub fn merge(&self, changes: Map<String, Value>) -> Result<Self, ValidationError> {
+        let Ok(Value::Object(mut merged)) = serde_json::to_value(self) else {
+            unreachable!("a definition is a JSON object with string keys")
+        };
+        for (field, value) in changes {
+            if value.is_null() && is_field(&field) {
+                merged.remove(&field);
+            } else {
+                merged.insert(field, value);
+            }
+        }
+        let spec = Self::from_json(merged)?;
+        let mut checks = Checks::default();
+        checks.require(
+            spec.service_slug == self.service_slug,
+            "service_slug",
+            "cannot be changed; create another service",
+        );
+        checks.require(
+            spec.service_type == self.service_type,
+            "service_type",
+            "cannot be changed; create another service",
+        );
+        checks.finish()?;
+        Ok(spec)
+    }
+
+    /// The definition as somebody sees it who may not see environment values.
+    #[must_use]
+    pub fn masked(mut self) -> Self {
+        for variable in &mut self.env_config {
+            MASKED.clone_into(&mut variable.env_value);
+        }
+        self
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// Names every field that is out of range.
+    pub fn validate(&self) -> Result<(), ValidationError> {
+        let mut checks = Checks::default();
+        self.check_identity(&mut checks);
+        self.check_process(&mut checks);
+        self.check_env(&mut checks);
+        self.check_volumes(&mut checks);
+        self.check_placement(&mut checks);
+        self.check_probe(&mut checks);
+        checks.finish()
+    }
+
+    fn check_identity(&self, checks: &mut Checks) {
+        checks.require(
+            is_slug(&self.service_slug),
+            "service_slug",
+            "must be 3 to 100 lower-case letters, digits and dashes, with a letter or digit at both ends",
+        );
+        let length = self.display_name.chars().count();
+        checks.require((1..=255).contains(&length), "display_name", "must have 1 to 255 characters");
+        checks.require(
+            !self.display_name.contains(char::is_control),
+            "display_name",
+            "must not contain control characters",
+        );
+        checks.require(is_storable(&self.service_desc), "service_desc", "must have at most 64 KiB and no NUL");
+        checks.require(
+            self.usage_prompt.as_deref().is_none_or(is_storable),
+            "usage_prompt",
+            "must have at most 64 KiB and no NUL",
+        );
+        checks.require(
+            self.openapi_url.as_deref().is_none_or(is_http_path),
+            "openapi_url",
+            "must be a path on the container that starts with one /, such as /openapi.json",
+        );
+    }
+
+    fn check_process(&self, checks: &mut Checks) {
+        checks.require(self.docker_image.is_some(), "docker_image", "is required for a deployed service");
+        checks.require(
+            self.docker_image.as_deref().is_none_or(is_image_reference),
+            "docker_image",
+            "must be an image reference such as nginx:1.27 or ghcr.io/org/app@sha256:…",
+        );
+        checks.require(self.exposed_port > 0, "exposed_port", "must be from 1 to 65535");
+        for (field, words) in [("command", &self.command), ("args", &self.args)] {
+            let fits = words
+                .as_ref()
+                .is_none_or(|words| words.len() <= MAX_ENTRIES && words.iter().all(|word| is_storable(word)));
+            checks.require(fits, field, "must have at most 256 entries of at most 64 KiB without NUL");
+        }
+        checks.require(
+            self.cpu_limit.is_none_or(|cpus| (0.01..=1024.0).contains(&cpus)),
+            "cpu_limit",
+            "must be from 0.01 to 1024",
+        );
+        // Docker refuses less than 6 MiB; a JSON number above i64 cannot be a limit of any machine.
+        checks.require(
+            self.memory_limit_bytes.is_none_or(|bytes| (6 << 20..=1 << 50).contains(&bytes)),
+            "memory_limit_bytes",
+            "must be from 6291456 (6 MiB) to 1125899906842624 (1 PiB)",
+        );
+        checks.require(
+            self.request_timeout_seconds.is_none_or(|seconds| (1..=86_400).contains(&seconds)),
+            "request_timeout_seconds",
+            "must be from 1 to 86400",
+        );
+    }
+
+    fn check_env(&self, checks: &mut Checks) {
+        checks.require(self.env_config.len() <= MAX_ENTRIES, "env_config", "must have at most 256 entries");
+        let mut names = BTreeSet::new();
+        for (index, variable) in self.env_config.iter().enumerate() {
+            let at = |field: &str| format!("env_config[{index}].{field}");
+            checks.require_with(is_env_name(&variable.env_name), || {
+                (at("env_name"), "must be a name such as MODEL_NAME, at most 256 characters".to_owned())
+            });
+            checks.require_with(names.insert(&variable.env_name), || {
+                (at("env_name"), format!("{} is set twice; keep one", variable.env_name))
+            });
+            checks.require_with(is_storable(&variable.env_value), || {
+                (at("env_value"), "must have at most 64 KiB and no NUL".to_owned())
+            });
+            checks.require_with(variable.env_value != MASKED, || {
+                (
+                    at("env_value"),
+                    "is the mask that stands for a hidden value; send the real value or leave env_config out"
+                        .to_owned(),
+                )
+            });
+        }
+    }
+
+    fn check_volumes(&self, checks: &mut Checks) {
+        checks.require(self.volume_config.len() <= MAX_ENTRIES, "volume_config", "must have at most 256 entries");
+        let mut targets = BTreeSet::new();
+        for (index, mount) in self.volume_config.iter().enumerate() {
+            let at = |field: &str| format!("volume_config[{index}].{field}");
+            checks.require_with(is_absolute_path(&mount.host_path), || {
+                (at("host_path"), "must be an absolute path without .. or : in it".to_owned())
+            });
+            let usable =
+                is_absolute_path(&mount.container_path) && !mount.container_path.trim_end_matches('/').is_empty();
+            checks.require_with(usable, || {
+                (at("container_path"), "must be an absolute path without .. or : in it, and not /".to_owned())
+            });
+            checks.require_with(targets.insert(mount.container_path.trim_end_matches('/')), || {
+                (at("container_path"), format!("{} is mounted twice; keep one", mount.container_path))
+            });
+        }
+    }
+
+    fn check_placement(&self, checks: &mut Checks) {
+        checks.require((1..=10).contains(&self.replica_count), "replica_count", "must be from 1 to 10");
+        checks.require(
+            (-1..=64).contains(&self.gpu_count),
+            "gpu_count",
+            "must be -1 for all GPUs of the machine, or from 0 to 64",
+        );
+        checks.require(self.required_labels.len() <= MAX_ENTRIES, "required_labels", "must have at most 256 entries");
+        for (index, label) in self.required_labels.iter().enumerate() {
+            checks.require_with(is_label(label), || (format!("required_labels[{index}]"), LABEL_RULE.to_owned()));
+        }
+    }
+
+    fn check_probe(&self, checks: &mut Checks) {
+        checks.require(
+            is_http_path(&self.health_path),
+            "health_path",
+            "must be a path that starts with one /, such as /health",
+        );
+        let ProbeSpec { interval_seconds, timeout_seconds, failure_threshold, start_deadline_seconds } = self.probe;
+        checks.require((1..=300).contains(&interval_seconds), "probe.interval_seconds", "must be from 1 to 300");
+        checks.require((1..=60).contains(&timeout_seconds), "probe.timeout_seconds", "must be from 1 to 60");
+        checks.require((1..=20).contains(&failure_threshold), "probe.failure_threshold", "must be from 1 to 20");
+        checks.require(
+            (1..=3600).contains(&start_deadline_seconds),
+            "probe.start_deadline_seconds",
+            "must be from 1 to 3600",
+        );
+    }
+}
+
+/// What a label looks like, in words.
+pub const LABEL_RULE: &str =
+    "must be 1 to 63 letters, digits, and any of . _ / = -, with a letter or digit at both ends";
+
+/// Whether a text can be a label of an agent.
+#[must_use]
+pub fn is_label(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    (1..=63).contains(&bytes.len())
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._/=-".contains(byte))
+        && bytes[0].is_ascii_alphanumeric()
+        && bytes[bytes.len() - 1].is_ascii_alphanumeric()
+}
+
+/// Whether a text can be a service's slug.
+#[must_use]
+pub fn is_slug(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let alphanumeric = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (3..=100).contains(&bytes.len())
+        && bytes.iter().all(|&byte| alphanumeric(byte) || byte == b'-')
+        && alphanumeric(bytes[0])
+        && alphanumeric(bytes[bytes.len() - 1])
+}
+
+/// Whether a text is a path (and query) of an HTTP request in origin form (RFC 9112 §3.2.1) that cannot be mistaken for
+/// another host: it starts with exactly one `/` and has no control character, space, backslash or fragment.
+#[must_use]
+pub fn is_http_path(text: &str) -> bool {
+    text.len() <= 8192
+        && text.starts_with('/')
+        && !text.starts_with("//")
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\' && byte != b'#')
+}
+
+fn is_field(name: &str) -> bool {
+    const FIELDS: [&str; 20] = [
+        "service_slug",
+        "display_name",
+        "service_desc",
+        "service_type",
+        "docker_image",
+        "exposed_port",
+        "health_path",
+        "env_config",
+        "volume_config",
+        "required_labels",
+        "gpu_count",
+        "replica_count",
+        "usage_prompt",
+        "openapi_url",
+        "command",
+        "args",
+        "cpu_limit",
+        "memory_limit_bytes",
+        "request_timeout_seconds",
+        "probe",
+    ];
+    FIELDS.contains(&name)
+}
+
+fn is_storable(text: &str) -> bool {
+    text.len() <= MAX_TEXT_BYTES && !text.contains('\0')
+}
+
+fn is_env_name(name: &str) -> bool {
+    name.len() <= 256
+        && name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+/// The colon is the engine's own separator in volume definitions.
+fn is_absolute_path(path: &str) -> bool {
+    path.starts_with('/')
+        && path.len() <= 4096
+        && !path.contains(':')
+        && !path.contains(char::is_control)
+        && path.split('/').all(|part| part != "..")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(value: Value) -> Map<String, Value> {
+        let Value::Object(map) = value else { panic!("an object") };
+        map
+    }
+
+    fn minimal() -> Value {
+        json!({"service_slug": "hello", "display_name": "Hello", "docker_image": "demo"})
+    }
+
+    fn with(field: &str, value: Value) -> Result<ServiceSpec, ValidationError> {
+        let mut map = object(minimal());
+        map.insert(field.to_owned(), value);
+        ServiceSpec::from_json(map)
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let spec = ServiceSpec::from_json(object(minimal())).unwrap();
+        assert_eq!(spec.exposed_port, 8080);
+        assert_eq!(spec.health_path, "/health");
+        assert_eq!(spec.replica_count, 1);
+        assert_eq!(spec.gpu_count, 0);
+        assert_eq!(spec.service_desc, "");
+        assert_eq!(spec.service_type, ServiceType::Deployed);
+    }
+
+    #[test]
+    fn every_field_is_checked_and_named() {
+        let long = "x".repeat(256);
+        for (field, value) in [
+            ("service_slug", json!("ab")),
+            ("service_slug", json!("-abc")),
+            ("service_slug", json!("Abc")),
+            ("service_slug", json!("a".repeat(101))),
+            ("display_name", json!("")),
+            ("display_name", json!(long)),
+            ("docker_image", json!("a b")),
+            ("docker_image", json!(null)),
+            ("exposed_port", json!(0)),
+            ("exposed_port", json!(65536)),
+            ("exposed_port", json!("80")),
+            ("health_path", json!("health")),
+            ("health_path", json!("//evil/health")),
+            ("openapi_url", json!("https://elsewhere/openapi.json")),
+            ("env_config", json!([{"env_name": "1X", "env_value": ""}])),
+            ("env_config", json!([{"env_name": "X", "env_value": MASKED}])),
+            ("env_config", json!([{"env_name": "X", "env_value": "1"}, {"env_name": "X", "env_value": "2"}])),
+            ("env_config", json!([{"env_name": "X", "env_value": "1", "secret": true}])),
+            ("volume_config", json!([{"host_path": "relative", "container_path": "/x"}])),
+            ("volume_config", json!([{"host_path": "/a/../etc", "container_path": "/x"}])),
+            ("volume_config", json!([{"host_path": "/a", "container_path": "/"}])),
+            ("required_labels", json!(["gpu", ""])),
+            ("gpu_count", json!(-2)),
+            ("replica_count", json!(0)),
+            ("replica_count", json!(11)),
+            ("cpu_limit", json!(0)),
+            ("memory_limit_bytes", json!(1024)),
+            ("request_timeout_seconds", json!(0)),
+            ("probe", json!({"interval_seconds": 0})),
+        ] {
+            let error = with(field, value.clone()).expect_err(&format!("{field} = {value}"));
+            assert!(error.fields.iter().any(|e| e.field.starts_with(field)), "{field} = {value}: {error}");
+        }
+        let error = with("colour", json!("red")).unwrap_err();
+        assert!(error.to_string().contains("colour"), "{error}");
+    }
+
+    #[test]
+    fn all_errors_are_told_at_once() {
+        let error = ServiceSpec::from_json(object(json!({
+            "service_slug": "x", "display_name": "", "docker_image": "", "replica_count": 99,
+        })))
+        .unwrap_err();
+        assert_eq!(error.fields.len(), 4, "{error}");
+    }
+
+    #[test]
+    fn an_update_keeps_clears_and_replaces() {
+        let mut map = object(minimal());
+        map.extend(object(
+            json!({"usage_prompt": "say hi", "replica_count": 3, "env_config": [{"env_name": "A", "env_value": "1"}]}),
+        ));
+        let spec = ServiceSpec::from_json(map).unwrap();
+        let changed =
+            spec.merge(object(json!({"usage_prompt": null, "display_name": "Other", "replica_count": null}))).unwrap();
+        assert_eq!(changed.usage_prompt, None);
+        assert_eq!(changed.display_name, "Other");
+        assert_eq!(changed.replica_count, 1);
+        assert_eq!(changed.env_config, spec.env_config);
+        assert!(spec.merge(object(json!({"display_name": null}))).is_err());
+        assert!(spec.merge(object(json!({"service_slug": "other"}))).is_err());
+        assert!(spec.merge(object(json!({"colour": null}))).is_err());
+        assert_eq!(spec.merge(Map::new()).unwrap(), spec);
+    }
+
+    #[test]
+    fn the_list_of_fields_is_complete() {
+        let mut map = object(minimal());
+        map.extend(object(json!({
+            "usage_prompt": "u", "openapi_url": "/o", "command": ["c"], "args": ["a"], "cpu_limit": 1.0,
+            "memory_limit_bytes": 1 << 30, "request_timeout_seconds": 1,
+        })));
+        let spec = ServiceSpec::from_json(map).unwrap();
+        let stored = object(serde_json::to_value(spec).unwrap());
+        assert_eq!(stored.len(), 20);
+        assert!(stored.keys().all(|field| is_field(field)), "{stored:?}");
+    }
+
+    #[test]
+    fn values_of_the_environment_are_not_logged() {
+        let spec = with("env_config", json!([{"env_name": "TOKEN", "env_value": "hunter2"}])).unwrap();
+        assert!(!format!("{spec:?}").contains("hunter2"));
+        assert_eq!(spec.masked().env_config[0].env_value, MASKED);
+    }
+
+    proptest! {
+        #[test]
+        fn a_stored_definition_reads_back(port in 1u16.., replicas in 1u32..=10, desc in "[^\0]{0,40}") {
+            let mut map = object(minimal());
+            map.extend(object(json!({"exposed_port": port, "replica_count": replicas, "service_desc": desc})));
+            let spec = ServiceSpec::from_json(map).unwrap();
+            prop_assert_eq!(spec.merge(Map::new()).unwrap(), spec);
+        }
+
+        #[test]
+        fn no_path_escapes_its_host(text in ".{0,20}") {
+            if is_http_path(&text) {
+                prop_assert!(text.starts_with('/') && !text.starts_with("//") && !text.contains(['\\', '\r', '\n', ' ']));
+            }
+        }
+    }
+}
