@@ -1,0 +1,276 @@
+//! What an agent and the server tell each other on a session: one enum for each direction.
+//!
+//! Messages are JSON objects tagged by `type`. Unknown fields are ignored and new ones have defaults, so that an agent
+//! of last year understands a server of this year. What should run is always sent whole ([`ServerMessage::Desired`]), and
+//! so is what does run ([`AgentMessage::Report`]): a lost or repeated message changes nothing.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use towline_model::{
+    AgentId, InstanceId, InstancePhase, ServiceId, SessionId,
+    service::{EnvVar, ProbeSpec, VolumeMount},
+};
+
+/// The version of the session's messages and of the frames that this build speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The path on which an agent opens its session.
+pub const SESSION_PATH: &str = "/api/v1/agent/session";
+/// The `Upgrade` token of a session (RFC 9110 §7.8).
+pub const SESSION_UPGRADE: &str = "towline-session/1";
+/// The path on which an agent opens a carrier.
+pub const CARRIER_PATH: &str = "/api/v1/agent/carrier";
+/// The `Upgrade` token of a carrier.
+pub const CARRIER_UPGRADE: &str = "towline-carrier/1";
+
+/// The longest message, in bytes of JSON.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+
+/// From the agent to the server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum AgentMessage {
+    /// The first message of a session.
+    Hello(Hello),
+    /// What runs on the machine; sent on each change and at least every ten seconds.
+    Report(Report),
+    /// The agent is about to end by wish. It takes no new streams; those that run are finished.
+    Leaving,
+}
+
+/// From the server to the agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerMessage {
+    /// The answer to [`AgentMessage::Hello`].
+    Welcome(Welcome),
+    /// The session is refused; the server closes it.
+    Refused(Refusal),
+    /// Everything that should run on the machine.
+    Desired(Desired),
+    /// The gateway wants one more carrier for each ticket.
+    DialCarriers {
+        /// One-use tickets, each valid for 30 seconds, at most 64.
+        tickets: Vec<String>,
+    },
+    /// The gateway is about to end. Requests in flight go on; the agent should connect anew.
+    GoAway {
+        /// Milliseconds after which the gateway cuts what still runs.
+        drain_millis: u64,
+    },
+}
+
+/// Who the agent is and what its machine has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The protocol versions that the agent speaks.
+    pub protocol_versions: Vec<u32>,
+    /// The agent's name, unique in its team: 1 to 100 characters.
+    pub name: String,
+    /// Something that stays the same for this machine. Two machines that use one name are told apart by it.
+    pub machine_id: String,
+    /// The version of the agent's program.
+    pub agent_version: String,
+    /// The agent's labels, at most 64.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// How many GPUs containers can be given.
+    #[serde(default)]
+    pub gpu_count: u32,
+    /// The container engine.
+    pub engine: EngineStatus,
+}
+
+/// Whether the machine can run containers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum EngineStatus {
+    /// It can.
+    Ready {
+        /// The engine's name and version, such as `Docker 28.2.2`.
+        version: String,
+    },
+    /// It cannot at the moment.
+    Unavailable {
+        /// Why, and how to get an engine.
+        reason: String,
+    },
+}
+
+/// The server accepts the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The version that both speak from now on.
+    pub protocol_version: u32,
+    /// The agent's id, the same each time.
+    pub agent_id: AgentId,
+    /// This session's id.
+    pub session_id: SessionId,
+    /// The version of the server's program.
+    pub server_version: String,
+}
+
+/// Why a session is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The reason, and what to do.
+    pub reason: String,
+    /// Whether trying again later can help. If not, the agent keeps trying slowly and says so.
+    pub retry: bool,
+}
+
+/// Everything that should run on a machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Desired {
+    /// Grows with each change; reports quote it.
+    pub revision: u64,
+    /// Every instance that should run. A container of this agent that is not named is stopped and removed.
+    pub instances: Vec<InstanceSpec>,
+}
+
+/// One instance that should run.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceSpec {
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// Its service.
+    pub service_id: ServiceId,
+    /// Its service's slug, for names and logs.
+    pub service_slug: String,
+    /// The deploy that it belongs to. A container of another generation is not this instance.
+    pub generation: i64,
+    /// The image to run.
+    pub image: String,
+    /// The port inside the container.
+    pub exposed_port: u16,
+    /// The HTTP path that is probed.
+    pub health_path: String,
+    /// Probe timings.
+    pub probe: ProbeSpec,
+    /// Environment variables.
+    #[serde(default)]
+    pub env: Vec<EnvVar>,
+    /// Mounted paths.
+    #[serde(default)]
+    pub volumes: Vec<VolumeMount>,
+    /// Replaces the image's entry point.
+    #[serde(default)]
+    pub command: Option<Vec<String>>,
+    /// Replaces the image's arguments.
+    #[serde(default)]
+    pub args: Option<Vec<String>>,
+    /// The most CPUs.
+    #[serde(default)]
+    pub cpu_limit: Option<f64>,
+    /// The most memory.
+    #[serde(default)]
+    pub memory_limit_bytes: Option<u64>,
+    /// GPUs: −1 all, 0 none, N that many.
+    #[serde(default)]
+    pub gpu_count: i32,
+    /// Seconds between SIGTERM and SIGKILL when it is stopped.
+    #[serde(default = "default_stop_grace")]
+    pub stop_grace_seconds: u32,
+}
+
+const fn default_stop_grace() -> u32 {
+    10
+}
+
+impl fmt::Debug for InstanceSpec {
+    /// Arguments and environment may hold secrets, so they are never logged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InstanceSpec")
+            .field("instance_id", &self.instance_id)
+            .field("service_slug", &self.service_slug)
+            .field("generation", &self.generation)
+            .field("image", &self.image)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What runs on a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The newest [`Desired::revision`] that the agent has seen; 0 before the first.
+    pub revision: u64,
+    /// The container engine.
+    pub engine: EngineStatus,
+    /// Every instance that the agent has a container for or is working on, wished or not.
+    pub instances: Vec<InstanceReport>,
+}
+
+/// How far one instance is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceReport {
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// The deploy that its container was made for.
+    pub generation: i64,
+    /// How far it is.
+    pub phase: InstancePhase,
+    /// Why it is not ready, in words that a user can act on.
+    #[serde(default)]
+    pub reason: Option<Reason>,
+    /// How often its container ended by itself and was started again.
+    #[serde(default)]
+    pub restart_count: u32,
+    /// The engine's id of its container.
+    #[serde(default)]
+    pub container_id: Option<String>,
+}
+
+/// Why an instance is not ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// What kind of failure it is.
+    pub kind: ReasonKind,
+    /// The sentence for the user.
+    pub message: String,
+}
+
+/// The kinds of failure that the control plane tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasonKind {
+    /// The image is neither here nor can it be pulled, and trying again will not help soon (no such image, no access).
+    ImageUnavailable,
+    /// The container cannot be made or started with this definition.
+    StartFailed,
+    /// The container ended by itself.
+    Exited,
+    /// The container runs and does not pass its health probe.
+    ProbeFailed,
+    /// The container engine is not there or failed.
+    EngineUnavailable,
+    /// A kind that this build does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_tagged_and_ignore_what_they_do_not_know() {
+        let text = r#"{"type":"dial_carriers","tickets":["a"],"from_next_year":1}"#;
+        let message: ServerMessage = serde_json::from_str(text).unwrap();
+        assert_eq!(message, ServerMessage::DialCarriers { tickets: vec!["a".to_owned()] });
+        let reason: ReasonKind = serde_json::from_str(r#""moon_phase""#).unwrap();
+        assert_eq!(reason, ReasonKind::Unknown);
+    }
+
+    #[test]
+    fn an_instance_never_logs_its_environment() {
+        let text = serde_json::json!({
+            "instance_id": InstanceId::generate(), "service_id": ServiceId::generate(), "service_slug": "hello",
+            "generation": 1, "image": "demo", "exposed_port": 8080, "health_path": "/health", "probe": {},
+            "env": [{"env_name": "TOKEN", "env_value": "hunter2"}], "args": ["--key=hunter2"],
+        });
+        let spec: InstanceSpec = serde_json::from_value(text).unwrap();
+        assert!(!format!("{spec:?}").contains("hunter2"));
+        assert_eq!(spec.stop_grace_seconds, 10);
+    }
+}
