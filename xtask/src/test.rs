@@ -1,0 +1,114 @@
+//! `cargo xtask test`: brings everything that the tests need, then runs all of them.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use tokio::{
+    process::Command as AsyncCommand,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    engine, image,
+    postgres::Cluster,
+    sdk,
+    tools::{self, Need, find, step},
+};
+
+/// What `cargo xtask test` takes.
+#[derive(Debug, clap::Args)]
+pub struct TestArgs {
+    /// Leave out the tests that need a container engine, PostgreSQL or an SDK.
+    #[arg(long)]
+    fast: bool,
+    /// Passed on to cargo-nextest, such as a part of a test's name.
+    #[arg(last = true)]
+    nextest: Vec<String>,
+}
+
+/// What `--fast` leaves out, as nextest filters, and what to say about it.
+const SLOW: [(&str, &str); 3] = [
+    ("package(towline-e2e) and test(/^(docker|netns|registry|stalled_readers|sdk|demo)::/)", "end to end with containers and SDKs"),
+    ("package(towline-agent) and test(/docker_engine/)", "the agent against a real container engine"),
+    ("package(towline-store) and test(/postgres/)", "the store on PostgreSQL"),
+];
+
+/// Provides what the tests need, runs them and takes away what ran beside them.
+///
+/// # Errors
+/// When something that is needed cannot be had, or a test fails.
+pub fn run(arguments: &TestArgs) -> Result<()> {
+    require_nextest()?;
+    if arguments.fast {
+        step("leaving out, because of --fast:");
+        SLOW.iter().for_each(|(_, what)| eprintln!("      {what}"));
+        let filters: Vec<_> = SLOW.iter().map(|(filter, _)| format!("({filter})")).collect();
+        let rest = format!("not ({})", filters.join(" or "));
+        return nextest(arguments, &["-E", &rest], None);
+    }
+    tools::require(NEEDS)?;
+    engine::ensure()?;
+    sdk::provision()?;
+    image::build()?;
+    step("building the workspace");
+    // The same units as the tests', so that nothing is built twice: the end-to-end tests start the binary itself.
+    tools::run(tools::cargo().args(["build", "--workspace", "--all-targets"]))?;
+    step("starting a PostgreSQL cluster for this run");
+    let cluster = Cluster::start()?;
+    nextest(arguments, &[], Some(&cluster))
+}
+
+/// Runs the tests to their end. A signal to this task is passed on, so that nextest ends its tests and they clean up; what
+/// belongs to the task is dropped after that.
+fn nextest(arguments: &TestArgs, filter: &[&str], cluster: Option<&Cluster>) -> Result<()> {
+    step("running the tests");
+    let mut command = AsyncCommand::from(tools::cargo());
+    command.args(["nextest", "run", "--workspace"]).args(filter).args(&arguments.nextest);
+    if let Some(cluster) = cluster {
+        command.env("TOWLINE_TEST_POSTGRES_URL", cluster.url());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let status = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut child = command.spawn().context("cannot start cargo nextest")?;
+        let signal_name = tokio::select! {
+            status = child.wait() => return status.map_err(anyhow::Error::from),
+            _ = interrupt.recv() => "-INT",
+            _ = terminate.recv() => "-TERM",
+        };
+        if let Some(id) = child.id() {
+            tools::run(Command::new("kill").args([signal_name, &id.to_string()]))?;
+        }
+        child.wait().await.map_err(anyhow::Error::from)
+    })?;
+    if !status.success() {
+        bail!("tests failed: cargo nextest ended with {status}");
+    }
+    Ok(())
+}
+
+fn require_nextest() -> Result<()> {
+    if find("cargo-nextest").is_some() || tools::output(Command::new("cargo").args(["nextest", "--version"])).is_ok() {
+        return Ok(());
+    }
+    step("installing cargo-nextest, once (some minutes)");
+    tools::run(Command::new("cargo").args(["install", "cargo-nextest", "--locked"]))
+        .context("cannot install cargo-nextest; see https://nexte.st for other ways to get it")
+}
+
+fn has_python_venv() -> bool {
+    tools::output(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_ok()
+}
+
+const NEEDS: &[Need] = &[
+    Need { name: "curl", package: "curl", purpose: "calls as users make them", is_met: || find("curl").is_some() },
+    Need { name: "ip, ss", package: "iproute2", purpose: "network namespaces", is_met: || find("ip").is_some() && find("ss").is_some() },
+    Need { name: "nsenter", package: "util-linux", purpose: "network namespaces", is_met: || find("nsenter").is_some() },
+    Need { name: "iptables", package: "iptables", purpose: "the container engine, network namespaces", is_met: || find("iptables").is_some() },
+    Need { name: "postgres", package: "postgresql", purpose: "the store's second engine", is_met: || find("initdb").is_some() },
+    Need { name: "docker-registry", package: "docker-registry", purpose: "pulling images", is_met: || find("docker-registry").is_some() },
+    Need { name: "python3 with venv", package: "python3-venv", purpose: "the openai package of PyPI", is_met: has_python_venv },
+    Need { name: "node", package: "nodejs", purpose: "the openai package of npm", is_met: || find("node").is_some() },
+    Need { name: "npm", package: "npm", purpose: "the openai package of npm", is_met: || find("npm").is_some() },
+];
