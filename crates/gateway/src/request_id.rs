@@ -1,0 +1,72 @@
+//! The id of a request: the caller's, when it is well-formed, or a new one.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use towline_model::RequestId;
+
+/// The header that carries a request's id, from callers, to containers, and in answers of ours.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The header that carries the id in a container's answer.
+pub const X_TOWLINE_REQUEST_ID: HeaderName = HeaderName::from_static("x-towline-request-id");
+
+/// A request's id as text, 1 to 128 of `A–Z a–z 0–9 . _ -`. The listener puts it into every request's extensions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestIdText(HeaderValue);
+
+impl RequestIdText {
+    /// The caller's id, or a new one when there is none, more than one, or a malformed one.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut values = headers.get_all(X_REQUEST_ID).iter();
+        match (values.next(), values.next()) {
+            (Some(value), None) if is_well_formed(value) => Self(value.clone()),
+            _ => Self::generate(),
+        }
+    }
+
+    /// A new id.
+    #[must_use]
+    pub fn generate() -> Self {
+        let text = RequestId::generate().to_string();
+        Self(HeaderValue::try_from(text).expect("a UUID is visible ASCII"))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// The id as a header's value.
+    #[must_use]
+    pub const fn value(&self) -> &HeaderValue {
+        &self.0
+    }
+}
+
+fn is_well_formed(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    (1..=128).contains(&bytes.len()) && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id_of(values: &[&str]) -> RequestIdText {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(X_REQUEST_ID, HeaderValue::from_str(value).unwrap());
+        }
+        RequestIdText::of(&headers)
+    }
+
+    #[test]
+    fn a_well_formed_id_is_kept_and_any_other_replaced() {
+        assert_eq!(id_of(&["abc-1.2_3"]).as_str(), "abc-1.2_3");
+        let long = "x".repeat(129);
+        for bad in [&[][..], &[""], &["a b"], &["a", "b"], &["a\"b"], &["ä"], &[long.as_str()]] {
+            let id = id_of(bad);
+            assert_eq!(id.as_str().len(), 36, "{bad:?} became {id:?}");
+        }
+    }
+}

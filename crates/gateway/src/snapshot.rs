@@ -1,0 +1,146 @@
+//! What the gateway knows of services and credentials: immutable tables, built by the control plane and swapped whole.
+//!
+//! A request loads the current snapshot once and asks it with plain hash look-ups; nothing here is ever locked.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use towline_model::{
+    AgentId, CredentialId, InstanceId, KeyHash, KeyKind, Role, Scope, ServiceId, ServiceStatus, TeamId, Timestamp,
+    UserId,
+};
+
+/// Everything that requests are decided by.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The services and where their instances are.
+    pub routes: RouteTable,
+    /// The keys, and who is in which team.
+    pub credentials: CredentialTable,
+}
+
+/// One service, as far as calling it goes.
+#[derive(Debug, Clone)]
+pub struct ServiceRoute {
+    /// The service.
+    pub service_id: ServiceId,
+    /// Its team; only this team's callers find it.
+    pub team_id: TeamId,
+    /// Its slug, unique in the team.
+    pub slug: String,
+    /// Its status; only a running service is called.
+    pub status: ServiceStatus,
+    /// The port inside the container, told to it as `Host: localhost:<port>`.
+    pub exposed_port: u16,
+    /// The longest that one request may take as a whole; `None` for no such limit.
+    pub request_timeout: Option<Duration>,
+    /// Its instances that have a place.
+    pub instances: Vec<InstanceRoute>,
+}
+
+/// One instance of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceRoute {
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// The agent that runs it.
+    pub agent_id: AgentId,
+    /// Whether it takes requests: it passes its probe and is not being drained.
+    pub ready: bool,
+}
+
+/// The services of all teams, found by team and slug.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    teams: HashMap<TeamId, HashMap<Box<str>, Arc<ServiceRoute>>>,
+}
+
+impl RouteTable {
+    /// Builds the table. When two services of a team have the same slug, the later one counts.
+    #[must_use]
+    pub fn from_services(services: impl IntoIterator<Item = ServiceRoute>) -> Self {
+        let mut table = Self::default();
+        for service in services {
+            let slug = service.slug.clone().into_boxed_str();
+            table.teams.entry(service.team_id).or_default().insert(slug, Arc::new(service));
+        }
+        table
+    }
+
+    /// The team's service of that slug.
+    #[must_use]
+    pub fn get(&self, team: TeamId, slug: &str) -> Option<&Arc<ServiceRoute>> {
+        self.teams.get(&team)?.get(slug)
+    }
+
+    /// Every service, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<ServiceRoute>> {
+        self.teams.values().flat_map(HashMap::values)
+    }
+}
+
+/// One key that is neither revoked nor deleted.
+#[derive(Debug, Clone)]
+pub struct Credential {
+    /// The key's id.
+    pub id: CredentialId,
+    /// What it is for.
+    pub kind: KeyKind,
+    /// The team that it belongs to.
+    pub team_id: TeamId,
+    /// The user that a device key acts as.
+    pub user_id: Option<UserId>,
+    /// What an integration key may do.
+    pub scopes: Vec<Scope>,
+    /// The moment from which it is refused.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Credential {
+    /// Whether it is past its expiry.
+    #[must_use]
+    pub fn is_expired(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|expiry| expiry <= now)
+    }
+}
+
+/// The keys of all teams, found by their hash, and the members of all teams.
+#[derive(Debug, Default)]
+pub struct CredentialTable {
+    keys: HashMap<KeyHash, Credential>,
+    roles: HashMap<(UserId, TeamId), Role>,
+}
+
+impl CredentialTable {
+    /// Builds the table.
+    #[must_use]
+    pub fn new(
+        keys: impl IntoIterator<Item = (KeyHash, Credential)>,
+        memberships: impl IntoIterator<Item = (UserId, TeamId, Role)>,
+    ) -> Self {
+        Self {
+            keys: keys.into_iter().collect(),
+            roles: memberships.into_iter().map(|(user, team, role)| ((user, team), role)).collect(),
+        }
+    }
+
+    /// The key of that hash, expired or not.
+    #[must_use]
+    pub fn key(&self, hash: &KeyHash) -> Option<&Credential> {
+        self.keys.get(hash)
+    }
+
+    /// The user's role in the team; `None` when the user is not in it.
+    #[must_use]
+    pub fn role(&self, user: UserId, team: TeamId) -> Option<Role> {
+        self.roles.get(&(user, team)).copied()
+    }
+
+    /// Every key that can be used: a device key only while its user is in its team.
+    pub fn usable_keys(&self) -> impl Iterator<Item = &Credential> {
+        self.keys.values().filter(|key| match (key.kind, key.user_id) {
+            (KeyKind::Device, Some(user)) => self.role(user, key.team_id).is_some(),
+            (KeyKind::Device, None) => false,
+            (KeyKind::Integration | KeyKind::Agent, _) => true,
+        })
+    }
+}
