@@ -136,6 +136,12 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |directory| root().join(directory))
 }
 
+/// The value of an environment variable; empty counts as absent.
+#[expect(clippy::disallowed_methods, reason = "a task has no configuration but its environment")]
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
 /// Says what is being done now.
 pub fn step(what: &str) {
     eprintln!("==> {what}");

@@ -1,0 +1,53 @@
+//! The tasks of this repository that are more than one cargo command: `cargo xtask --help`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "tasks talk to the person who started them")]
+
+mod archive;
+mod engine;
+mod image;
+mod postgres;
+mod sdk;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The tasks of this repository")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the demo service's image, towline-demo:latest, in the local container engine
+    #[command(after_help = "Example: cargo xtask image && docker run --rm -p 127.0.0.1:8080:8080 towline-demo")]
+    Image,
+    /// Bring everything that the tests need, then run all of them
+    #[command(after_help = "Example: cargo xtask test -- reconcile")]
+    Test(test::TestArgs),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
+        Task::Image => {
+            let image = image::build()?;
+            println!("{} is ready ({})", image::NAME, image.id);
+            Ok(())
+        }
+        Task::Test(arguments) => test::run(&arguments),
+    }
+}
