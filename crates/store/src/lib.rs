@@ -1,1 +1,56 @@
-//! placeholder
+//! The state of Towline in a relational database: SQL and nothing else.
+//!
+//! There is one set of queries, in words that SQLite and PostgreSQL both understand, and one list of migrations. Only
+//! [`engine`](self) (the private module of that name) knows that there are two engines. Rules do not live here: a method
+//! says what is stored, found or changed *if nobody else did meanwhile*, and its caller decides what that means.
+//!
+//! # How it is used
+//! A [`Store`] is cheap to clone and opens transactions: [`Store::read`] for one consistent snapshot, [`Store::write`]
+//! to change something. Every query is a method of [`Tx`], in one file per noun. Dropping a [`Tx`] rolls it back.
+//!
+//! # What holds
+//! - Nothing that was read is written back without a check: a row that is changed as a whole carries a version
+//!   ([`Tx::update_service`]); everything else is one conditional statement that tells whether it hit.
+//! - After a failed statement the transaction can do nothing but end, on both engines alike
+//!   ([`StoreError::Aborted`]). A method that merely answers "no" or [`StoreError::Concurrent`] has changed nothing
+//!   and leaves the transaction usable.
+//! - What gateways hold in memory (services, placement and readiness of instances, credentials, memberships, agents'
+//!   sessions) changes together with [`Store::revision`], in the same transaction. Who has seen a revision has seen
+//!   every change up to it.
+//! - A text that holds NUL is stored with U+FFFD in its place, because PostgreSQL cannot store NUL.
+//!
+//! # What does not
+//! A database runs in real time: a test in tokio's paused time must not wait for it, since paused time leaps to the
+//! next timer while the engine's own thread is still working.
+
+mod agent;
+mod bootstrap;
+mod credential;
+mod engine;
+mod error;
+mod event;
+mod instance;
+mod membership;
+mod migrate;
+mod page;
+mod query;
+mod refresh_token;
+mod revision;
+mod service;
+mod store;
+mod team;
+mod user;
+mod value;
+
+pub use agent::{AgentObservation, AgentRegistration, AgentRow};
+pub use credential::CredentialRow;
+pub use error::{ConnectError, Constraint, StoreError};
+pub use event::{EVENTS_KEPT_PER_SERVICE, EventRow};
+pub use instance::{InstanceObservation, InstanceRow, ReportOutcome};
+pub use membership::MembershipRow;
+pub use page::{Page, Paged};
+pub use refresh_token::{RefreshTokenRow, RefreshTokenUse};
+pub use service::ServiceRow;
+pub use store::{Store, StoreOptions, Tx};
+pub use team::TeamRow;
+pub use user::UserRow;

@@ -1,0 +1,193 @@
+//! Credentials: the keys of teams, devices and agents. Of a key only its hash and its first characters are stored.
+
+use towline_model::{CredentialId, KeyHash, KeyKind, Scope, TeamId, Timestamp, UserId};
+
+use crate::{
+    Page, Paged, StoreError, Tx,
+    query::query,
+    value::{FromRow, Json, Row},
+};
+
+/// A key, without the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialRow {
+    /// Its id.
+    pub id: CredentialId,
+    /// The team that it opens.
+    pub team_id: TeamId,
+    /// The user that a device key acts as; `None` for other kinds.
+    pub user_id: Option<UserId>,
+    /// Who made it.
+    pub created_by: UserId,
+    /// What it is for.
+    pub kind: KeyKind,
+    /// The name for people.
+    pub display_name: String,
+    /// The key's first 12 characters, to recognise it by.
+    pub key_prefix: String,
+    /// The key's SHA-256.
+    pub key_hash: KeyHash,
+    /// What an integration key may be used for.
+    pub scopes: Vec<Scope>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// From when on it opens nothing; `None` for never.
+    pub expires_at: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// When it was last used, give or take the interval at which uses are written down.
+    pub last_used_at: Option<Timestamp>,
+}
+
+macro_rules! columns {
+    () => {
+        "id, team_id, user_id, created_by, kind, display_name, key_prefix, key_hash, scopes, created_at, expires_at, \
+         revoked_at, last_used_at"
+    };
+}
+
+impl FromRow for CredentialRow {
+    fn from_row(row: &mut Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.take("id")?,
+            team_id: row.take("team_id")?,
+            user_id: row.take("user_id")?,
+            created_by: row.take("created_by")?,
+            kind: row.take("kind")?,
+            display_name: row.take("display_name")?,
+            key_prefix: row.take("key_prefix")?,
+            key_hash: row.take("key_hash")?,
+            scopes: row.take::<Json<_>>("scopes")?.0,
+            created_at: row.take("created_at")?,
+            expires_at: row.take("expires_at")?,
+            revoked_at: row.take("revoked_at")?,
+            last_used_at: row.take("last_used_at")?,
+        })
+    }
+}
+
+impl Tx {
+    /// Adds a key. Moves the revision on.
+    ///
+    /// # Errors
+    /// [`Constraint::CredentialHash`](crate::Constraint::CredentialHash) when the key exists, [`StoreError::NotFound`]
+    /// when there is no such team or user.
+    pub async fn insert_credential(&mut self, credential: &CredentialRow) -> Result<(), StoreError> {
+        let insert = query(concat!(
+            "INSERT INTO credentials (",
+            columns!(),
+            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+        ))
+        .bind(credential.id)
+        .bind(credential.team_id)
+        .bind(credential.user_id)
+        .bind(credential.created_by)
+        .bind(credential.kind)
+        .bind(&credential.display_name)
+        .bind(&credential.key_prefix)
+        .bind(credential.key_hash)
+        .bind(Json(&credential.scopes))
+        .bind(credential.created_at)
+        .bind(credential.expires_at)
+        .bind(credential.revoked_at)
+        .bind(credential.last_used_at);
+        self.execute(insert).await?;
+        self.mark_changed();
+        Ok(())
+    }
+
+    /// The team's key of that id, revoked or not.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn find_credential(
+        &mut self,
+        team_id: TeamId,
+        id: CredentialId,
+    ) -> Result<Option<CredentialRow>, StoreError> {
+        let select = query(concat!("SELECT ", columns!(), " FROM credentials WHERE team_id = $1 AND id = $2"));
+        self.fetch_optional(select.bind(team_id).bind(id)).await
+    }
+
+    /// A page of the team's keys that are not revoked, of one kind or of all, the newest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn list_credentials(
+        &mut self,
+        team_id: TeamId,
+        kind: Option<KeyKind>,
+        page: Page,
+    ) -> Result<Paged<CredentialRow>, StoreError> {
+        let total_count = self.count_credentials(team_id, kind).await?;
+        let select = query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM credentials WHERE team_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR kind = $2) \
+             ORDER BY created_at DESC, id DESC LIMIT $3 OFFSET $4"
+        ));
+        let select = select.bind(team_id).bind(kind).bind(page.limit()).bind(page.offset());
+        Ok(Paged { items: self.fetch_all(select).await?, total_count })
+    }
+
+    /// How many keys of the team are not revoked, of one kind or of all.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn count_credentials(&mut self, team_id: TeamId, kind: Option<KeyKind>) -> Result<u64, StoreError> {
+        let count = query(
+            "SELECT COUNT(*) AS total FROM credentials \
+             WHERE team_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR kind = $2)",
+        );
+        self.fetch_total(count.bind(team_id).bind(kind)).await
+    }
+
+    /// Revokes a key of the team. `false` when it was revoked before, or the team has no such key. Moves the revision on.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn revoke_credential(
+        &mut self,
+        team_id: TeamId,
+        id: CredentialId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let revoke =
+            query("UPDATE credentials SET revoked_at = $1 WHERE team_id = $2 AND id = $3 AND revoked_at IS NULL");
+        let revoked = self.execute(revoke.bind(now).bind(team_id).bind(id)).await? > 0;
+        self.mark_changed_if(revoked);
+        Ok(revoked)
+    }
+
+    /// Every key of every team that is neither revoked nor expired, for the gateway's snapshot. It holds keys that will
+    /// expire: who uses it looks at [`CredentialRow::expires_at`].
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn active_credentials(&mut self, now: Timestamp) -> Result<Vec<CredentialRow>, StoreError> {
+        let select = query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM credentials WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)"
+        ));
+        self.fetch_all(select.bind(now)).await
+    }
+
+    /// Writes down when keys were last used. An older time never replaces a newer one; unknown keys are passed over.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn touch_last_used(&mut self, uses: &[(CredentialId, Timestamp)]) -> Result<(), StoreError> {
+        // In one order, so that two that touch the same keys do not wait for each other in a circle.
+        let mut uses = uses.to_vec();
+        uses.sort_unstable();
+        for (id, at) in uses {
+            let touch = query(
+                "UPDATE credentials SET last_used_at = $1 \
+                 WHERE id = $2 AND (last_used_at IS NULL OR last_used_at < $1)",
+            );
+            self.execute(touch.bind(at).bind(id)).await?;
+        }
+        Ok(())
+    }
+}

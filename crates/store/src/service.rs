@@ -1,0 +1,205 @@
+//! Services: the definition that a user edits, the one that was deployed, and where the service is in its life.
+
+use towline_model::{ServiceId, ServiceSpec, ServiceStatus, TeamId, Timestamp};
+
+use crate::{
+    Page, Paged, StoreError, Tx,
+    query::query,
+    value::{FromRow, Json, Row},
+};
+
+/// A service.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServiceRow {
+    /// Its id.
+    pub id: ServiceId,
+    /// Its team.
+    pub team_id: TeamId,
+    /// The definition as its users last wrote it. Its slug is unique in the team and never changes.
+    pub spec: ServiceSpec,
+    /// The definition of the last deploy; `None` before the first.
+    pub deployed_spec: Option<ServiceSpec>,
+    /// Which deploy or restart it is at; 0 before the first.
+    pub generation: i64,
+    /// Where it is in its life.
+    pub status: ServiceStatus,
+    /// Why it is there, in words that a user can act on.
+    pub status_reason: Option<String>,
+    /// When the deploy or restart that is under way began.
+    pub deploy_started_at: Option<Timestamp>,
+    /// Until when requests in flight may finish before the instances are stopped.
+    pub drain_until: Option<Timestamp>,
+    /// How far a rolling update is, or how it ended.
+    pub rollout: Option<serde_json::Value>,
+    /// Goes up by one with every update: see [`Tx::update_service`].
+    pub version: i64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+}
+
+macro_rules! columns {
+    () => {
+        "id, team_id, spec, deployed_spec, generation, status, status_reason, deploy_started_at, drain_until, rollout, \
+         version, created_at, updated_at"
+    };
+}
+
+impl FromRow for ServiceRow {
+    fn from_row(row: &mut Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.take("id")?,
+            team_id: row.take("team_id")?,
+            spec: row.take::<Json<_>>("spec")?.0,
+            deployed_spec: row.take::<Option<Json<_>>>("deployed_spec")?.map(|spec| spec.0),
+            generation: row.take("generation")?,
+            status: row.take("status")?,
+            status_reason: row.take("status_reason")?,
+            deploy_started_at: row.take("deploy_started_at")?,
+            drain_until: row.take("drain_until")?,
+            rollout: row.take::<Option<Json<_>>>("rollout")?.map(|rollout| rollout.0),
+            version: row.take("version")?,
+            created_at: row.take("created_at")?,
+            updated_at: row.take("updated_at")?,
+        })
+    }
+}
+
+impl Tx {
+    /// Adds a service. Moves the revision on.
+    ///
+    /// # Errors
+    /// [`Constraint::ServiceSlug`](crate::Constraint::ServiceSlug) when the team has a service with this slug,
+    /// [`StoreError::NotFound`] when there is no such team.
+    pub async fn insert_service(&mut self, service: &ServiceRow) -> Result<(), StoreError> {
+        let insert = query(concat!(
+            "INSERT INTO services (",
+            columns!(),
+            ", slug) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+        ))
+        .bind(service.id)
+        .bind(service.team_id)
+        .bind(Json(&service.spec))
+        .bind(service.deployed_spec.as_ref().map(Json))
+        .bind(service.generation)
+        .bind(service.status)
+        .bind(service.status_reason.as_ref())
+        .bind(service.deploy_started_at)
+        .bind(service.drain_until)
+        .bind(service.rollout.as_ref().map(Json))
+        .bind(service.version)
+        .bind(service.created_at)
+        .bind(service.updated_at)
+        .bind(&service.spec.service_slug);
+        self.execute(insert).await?;
+        self.mark_changed();
+        Ok(())
+    }
+
+    /// Writes a service back, if nobody else has since it was read, and raises `service.version`. Id, team, slug and
+    /// time of creation stay as they are. Moves the revision on.
+    ///
+    /// # Errors
+    /// [`StoreError::Concurrent`] when somebody else has changed or deleted it meanwhile.
+    pub async fn update_service(&mut self, service: &mut ServiceRow) -> Result<(), StoreError> {
+        let update = query(
+            "UPDATE services SET spec = $1, deployed_spec = $2, generation = $3, status = $4, status_reason = $5, \
+             deploy_started_at = $6, drain_until = $7, rollout = $8, updated_at = $9, version = version + 1 \
+             WHERE id = $10 AND team_id = $11 AND version = $12",
+        )
+        .bind(Json(&service.spec))
+        .bind(service.deployed_spec.as_ref().map(Json))
+        .bind(service.generation)
+        .bind(service.status)
+        .bind(service.status_reason.as_ref())
+        .bind(service.deploy_started_at)
+        .bind(service.drain_until)
+        .bind(service.rollout.as_ref().map(Json))
+        .bind(service.updated_at)
+        .bind(service.id)
+        .bind(service.team_id)
+        .bind(service.version);
+        if self.execute(update).await? == 0 {
+            return Err(StoreError::Concurrent);
+        }
+        service.version += 1;
+        self.mark_changed();
+        Ok(())
+    }
+
+    /// Deletes a service with its instances and events, if nobody else has changed it since it was read. Moves the
+    /// revision on.
+    ///
+    /// # Errors
+    /// [`StoreError::Concurrent`] when somebody else has changed or deleted it meanwhile.
+    pub async fn delete_service(&mut self, service: &ServiceRow) -> Result<(), StoreError> {
+        let delete = query("DELETE FROM services WHERE id = $1 AND team_id = $2 AND version = $3");
+        if self.execute(delete.bind(service.id).bind(service.team_id).bind(service.version)).await? == 0 {
+            return Err(StoreError::Concurrent);
+        }
+        self.mark_changed();
+        Ok(())
+    }
+
+    /// The team's service of that id.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn find_service(&mut self, team_id: TeamId, id: ServiceId) -> Result<Option<ServiceRow>, StoreError> {
+        let select = query(concat!("SELECT ", columns!(), " FROM services WHERE team_id = $1 AND id = $2"));
+        self.fetch_optional(select.bind(team_id).bind(id)).await
+    }
+
+    /// The team's service with that slug.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn find_service_by_slug(
+        &mut self,
+        team_id: TeamId,
+        slug: &str,
+    ) -> Result<Option<ServiceRow>, StoreError> {
+        let select = query(concat!("SELECT ", columns!(), " FROM services WHERE team_id = $1 AND slug = $2"));
+        self.fetch_optional(select.bind(team_id).bind(slug)).await
+    }
+
+    /// A page of the team's services, the oldest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn list_services(&mut self, team_id: TeamId, page: Page) -> Result<Paged<ServiceRow>, StoreError> {
+        let count = query("SELECT COUNT(*) AS total FROM services WHERE team_id = $1");
+        let total_count = self.fetch_total(count.bind(team_id)).await?;
+        let select = query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM services WHERE team_id = $1 ORDER BY created_at, id LIMIT $2 OFFSET $3"
+        ));
+        let items = self.fetch_all(select.bind(team_id).bind(page.limit()).bind(page.offset())).await?;
+        Ok(Paged { items, total_count })
+    }
+
+    /// Every service of every team, the oldest first: for the gateway's snapshot.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn all_services(&mut self) -> Result<Vec<ServiceRow>, StoreError> {
+        self.fetch_all(query(concat!("SELECT ", columns!(), " FROM services ORDER BY created_at, id"))).await
+    }
+
+    /// Every service that the reconciler must look at, the oldest first: those that are on their way, those that are
+    /// wished to run, and those that still have instances.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn services_to_reconcile(&mut self) -> Result<Vec<ServiceRow>, StoreError> {
+        let select = query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM services WHERE status IN ('deploying', 'running', 'stopping') \
+             OR EXISTS (SELECT 1 FROM instances i WHERE i.service_id = services.id) ORDER BY created_at, id"
+        ));
+        self.fetch_all(select).await
+    }
+}
