@@ -125,6 +125,7 @@ CREATE TABLE instances (
     reason            TEXT,
     restart_count     BIGINT NOT NULL,
     container_id      TEXT,
+    started_at        BIGINT,
     ready_since       BIGINT,
     reported_at       BIGINT,
     placed_at         BIGINT,

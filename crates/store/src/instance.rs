@@ -33,6 +33,8 @@ pub struct InstanceRow {
     pub restart_count: i64,
     /// The container engine's id of its container.
     pub container_id: Option<String>,
+    /// When its container was first said to have started; what it may take to become ready counts from then.
+    pub started_at: Option<Timestamp>,
     /// Since when it is ready; `None` while it is not.
     pub ready_since: Option<Timestamp>,
     /// When its agent last said something of it.
@@ -46,7 +48,7 @@ pub struct InstanceRow {
 macro_rules! columns {
     () => {
         "id, service_id, team_id, generation, agent_id, stop_requested_at, phase, reason_kind, reason, restart_count, \
-         container_id, ready_since, reported_at, placed_at, created_at"
+         container_id, started_at, ready_since, reported_at, placed_at, created_at"
     };
 }
 
@@ -64,6 +66,7 @@ impl FromRow for InstanceRow {
             reason: row.take("reason")?,
             restart_count: row.take("restart_count")?,
             container_id: row.take("container_id")?,
+            started_at: row.take("started_at")?,
             ready_since: row.take("ready_since")?,
             reported_at: row.take("reported_at")?,
             placed_at: row.take("placed_at")?,
@@ -114,7 +117,7 @@ impl Tx {
         let insert = query(concat!(
             "INSERT INTO instances (",
             columns!(),
-            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
         ))
         .bind(instance.id)
         .bind(instance.service_id)
@@ -127,6 +130,7 @@ impl Tx {
         .bind(instance.reason.as_ref())
         .bind(instance.restart_count)
         .bind(instance.container_id.as_ref())
+        .bind(instance.started_at)
         .bind(instance.ready_since)
         .bind(instance.reported_at)
         .bind(instance.placed_at)
@@ -169,6 +173,8 @@ impl Tx {
     ) -> Result<ReportOutcome, StoreError> {
         let change = query(
             "UPDATE instances SET phase = $1, reason_kind = $2, reason = $3, restart_count = $4, container_id = $5, \
+             started_at = CASE WHEN $1 IN ('starting', 'ready', 'unhealthy') THEN COALESCE(started_at, $6) \
+             ELSE started_at END, \
              ready_since = CASE WHEN $1 = 'ready' THEN COALESCE(ready_since, $6) END, reported_at = $6 \
              WHERE id = $7 AND agent_id = $8 AND generation = $9 AND (phase <> $1 OR restart_count <> $4 \
              OR reason_kind IS DISTINCT FROM $2 OR reason IS DISTINCT FROM $3 OR container_id IS DISTINCT FROM $5)",
