@@ -3,6 +3,7 @@
 //! The image is put together here and loaded over the engine's API: no base image, no network, no builder. The same program always makes
 //! the same image, so that a second run changes nothing.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -54,8 +55,12 @@ fn build_program() -> Result<PathBuf> {
     let directory = tools::target().join("static");
     step(&format!("building {PROGRAM} as a static program"));
     let mut build = tools::cargo();
-    build.args(["build", "--quiet", "--release", "--package", PROGRAM, "--bin", PROGRAM, "--target", &target]);
+    build.args(["build", "--release", "--package", PROGRAM, "--bin", PROGRAM, "--target", &target]);
     build.arg("--target-dir").arg(&directory);
+    // On a terminal cargo shows how far it is; elsewhere it would print a line for each crate.
+    if !std::io::stderr().is_terminal() {
+        build.arg("--quiet");
+    }
     // This variable wins over the caller's flags for the same and over the configuration.
     build.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     build.env("CARGO_PROFILE_RELEASE_DEBUG", "false").env("CARGO_PROFILE_RELEASE_STRIP", "symbols");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::{Engine, find_engine};
 use crate::tools::{self, Need, find, step};
@@ -66,6 +66,7 @@ pub fn start_engine() -> Result<Engine> {
 }
 
 fn start_in_background() -> Result<Engine> {
+    ensure_cgroups()?;
     let dockerd = find("dockerd").context("`dockerd` is not here")?;
     let (log, pid) = (state_directory()?.join("dockerd.log"), state_directory()?.join("dockerd.pid"));
     step(&format!("starting dockerd in the background, log in {}", log.display()));
@@ -79,7 +80,19 @@ fn start_in_background() -> Result<Engine> {
         .spawn()
         .context("cannot start dockerd")?;
     std::fs::write(&pid, format!("{}\n", daemon.id()))?;
-    wait_for_engine(START, Some(&mut daemon)).with_context(|| format!("dockerd does not come up.{}", last_words(&log)))
+    wait_for_engine(START, Some(&mut daemon)).map_err(|error| {
+        anyhow!("dockerd does not come up: {error:#}. The end of {}:\n{}", log.display(), last_words(&log))
+    })
+}
+
+/// Without an init system nobody may have mounted these, and no container starts without them.
+fn ensure_cgroups() -> Result<()> {
+    let directory = Path::new("/sys/fs/cgroup");
+    let is_mounted = std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some());
+    if is_mounted {
+        return Ok(());
+    }
+    tools::run(Command::new("mount").args(["-t", "cgroup2", "cgroup2"]).arg(directory))
 }
 
 fn state_directory() -> Result<PathBuf> {
@@ -105,11 +118,11 @@ fn wait_for_engine(deadline: Duration, mut daemon: Option<&mut Child>) -> Result
     }
 }
 
+/// What went wrong stands at the end, among progress that helps nobody.
 fn last_words(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    let last = &lines[lines.len().saturating_sub(8)..];
-    format!(" The end of {}:\n{}\n", log.display(), last.join("\n"))
+    let lines: Vec<&str> = text.lines().filter(|line| !line.contains("level=info")).collect();
+    lines[lines.len().saturating_sub(5)..].join("\n")
 }
 
 fn is_debian() -> bool {
