@@ -77,7 +77,7 @@ impl Cluster {
         tools::output(&mut initdb)?;
         fs::remove_file(&password_file)?;
         let mut settings = fs::OpenOptions::new().append(true).open(self.data().join("postgresql.conf"))?;
-        write!(settings, "{SETTINGS}port = {port}\n")?;
+        writeln!(settings, "{SETTINGS}port = {port}")?;
         Ok(())
     }
 

@@ -71,7 +71,7 @@ fn start_in_background() -> Result<Engine> {
     let (log, pid) = (state_directory()?.join("dockerd.log"), state_directory()?.join("dockerd.pid"));
     step(&format!("starting dockerd in the background, log in {}", log.display()));
     let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-    // A session of its own: it outlives this task and the terminal.
+    // By setsid, so that it outlives this task and the terminal.
     let mut daemon = Command::new("setsid")
         .arg(dockerd)
         .stdin(Stdio::null())
