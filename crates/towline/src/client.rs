@@ -1,0 +1,230 @@
+//! The API client: one server, one identity, JSON in and out.
+//!
+//! It knows HTTP and the contract's shapes. It does not print, and it does not decide which server or key is meant:
+//! [`connect`] does that.
+
+pub mod bootstrap;
+pub mod connect;
+mod credentials;
+mod error;
+mod sign_in;
+pub mod sse;
+pub mod types;
+
+use std::{net::IpAddr, time::Duration};
+
+use reqwest::{Method, RequestBuilder, Response, header};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use towline_model::{Secret, TeamId};
+use url::{Host, Url};
+
+pub use self::{
+    credentials::CredentialsFile,
+    error::ClientError,
+    sign_in::{SignIn, Tokens},
+    types::Service,
+};
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call of the management API may take as a whole.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many entries are asked for at once.
+const PAGE: usize = 100;
+
+/// With what the client comes to the server.
+pub enum Identity {
+    /// With nothing: only to sign in.
+    Nobody,
+    /// With a key, which names its team by itself.
+    Key(Secret<String>),
+    /// As a user in a team.
+    User {
+        /// Gives valid access tokens.
+        sign_in: SignIn,
+        /// The team that calls are about.
+        team_id: TeamId,
+    },
+}
+
+/// A client of one server.
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    identity: Identity,
+}
+
+impl Client {
+    /// A client of the server at `base`.
+    ///
+    /// # Errors
+    /// When the machine's trusted certificates cannot be read.
+    pub fn new(base: Url, identity: Identity) -> Result<Self, ClientError> {
+        Ok(Self { http: http_client(&base)?, base, identity })
+    }
+
+    /// The server's base URL.
+    pub const fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// The URL of a path of the API, such as `/containers`. The path is taken as it is.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}/api/v1{path}", self.base.as_str().trim_end_matches('/'))
+    }
+
+    /// Reads something.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, String)]) -> Result<T, ClientError> {
+        decode(self.send(Method::GET, path, query, None).await?).await
+    }
+
+    /// Does something that has an answer.
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: Option<&Value>) -> Result<T, ClientError> {
+        decode(self.send(Method::POST, path, &[], body).await?).await
+    }
+
+    /// Changes something.
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, ClientError> {
+        decode(self.send(Method::PUT, path, &[], Some(body)).await?).await
+    }
+
+    /// Removes something.
+    pub async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.send(Method::DELETE, path, &[], None).await.map(drop)
+    }
+
+    /// Reads every page of a list.
+    pub async fn list(&self, path: &str, field: &str, filters: &[(&str, String)]) -> Result<Vec<Value>, ClientError> {
+        let mut all = vec![];
+        for page in 1.. {
+            let mut query = filters.to_vec();
+            query.extend([("current_page", page.to_string()), ("per_page", PAGE.to_string())]);
+            let mut answer: Value = self.get(path, &query).await?;
+            let Some(Value::Array(items)) = answer.get_mut(field).map(Value::take) else {
+                return Err(ClientError::Shape(format!("the list has no {field}")));
+            };
+            let total = answer.pointer("/page_meta/total_count").and_then(Value::as_u64).unwrap_or(0);
+            let last = items.len() < PAGE;
+            all.extend(items);
+            if last || all.len() as u64 >= total {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Every service of the team.
+    pub async fn services(&self) -> Result<Vec<Service>, ClientError> {
+        self.list("/containers", "container_list", &[]).await?.into_iter().map(Service::try_from).collect()
+    }
+
+    /// The service of that slug or id, in full.
+    pub async fn service(&self, slug: &str) -> Result<Service, ClientError> {
+        if let Ok(id) = slug.parse::<towline_model::ServiceId>() {
+            return self.get::<Value>(&format!("/containers/{id}"), &[]).await?.try_into();
+        }
+        let found = self.services().await?.into_iter().find(|service| service.view.service_slug == slug);
+        let found = found.ok_or_else(|| ClientError::NoSuchService(slug.to_owned()))?;
+        self.get::<Value>(&format!("/containers/{}", found.view.id), &[]).await?.try_into()
+    }
+
+    /// Opens an answer that is read as it arrives; there is no limit to how long that takes.
+    pub async fn open(&self, path: &str, query: &[(&str, String)]) -> Result<Response, ClientError> {
+        let bearer = self.bearer().await?;
+        let request = self.authorized(self.http.get(self.url(path)).query(query), bearer.as_ref());
+        check(request.send().await.map_err(|error| ClientError::transport(&self.base, &error))?).await
+    }
+
+    /// A request that this client's identity may make, for a path of the API that is taken as it is.
+    pub async fn request(&self, method: Method, url: Url) -> Result<RequestBuilder, ClientError> {
+        let bearer = self.bearer().await?;
+        Ok(self.authorized(self.http.request(method, url), bearer.as_ref()))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> Result<Response, ClientError> {
+        let attempt = async |bearer: Option<&Secret<String>>| {
+            let mut request = self.http.request(method.clone(), self.url(path)).query(query).timeout(CALL_TIMEOUT);
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            let sent = self.authorized(request, bearer).send().await;
+            sent.map_err(|error| ClientError::transport(&self.base, &error))
+        };
+        let bearer = self.bearer().await?;
+        let response = attempt(bearer.as_ref()).await?;
+        // A token can be refused before its time, when the server's signing key or its clock has changed.
+        if response.status() == 401
+            && let (Identity::User { sign_in, .. }, Some(refused)) = (&self.identity, &bearer)
+        {
+            let fresh = sign_in.renew(&self.http, refused).await?;
+            return check(attempt(Some(&fresh)).await?).await;
+        }
+        check(response).await
+    }
+
+    async fn bearer(&self) -> Result<Option<Secret<String>>, ClientError> {
+        match &self.identity {
+            Identity::Nobody => Ok(None),
+            Identity::Key(key) => Ok(Some(key.clone())),
+            Identity::User { sign_in, .. } => sign_in.access_token(&self.http).await.map(Some),
+        }
+    }
+
+    fn authorized(&self, request: RequestBuilder, bearer: Option<&Secret<String>>) -> RequestBuilder {
+        let request = match bearer {
+            Some(bearer) => request.bearer_auth(bearer.expose()),
+            None => request,
+        };
+        match &self.identity {
+            Identity::User { team_id, .. } => request.header("x-team-id", team_id.to_string()),
+            Identity::Nobody | Identity::Key(_) => request,
+        }
+    }
+}
+
+fn http_client(base: &Url) -> Result<reqwest::Client, ClientError> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("towline/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none());
+    // No proxy can reach this machine's loopback for us.
+    if is_loopback(base) {
+        builder = builder.no_proxy();
+    }
+    builder.build().map_err(|error| ClientError::Setup(error::with_causes(&error)))
+}
+
+/// Whether a URL names this machine and nothing else.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
+        None => false,
+    }
+}
+
+async fn check(response: Response) -> Result<Response, ClientError> {
+    if response.status().is_success() { Ok(response) } else { Err(ClientError::from_answer(response).await) }
+}
+
+async fn decode<T: DeserializeOwned>(response: Response) -> Result<T, ClientError> {
+    let url = response.url().clone();
+    let is_json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.starts_with("application/json"));
+    let body = response.bytes().await.map_err(|error| ClientError::transport(&url, &error))?;
+    serde_json::from_slice(&body).map_err(|error| {
+        let what = if is_json { error.to_string() } else { "the answer is not JSON".to_owned() };
+        ClientError::Shape(what)
+    })
+}

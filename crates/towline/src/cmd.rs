@@ -1,0 +1,67 @@
+//! The commands: one file each, with its arguments. A command asks the client, and tells the output.
+
+pub mod agent;
+pub mod agents;
+pub mod apply;
+pub mod call;
+pub mod completion;
+pub mod key;
+pub mod login;
+pub mod server;
+pub mod service;
+pub mod up;
+
+use crate::{
+    cli::{ClientArgs, Command},
+    client::{Client, connect},
+    config::Environment,
+    failure::Failure,
+    output::Output,
+};
+
+/// What every command works with.
+pub struct Context {
+    /// The printer.
+    pub output: Output,
+    /// The process's environment.
+    pub environment: Environment,
+    /// Whether to say more on stderr.
+    pub verbose: bool,
+}
+
+impl Context {
+    /// Says what is being done, to those who asked for it.
+    pub fn verbose(&self, text: impl FnOnce() -> String) {
+        if self.verbose {
+            self.output.note(text());
+        }
+    }
+
+    /// The client that these options mean.
+    ///
+    /// # Errors
+    /// When a key is mistyped, or nobody has signed in.
+    pub fn client(&self, args: &ClientArgs) -> Result<Client, Failure> {
+        connect::connect(args, self)
+    }
+}
+
+/// Does what was asked.
+///
+/// # Errors
+/// When it cannot be done; the failure says why and what to do.
+pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
+    match command {
+        Command::Up(args) => up::run(*args, context).await,
+        Command::Server(args) => server::run(*args, context).await,
+        Command::Agent(args) => agent::run(*args, context).await,
+        Command::Login(args) => login::login(args, context).await,
+        Command::Logout(args) => login::logout(args, context).await,
+        Command::Service(args) => service::run(args, context).await,
+        Command::Apply(args) => apply::run(args, context).await,
+        Command::Call(args) => call::run(args, context).await,
+        Command::Key(args) => key::run(args, context).await,
+        Command::Agents(args) => agents::run(args, context).await,
+        Command::Completion(args) => completion::run(&args, context),
+    }
+}

@@ -1,0 +1,38 @@
+//! `towline agents`: the machines of the team.
+
+use clap::Args;
+use serde_json::json;
+
+use crate::{cli::ClientArgs, client::types::text, cmd::Context, failure::Failure, output::Table};
+
+const EXAMPLE: &str = "\
+Example:
+  towline agents
+  towline agents -o json";
+
+/// Arguments of `towline agents`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub struct AgentsArgs {
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Lists the agents.
+///
+/// # Errors
+/// When the server cannot be reached or refuses.
+pub async fn run(args: AgentsArgs, context: &Context) -> Result<(), Failure> {
+    let agents = context.client(&args.client)?.list("/r/agents", "agent_list", &[]).await?;
+    context.output.show(&json!({"agent_list": agents}), || {
+        if agents.is_empty() {
+            return "no agent has joined; `towline agent --server … --key ak-…` on a machine joins one".to_owned();
+        }
+        let mut table = Table::new(["NAME", "STATUS", "LABELS", "ENGINE", "VERSION", "ID"]);
+        for agent in &agents {
+            let fields = ["display_name", "agent_status", "labels", "engine_status", "agent_version", "id"];
+            table.row(fields.map(|field| text(agent, field)));
+        }
+        table.text()
+    })
+}

@@ -1,0 +1,197 @@
+//! Waits until a service is where it was sent, and shows how far it is.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    client::{Client, ClientError, Service, types::InstanceView},
+    failure::Failure,
+    output::{Output, Progress},
+};
+
+/// How often the server is asked.
+const POLL: Duration = Duration::from_millis(500);
+/// For how long a server that cannot be reached is asked again: as long as a restart takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until every wished instance of the newest deploy is ready.
+///
+/// # Errors
+/// When the service failed, with the reason; when the time is over.
+pub async fn until_running(
+    client: &Client,
+    service: &Service,
+    time: Duration,
+    output: &Output,
+) -> Result<Service, Failure> {
+    watch(client, service, time, output, |service, instances| {
+        let slug = &service.view.service_slug;
+        match service.view.service_status.as_str() {
+            "failed" => Err(failed(service)),
+            "stopped" | "stopping" => Err(Failure::new(format!("{slug} was undeployed meanwhile"))),
+            "running" => {
+                if let Some(reason) = failed_rollout(service) {
+                    return Err(Failure::new(format!("{slug} runs on as it was, since the update failed: {reason}")));
+                }
+                let newest = instances.iter().map(|instance| instance.generation).max();
+                let is_current =
+                    |instance: &&InstanceView| Some(instance.generation) == newest && instance.phase == "ready";
+                let ready = instances.iter().filter(is_current).count();
+                Ok(ready >= service.view.replica_count as usize && instances.len() == ready)
+            }
+            _ => Ok(false),
+        }
+    })
+    .await
+}
+
+/// Waits until the service has no instance any more.
+///
+/// # Errors
+/// When the time is over, or it was deployed again.
+pub async fn until_stopped(
+    client: &Client,
+    service: &Service,
+    time: Duration,
+    output: &Output,
+) -> Result<Service, Failure> {
+    watch(client, service, time, output, |service, _| match service.view.service_status.as_str() {
+        "stopped" | "created" => Ok(true),
+        "deploying" | "running" => {
+            Err(Failure::new(format!("{} was deployed again meanwhile", service.view.service_slug)))
+        }
+        _ => Ok(false),
+    })
+    .await
+}
+
+async fn watch(
+    client: &Client,
+    service: &Service,
+    time: Duration,
+    output: &Output,
+    is_done: impl Fn(&Service, &[InstanceView]) -> Result<bool, Failure>,
+) -> Result<Service, Failure> {
+    let slug = &service.view.service_slug;
+    let mut progress = output.progress(format!("{slug}: waiting"));
+    let start = Instant::now();
+    let mut last_seen = start;
+    loop {
+        match look(client, service).await {
+            Ok((service, instances)) => {
+                last_seen = Instant::now();
+                progress.update(summary(&service, &instances));
+                if is_done(&service, &instances)? {
+                    return Ok(service);
+                }
+            }
+            Err(error) if is_passing(&error) && last_seen.elapsed() < PATIENCE => {
+                progress.update(format!("{slug}: {error}; trying again"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if start.elapsed() >= time {
+            return Err(timed_out(slug, time, progress));
+        }
+        sleep(POLL).await;
+    }
+}
+
+async fn look(client: &Client, service: &Service) -> Result<(Service, Vec<InstanceView>), ClientError> {
+    let id = service.view.id;
+    let service: Service = client.get::<Value>(&format!("/containers/{id}"), &[]).await?.try_into()?;
+    let answer: Value = client.get(&format!("/containers/{id}/instances"), &[]).await?;
+    Ok((service, instances(&answer)?))
+}
+
+/// The instances of an answer.
+///
+/// # Errors
+/// When it has none.
+pub fn instances(answer: &Value) -> Result<Vec<InstanceView>, ClientError> {
+    let list = answer.get("instance_list").ok_or_else(|| ClientError::Shape("there is no instance_list".to_owned()))?;
+    Vec::deserialize(list).map_err(|error| ClientError::Shape(format!("an instance: {error}")))
+}
+
+fn is_passing(error: &ClientError) -> bool {
+    matches!(error, ClientError::Unreachable { .. }) || error.code() == "unavailable"
+}
+
+fn failed(service: &Service) -> Failure {
+    let view = &service.view;
+    let reason = view.status_reason.as_deref().unwrap_or("the server gives no reason");
+    Failure::new(format!("{} failed: {reason}", view.service_slug))
+        .hint(format!("`towline service events {0}` and `towline service logs {0}` tell more", view.service_slug))
+}
+
+/// Why the rolling update under way or just over failed.
+fn failed_rollout(service: &Service) -> Option<String> {
+    let rollout = service.fields().get("rollout")?;
+    let is_failed = rollout.get("state").or_else(|| rollout.get("status")).and_then(Value::as_str) == Some("failed");
+    is_failed.then(|| rollout.get("reason").and_then(Value::as_str).unwrap_or("the server gives no reason").to_owned())
+}
+
+fn timed_out(slug: &str, time: Duration, progress: Progress) -> Failure {
+    drop(progress);
+    Failure::new(format!("{slug} is not there after {} s", time.as_secs()))
+        .hint(format!("it goes on; towline service show {slug} tells how far it is, --timeout waits longer"))
+}
+
+/// How far the service is, in one line.
+fn summary(service: &Service, instances: &[InstanceView]) -> String {
+    let view = &service.view;
+    let mut phases = BTreeMap::new();
+    for instance in instances {
+        *phases.entry(instance.phase.replace('_', " ")).or_insert(0) += 1;
+    }
+    let phases: Vec<_> = phases.into_iter().map(|(phase, count)| format!("{count} {phase}")).collect();
+    let mut text = format!("{}: {}", view.service_slug, view.service_status);
+    if !phases.is_empty() {
+        text = format!("{text} ({})", phases.join(", "));
+    }
+    let reasons = instances.iter().filter_map(|instance| instance.reason.as_deref());
+    match view.status_reason.as_deref().or_else(|| reasons.last()) {
+        Some(reason) => format!("{text}: {reason}"),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn service(more: &Value) -> Service {
+        let mut json = json!({
+            "id": "01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77", "service_slug": "hello", "service_status": "deploying",
+            "replica_count": 2,
+        });
+        json.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json.try_into().unwrap()
+    }
+
+    #[test]
+    fn progress_is_one_line() {
+        let answer = json!({"instance_list": [
+            {"id": "1", "phase": "pulling"}, {"id": "2", "phase": "backing_off", "reason": "exited with 1"},
+            {"id": "3", "phase": "pulling"},
+        ]});
+        let instances = instances(&answer).unwrap();
+        assert_eq!(
+            summary(&service(&json!({})), &instances),
+            "hello: deploying (1 backing off, 2 pulling): exited with 1"
+        );
+        let waiting = service(&json!({"status_reason": "no agent is online"}));
+        assert_eq!(summary(&waiting, &[]), "hello: deploying: no agent is online");
+    }
+
+    #[test]
+    fn a_failure_carries_the_servers_reason() {
+        let failure = failed(&service(&json!({"status_reason": "no such image"})));
+        assert_eq!(failure.message(), "hello failed: no such image");
+    }
+}
