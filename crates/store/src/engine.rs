@@ -4,8 +4,8 @@
 //! What differs is here: how a database is opened, how a transaction begins, how errors are told.
 //!
 //! sqlx's own `Any` driver is not used, because it takes neither engine's connect options (WAL, read-only connections,
-//! statement timeouts would be strings run after connecting), needs a process-wide list of drivers, and panics on some
-//! argument kinds with SQLite. What is needed of it are the few lines below.
+//! statement timeouts would be strings run after connecting), needs a process-wide list of drivers, and has gaps between
+//! what it can encode and what it hands to SQLite. What is needed of it are the few lines below.
 
 mod failure;
 mod postgres;
@@ -57,6 +57,9 @@ impl Engine {
     }
 
     /// Begins a transaction that sees one snapshot and changes nothing.
+    ///
+    /// With PostgreSQL both kinds name all their modes: when a caller goes away while its transaction begins, sqlx puts
+    /// the connection back with that transaction open, and the next BEGIN there changes only the modes that it names.
     pub(crate) async fn begin_read(&self) -> Result<Transaction, StoreError> {
         match self {
             Self::Sqlite(pools) => pools.read.begin_with("BEGIN").await.map(Transaction::Sqlite),
@@ -73,7 +76,7 @@ impl Engine {
         match self {
             Self::Sqlite(pools) => pools.write.begin_with("BEGIN IMMEDIATE").await.map(Transaction::Sqlite),
             Self::Postgres(pool) => {
-                let begin = pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED");
+                let begin = pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE");
                 answered(begin).await.map(Transaction::Postgres)
             }
         }

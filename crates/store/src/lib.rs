@@ -1,8 +1,8 @@
 //! The state of Towline in a relational database: SQL and nothing else.
 //!
-//! There is one set of queries, in words that SQLite and PostgreSQL both understand, and one list of migrations. Only
-//! [`engine`](self) (the private module of that name) knows that there are two engines. Rules do not live here: a method
-//! says what is stored, found or changed *if nobody else did meanwhile*, and its caller decides what that means.
+//! There is one set of queries, in words that SQLite and PostgreSQL both understand, and one list of migrations; only the
+//! module `engine` knows that there are two engines. Rules do not live here: a method says what is stored, found or
+//! changed *if nobody else did meanwhile*, and its caller decides what that means.
 //!
 //! # How it is used
 //! A [`Store`] is cheap to clone and opens transactions: [`Store::read`] for one consistent snapshot, [`Store::write`]

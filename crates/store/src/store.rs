@@ -22,7 +22,8 @@ pub struct StoreOptions {
     /// How many connections to a PostgreSQL server there may be, at least 1. SQLite always has one that writes and a
     /// few that read.
     pub max_connections: u32,
-    /// The longest to wait for a connection, to the server as well as from the pool.
+    /// The longest to wait for a connection, to a server as well as from the pool, and for another process that writes
+    /// to the same SQLite file.
     pub acquire_timeout: Duration,
 }
 

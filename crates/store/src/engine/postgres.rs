@@ -1,6 +1,7 @@
-//! PostgreSQL: one pool of connections to a server.
+//! PostgreSQL: one pool of connections to a server. Between us and it there may be a pooler that keeps sessions (what is
+//! set below is set once a session), not one that hands out connections by the transaction.
 
-use std::{str::FromStr, time::Duration};
+use std::{io, str::FromStr, time::Duration};
 
 use sqlx::{
     Column as _, ConnectOptions as _, Connection as _, Decode, PgPool, Postgres, Row as _, TypeInfo as _,
@@ -8,7 +9,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgRow},
 };
 
-use super::{answered, cause, collect_row};
+use super::{cause, collect_row};
 use crate::{
     ConnectError, StoreError, StoreOptions,
     value::{Row, Value},
@@ -49,10 +50,11 @@ pub(super) async fn open(url: &str, options: &StoreOptions) -> Result<PgPool, Co
 /// Waits until no other server changes the schema, and keeps others from it until the transaction ends.
 pub(super) async fn lock_schema(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let lock = sqlx::raw_sql(SCHEMA_LOCK).execute(connection);
-    match tokio::time::timeout(SCHEMA_LOCK_DEADLINE, lock).await {
-        Ok(locked) => locked.map(drop),
-        Err(_) => answered(std::future::ready(Err(sqlx::Error::PoolTimedOut))).await,
-    }
+    let Ok(locked) = tokio::time::timeout(SCHEMA_LOCK_DEADLINE, lock).await else {
+        let reason = "another server has been changing the schema for 10 minutes";
+        return Err(io::Error::new(io::ErrorKind::TimedOut, reason).into());
+    };
+    locked.map(drop)
 }
 
 /// Reads the URL. What is wrong with it is told without showing it, because it may hold a password.

@@ -5,7 +5,6 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use sqlx::{
@@ -22,9 +21,6 @@ use crate::{
 
 /// How many connections read at once. They never wait for the writer, so a few are enough.
 const READERS: u32 = 4;
-
-/// How long to wait for another process that writes.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the WAL file is cut back to after a checkpoint, in bytes.
 const WAL_LIMIT: &str = "67108864";
@@ -57,13 +53,13 @@ pub(super) async fn open(url: &str, options: &StoreOptions) -> Result<SqlitePool
         let path = directory.path().join("towline.db");
         create_file(&path)?;
         // There is nothing to keep, so nothing needs to reach the disk.
-        let connect = connect_options(&path).synchronous(SqliteSynchronous::Off);
+        let connect = connect_options(&path, options).synchronous(SqliteSynchronous::Off);
         return open_pools(&path, connect, options, Some(Arc::new(directory))).await;
     }
     let path = path_of(url)?;
     create_file(&path)?;
     // FULL: what was answered with "done", such as a revocation, holds after a power failure.
-    let connect = connect_options(&path).synchronous(SqliteSynchronous::Full);
+    let connect = connect_options(&path, options).synchronous(SqliteSynchronous::Full);
     open_pools(&path, connect, options, None).await
 }
 
@@ -98,12 +94,12 @@ fn create_file(path: &Path) -> Result<(), ConnectError> {
     file.read(true).append(true).create(true).open(path).map(drop).map_err(unusable)
 }
 
-fn connect_options(path: &Path) -> SqliteConnectOptions {
+fn connect_options(path: &Path, options: &StoreOptions) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
         .foreign_keys(true)
-        .busy_timeout(BUSY_TIMEOUT)
+        .busy_timeout(options.acquire_timeout)
         .pragma("journal_size_limit", WAL_LIMIT)
         .disable_statement_logging()
 }

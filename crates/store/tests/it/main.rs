@@ -1,0 +1,16 @@
+//! Every promise of the store, tried on both engines: each test exists as `…::sqlite::…` and as `…::postgres::…`.
+
+#![expect(clippy::unwrap_used, reason = "in a test, the line that fails is the best message")]
+
+mod agents;
+mod connect;
+mod credentials;
+mod events;
+mod fixtures;
+mod harness;
+mod instances;
+mod people;
+mod refresh_tokens;
+mod schema;
+mod services;
+mod transactions;
