@@ -1,35 +1,57 @@
-//! Carriers on a socket: tokio's side of the multiplexer. (Outline: signatures only.)
+//! Carriers on a socket: the multiplexer with tokio around it.
+//!
+//! The socket has no task of its own that everything must pass through. It lies in the carrier's state, and whoever has
+//! something to do with it takes it out, works without holding the lock, and puts it back:
+//! * a stream that writes takes it and writes at once, in its own task. Nobody is woken, and a request leaves in one
+//!   system call, together with the OPEN before it. When somebody else has the socket, the bytes are queued, and that one
+//!   sends them before it puts the socket back;
+//! * the driver's task takes it when there is something to read, or when a socket that was full takes bytes again. It
+//!   hands arrived bytes to their streams and wakes exactly those. It never waits for a stream.
+//!
+//! So there is one short lock, never held across a system call or an await. After a few reads the driver lets other tasks
+//! run, and reads and writes of streams take part in tokio's cooperative budget, so that one busy stream does not keep its
+//! thread for itself.
 
-use std::{
-    io,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+mod driver;
+mod incoming;
+mod inner;
+mod socket;
+mod stream;
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
     time::Instant,
 };
 
+use self::inner::{Handle, Inner};
+pub use self::{
+    driver::CarrierDriver,
+    incoming::{Incoming, IncomingStream},
+    stream::{StreamMonitor, TunnelStream},
+};
+pub use crate::mux::OpenError;
 use crate::{
     budget::Budget,
-    end::{CarrierEnd, Refused, ResetCode, StreamEnd},
+    end::CarrierEnd,
+    mux::{INITIAL_WINDOW, Mux, MuxConfig, SEND_QUEUE, Side},
     target::OpenTarget,
 };
 
-/// How a carrier behaves.
+/// How a carrier behaves. What its memory is bounded by: see [`MuxConfig`].
 #[derive(Debug, Clone)]
 pub struct CarrierConfig {
     /// The largest receive window of a stream, in bytes.
     pub max_window: u32,
-    /// The most streams at a time.
+    /// The most streams at a time. An agent refuses more; a gateway's [`Carrier::open`] fails.
     pub max_streams: u32,
     /// A peer that was silent for so long is asked for a sign of life.
     pub ping_interval: Duration,
     /// A peer that gives none for so long after that is taken for dead.
     pub ping_timeout: Duration,
-    /// What windows grow under.
+    /// What windows grow under: one for the whole process.
     pub budget: Budget,
 }
 
@@ -45,237 +67,156 @@ impl Default for CarrierConfig {
     }
 }
 
-/// Makes the gateway's side of a carrier: the side that opens streams.
-pub fn gateway_carrier<T>(_io: T, _config: CarrierConfig) -> (Carrier, CarrierDriver)
-where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    (Carrier {}, CarrierDriver {})
-}
-
-/// Makes the agent's side of a carrier: the side that accepts streams.
-pub fn agent_carrier<T>(_io: T, _config: CarrierConfig) -> (Carrier, Incoming, CarrierDriver)
-where
-    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    (Carrier {}, Incoming {}, CarrierDriver {})
-}
-
-/// The task of a carrier.
-#[derive(Debug)]
-pub struct CarrierDriver {}
-
-impl CarrierDriver {
-    /// Drives the carrier until the connection ends.
-    pub async fn run(self) -> CarrierEnd {
-        CarrierEnd::Closed
+impl CarrierConfig {
+    fn for_side(self, side: Side) -> MuxConfig {
+        MuxConfig {
+            side,
+            initial_window: INITIAL_WINDOW,
+            max_window: self.max_window,
+            max_streams: self.max_streams,
+            send_queue: SEND_QUEUE,
+            ping_interval: self.ping_interval,
+            ping_timeout: self.ping_timeout,
+            budget: self.budget,
+        }
     }
 }
 
-/// A handle to one carrier.
-#[derive(Debug, Clone)]
-pub struct Carrier {}
+/// Makes the gateway's side of a carrier: the side that opens streams. Nothing happens until the driver runs.
+pub fn gateway_carrier<T>(io: T, config: CarrierConfig) -> (Carrier, CarrierDriver)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    make(io, config, Side::Gateway)
+}
 
-/// Why a stream cannot be opened on a carrier. Nothing was sent, so another carrier may be tried.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// GOAWAY was said by either side.
-    #[error("the carrier takes no new streams")]
-    Draining,
-    /// As many streams are open as are allowed.
-    #[error("the carrier has as many streams as it may have")]
-    Limit,
-    /// The carrier has ended.
-    #[error("the carrier has ended: {0}")]
-    Closed(CarrierEnd),
+/// Makes the agent's side of a carrier: the side that accepts streams. Nothing happens until the driver runs.
+pub fn agent_carrier<T>(io: T, config: CarrierConfig) -> (Carrier, Incoming, CarrierDriver)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (carrier, driver) = make(io, config, Side::Agent);
+    (carrier.clone(), Incoming::new(carrier), driver)
+}
+
+fn make<T>(io: T, config: CarrierConfig, side: Side) -> (Carrier, CarrierDriver)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mux = Mux::new(config.for_side(side), inner::now());
+    let inner = Inner::new(mux, Box::new(io));
+    (Carrier { handle: Arc::new(Handle::new(Arc::clone(&inner))) }, CarrierDriver::new(inner))
+}
+
+/// A handle to one carrier. Streams hold one too; when the last is dropped, the connection is closed.
+#[derive(Clone)]
+pub struct Carrier {
+    handle: Arc<Handle>,
+}
+
+impl fmt::Debug for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Carrier").field("streams", &self.active_streams()).finish_non_exhaustive()
+    }
 }
 
 impl Carrier {
-    /// Opens a stream. Does not wait: OPEN and the first bytes leave together, with the first write, read or flush.
-    ///
-    /// # Errors
-    /// When the carrier takes no new streams.
-    pub fn open(&self, _target: &OpenTarget) -> Result<TunnelStream, OpenError> {
-        Err(OpenError::Draining)
+    fn inner(&self) -> &Inner {
+        self.handle.inner()
     }
 
-    /// Streams that are open.
+    /// Gateway: opens a stream. Does not wait, and sends nothing by itself: OPEN leaves together with the first bytes, or
+    /// with the first read, flush or [`TunnelStream::opened`].
+    ///
+    /// # Errors
+    /// When the carrier takes no new streams. Always on an agent's carrier, where streams are accepted.
+    pub fn open(&self, target: &OpenTarget) -> Result<TunnelStream, OpenError> {
+        let mut state = self.inner().lock();
+        let id = state.mux.open(target)?;
+        let watch = state.mux.watch(id).expect("the stream was opened under the same lock");
+        drop(state);
+        Ok(TunnelStream::new(self.clone(), id, watch))
+    }
+
+    /// Streams that are open, or that have ended and are still held.
     #[must_use]
     pub fn active_streams(&self) -> usize {
-        0
+        self.inner().lock().mux.stream_count()
     }
 
     /// Bytes that wait to be sent, over all streams.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
-        0
+        self.inner().lock().mux.queued_bytes()
     }
 
     /// Whether the carrier has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        false
+        self.inner().lock().mux.end().is_some()
     }
 
-    /// Whether [`Carrier::open`] would be tried: neither ended nor draining, and below the limit of streams.
+    /// Gateway: whether [`Carrier::open`] would succeed.
     #[must_use]
     pub fn accepts_streams(&self) -> bool {
-        false
+        self.inner().lock().mux.has_room()
     }
 
-    /// Waits until the carrier has ended and says how.
+    /// Waits until the carrier has ended and says how. Needs the driver to run.
     pub async fn closed(&self) -> CarrierEnd {
-        CarrierEnd::Closed
+        self.inner().ended().await
     }
 
     /// When the last stream ended, or the carrier was made. Of meaning only while there are no streams.
     #[must_use]
     pub fn idle_since(&self) -> Instant {
-        Instant::now()
+        Instant::from_std(self.inner().lock().mux.idle_since())
     }
 
     /// When bytes were last received.
     #[must_use]
     pub fn last_received(&self) -> Instant {
-        Instant::now()
+        Instant::from_std(self.inner().lock().mux.last_received())
     }
 
     /// The round-trip time as measured by PING; `None` before the first answer.
     #[must_use]
     pub fn rtt(&self) -> Option<Duration> {
-        None
+        self.inner().lock().mux.rtt()
     }
 
-    /// No new streams; those that run are finished; then the connection closes.
-    pub fn go_away(&self) {}
+    /// No new streams; those that run are finished; then the connection closes. An agent's carrier refuses what the
+    /// gateway opens before it hears of this.
+    pub fn go_away(&self) {
+        let mut state = self.inner().lock();
+        state.mux.go_away();
+        self.inner().pump(state);
+    }
 
     /// Ends the carrier and every stream on it at once.
-    pub fn close(&self) {}
+    pub fn close(&self) {
+        let mut state = self.inner().lock();
+        state.mux.finish(CarrierEnd::Closed);
+        self.inner().pump(state);
+    }
 
     /// Asks the peer for a sign of life and gives the round-trip time.
     ///
     /// # Errors
     /// When the carrier ends before the answer; a peer that does not answer in `ping_timeout` ends it.
-    pub async fn ping(&self) -> Result<Duration, CarrierEnd> {
-        Err(CarrierEnd::Closed)
-    }
-}
-
-/// The streams that the gateway opens, on the agent's side.
-#[derive(Debug)]
-pub struct Incoming {}
-
-impl Incoming {
-    /// The next one; `None` when the carrier has ended. Cancel safe.
-    pub async fn next(&mut self) -> Option<IncomingStream> {
-        None
-    }
-}
-
-/// A stream that waits to be accepted or refused. Dropped, it is refused as [`RefuseCode::Draining`](crate::RefuseCode).
-#[derive(Debug)]
-pub struct IncomingStream {
-    target: OpenTarget,
-}
-
-impl IncomingStream {
-    /// What the gateway wants to reach.
-    #[must_use]
-    pub const fn target(&self) -> &OpenTarget {
-        &self.target
-    }
-
-    /// Accepts the stream.
-    #[must_use]
-    pub fn accept(self) -> TunnelStream {
-        TunnelStream { carrier: Carrier {} }
-    }
-
-    /// Refuses it: the gateway may try elsewhere.
-    pub fn refuse(self, _why: Refused) {}
-}
-
-/// One stream: a byte pipe with half-close both ways.
-///
-/// `poll_shutdown` sends FIN; reads end at the peer's FIN. Dropped before both directions are finished, the stream is
-/// reset ([`ResetCode::Cancelled`]).
-#[derive(Debug)]
-pub struct TunnelStream {
-    carrier: Carrier,
-}
-
-impl TunnelStream {
-    /// A handle that tells how the stream ends, also after the stream itself was given away.
-    #[must_use]
-    pub fn monitor(&self) -> StreamMonitor {
-        StreamMonitor {}
-    }
-
-    /// Resets the stream at once; what waits to be sent is thrown away.
-    pub fn reset(self, _code: ResetCode) {}
-
-    /// Resets the stream after what was written so far has been sent. For a container that answered and then reset
-    /// its connection: the answer arrives, and does not look complete.
-    pub fn reset_after_data(self, _code: ResetCode) {}
-
-    /// Waits until the agent has accepted the stream.
-    ///
-    /// # Errors
-    /// How the stream ended instead.
-    pub async fn opened(&mut self) -> Result<(), StreamEnd> {
-        Ok(())
-    }
-
-    /// The carrier that the stream is on.
-    #[must_use]
-    pub const fn carrier(&self) -> &Carrier {
-        &self.carrier
-    }
-
-    /// Notes that `bytes` more of what was read have been passed on; a reset tells the peer the sum. Before the first
-    /// call, everything that was read counts as passed on.
-    pub fn note_delivered(&self, _bytes: u64) {}
-}
-
-impl AsyncRead for TunnelStream {
-    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for TunnelStream {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(data.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// Watches one stream.
-#[derive(Debug, Clone)]
-pub struct StreamMonitor {}
-
-impl StreamMonitor {
-    /// How the stream ended; `None` while it lives.
-    #[must_use]
-    pub fn end(&self) -> Option<StreamEnd> {
-        None
-    }
-
-    /// Bytes of the stream that were handed to the connection. 0 means that none can have reached the peer.
-    #[must_use]
-    pub fn bytes_sent(&self) -> u64 {
-        0
-    }
-
-    /// Waits for the end of the stream.
-    pub async fn ended(&self) -> StreamEnd {
-        StreamEnd::Finished
+    pub fn ping(&self) -> impl Future<Output = Result<Duration, CarrierEnd>> + Send + 'static {
+        let carrier = self.clone();
+        let (answer, answered) = oneshot::channel();
+        let mut state = self.inner().lock();
+        let number = state.mux.ping(inner::now());
+        state.pings.push((number, answer));
+        self.inner().pump(state);
+        async move {
+            tokio::select! {
+                biased;
+                Ok(rtt) = answered => Ok(rtt),
+                end = carrier.closed() => Err(end),
+            }
+        }
     }
 }

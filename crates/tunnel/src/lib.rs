@@ -11,7 +11,9 @@
 pub mod budget;
 pub mod carrier;
 pub mod end;
+pub mod frame;
 pub mod message;
+pub mod mux;
 pub mod placement;
 pub mod session;
 pub mod target;
@@ -22,5 +24,7 @@ pub use carrier::{
     agent_carrier, gateway_carrier,
 };
 pub use end::{CarrierEnd, ProtocolError, RefuseCode, Refused, ResetCode, StreamEnd};
-pub use session::{SessionConfig, SessionDriver, SessionEnd, SessionReceiver, SessionSender, agent_session, server_session};
+pub use session::{
+    SessionConfig, SessionDriver, SessionEnd, SessionReceiver, SessionSender, agent_session, server_session,
+};
 pub use target::{LogsRequest, OpenTarget};

@@ -1,0 +1,214 @@
+//! What all parts of a carrier share: the multiplexer and the socket, behind one lock that is never held for long.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Wake, Waker},
+    time::{Duration, Instant},
+};
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::{Notify, oneshot};
+
+use super::socket::{Io, Socket};
+use crate::{end::CarrierEnd, mux::Mux};
+
+/// The time as the multiplexer counts it: tokio's, which stands still in tests that say so.
+pub fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// The state of one carrier.
+pub struct Inner {
+    state: Mutex<State>,
+    driver: Arc<DriverWaker>,
+    ended: Notify,
+}
+
+/// What the lock protects.
+pub struct State {
+    pub mux: Mux,
+    /// The socket, unless somebody has taken it out.
+    socket: Option<Box<Socket>>,
+    /// The driver wanted the socket while it was out.
+    driver_waits: bool,
+    /// Those who wait for an answer to a PING.
+    pub pings: Vec<(u64, oneshot::Sender<Duration>)>,
+    /// Every handle has been dropped.
+    pub orphaned: bool,
+    /// The driver has ended: a socket that is put back now is closed.
+    finished: bool,
+    end_told: bool,
+    drain_told: bool,
+}
+
+/// Wakes the driver, whichever task polled the socket last. So a stream that writes can leave a full socket to the driver.
+#[derive(Debug, Default)]
+struct DriverWaker(AtomicWaker);
+
+impl Wake for DriverWaker {
+    fn wake(self: Arc<Self>) {
+        self.0.wake();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.wake();
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    pub fn new(mux: Mux, io: Box<dyn Io>) -> Arc<Self> {
+        let driver = Arc::new(DriverWaker::default());
+        let socket = Some(Box::new(Socket::new(io, Waker::from(Arc::clone(&driver)))));
+        let state = State {
+            mux,
+            socket,
+            driver_waits: false,
+            pings: Vec::new(),
+            orphaned: false,
+            finished: false,
+            end_told: false,
+            drain_told: false,
+        };
+        Arc::new(Self { state: Mutex::new(state), driver, ended: Notify::new() })
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is a bug of its own; it must not become one of every other stream.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of the lock, then wakes whom the change concerns.
+    pub fn unlock(&self, mut state: MutexGuard<'_, State>) {
+        let wakes = state.mux.take_wakes();
+        let has_ended = state.mux.end().is_some() && !std::mem::replace(&mut state.end_told, true);
+        // The driver is asleep when the last stream of a drained carrier is finished by a stream's own write.
+        let is_drained = state.mux.is_drained() && !std::mem::replace(&mut state.drain_told, true);
+        drop(state);
+        wakes.wake();
+        if has_ended {
+            self.ended.notify_waiters();
+        }
+        if has_ended || is_drained {
+            self.driver.0.wake();
+        }
+    }
+
+    /// Sends what is queued, if nobody else has the socket; else that one does it.
+    pub fn pump(&self, mut state: MutexGuard<'_, State>) {
+        match state.socket.take() {
+            Some(socket) => self.write_and_put_back(state, socket),
+            None => self.unlock(state),
+        }
+    }
+
+    /// Writes what is queued, without the lock.
+    pub fn write<'a>(&'a self, state: MutexGuard<'a, State>, socket: &mut Socket) {
+        let state = self.write_locked(state, socket);
+        self.unlock(state);
+    }
+
+    fn write_locked<'a>(&'a self, mut state: MutexGuard<'a, State>, socket: &mut Socket) -> MutexGuard<'a, State> {
+        while Self::refill(&mut state, socket) {
+            self.unlock(state);
+            socket.write();
+            state = self.lock();
+        }
+        state
+    }
+
+    fn write_and_put_back<'a>(&'a self, state: MutexGuard<'a, State>, mut socket: Box<Socket>) {
+        let mut state = self.write_locked(state, &mut socket);
+        // Only the driver ends a carrier: it looks first what the peer had to say.
+        let driver_waits = std::mem::take(&mut state.driver_waits) || socket.has_failed();
+        let mut surplus = Some(socket);
+        if !state.finished {
+            std::mem::swap(&mut state.socket, &mut surplus);
+        }
+        self.unlock(state);
+        // Closing a connection is a system call, so it happens without the lock.
+        drop(surplus);
+        if driver_waits {
+            self.driver.0.wake();
+        }
+    }
+
+    /// Encodes what is queued; says whether there is something to write.
+    fn refill(state: &mut State, socket: &mut Socket) -> bool {
+        if socket.is_blocked() || socket.has_failed() || state.finished {
+            return false;
+        }
+        if state.mux.has_output() {
+            state.mux.transmit(&mut socket.outbox, now());
+        }
+        socket.wants_to_write()
+    }
+
+    /// Takes the socket out for the driver. When it is out already, the driver is woken as soon as it is back.
+    pub fn check_out(&self, driver: &Waker) -> Option<Box<Socket>> {
+        self.driver.0.register(driver);
+        let mut state = self.lock();
+        let socket = state.socket.take();
+        state.driver_waits = socket.is_none();
+        socket
+    }
+
+    /// Writes what is queued and puts the driver's socket back.
+    pub fn check_in(&self, socket: Box<Socket>) {
+        self.write_and_put_back(self.lock(), socket);
+    }
+
+    /// The driver is done: the carrier has ended, and the socket is closed by whoever has it.
+    pub fn close(&self, end: CarrierEnd) {
+        let mut state = self.lock();
+        state.mux.finish(end);
+        state.finished = true;
+        state.pings.clear();
+        let socket = state.socket.take();
+        self.unlock(state);
+        drop(socket);
+    }
+
+    /// Waits for the end of the carrier.
+    pub async fn ended(&self) -> CarrierEnd {
+        loop {
+            let ended = self.ended.notified();
+            if let Some(end) = self.lock().mux.end() {
+                return end.clone();
+            }
+            ended.await;
+        }
+    }
+
+    fn orphan(&self) {
+        self.lock().orphaned = true;
+        self.driver.0.wake();
+    }
+}
+
+/// What the handles of a carrier share: its end tells that nobody has one any more.
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+impl Handle {
+    pub const fn new(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+
+    pub fn inner(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.inner.orphan();
+    }
+}
