@@ -277,7 +277,6 @@ impl Reply {
     ///
     /// # Panics
     /// When it has another.
-    #[must_use]
     #[track_caller]
     pub fn expect(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{}", self.text());
@@ -288,7 +287,6 @@ impl Reply {
     ///
     /// # Panics
     /// When it is another answer.
-    #[must_use]
     #[track_caller]
     pub fn created(&self) -> Value {
         assert!(matches!(self.status, 200 | 201), "{} {}", self.status, self.text());

@@ -56,7 +56,6 @@ impl Namespace {
     ///
     /// # Panics
     /// When it fails.
-    #[must_use]
     pub fn run(&self, program: &str, arguments: &[&str]) -> String {
         let namespace = format!("--net=/run/netns/{}", self.name);
         run("nsenter", &[&[namespace.as_str(), program], arguments].concat())

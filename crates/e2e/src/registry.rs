@@ -1,0 +1,96 @@
+//! An image registry of one's own on loopback: Debian's `docker-registry`.
+
+use std::fs;
+
+use bollard::{
+    auth::DockerCredentials,
+    models::{ContainerConfig, ContainerCreateBody},
+    query_parameters::{
+        CommitContainerOptions, CreateContainerOptions, PushImageOptions, RemoveContainerOptions, RemoveImageOptions,
+    },
+};
+use futures_util::TryStreamExt;
+use tempfile::TempDir;
+
+use crate::{
+    dir::test_dir,
+    engine::{DEMO_IMAGE, Engine},
+    process::Process,
+    wait::{SOON, wait_until},
+};
+
+/// A running registry with nothing in it.
+#[derive(Debug)]
+pub struct Registry {
+    address: String,
+    process: Process,
+    _directory: TempDir,
+}
+
+impl Registry {
+    /// Starts one on a free port of loopback, which engines allow to be without TLS.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start() -> Self {
+        let directory = test_dir();
+        let root = directory.path().join("images");
+        let config = format!(
+            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n",
+            root.display()
+        );
+        let file = directory.path().join("config.yml");
+        fs::write(&file, config).expect("a file in the test's directory");
+        let mut command = std::process::Command::new("docker-registry");
+        command.arg("serve").arg(&file);
+        let mut process = Process::start("docker-registry", &mut command, &directory.path().join("log"));
+        let address = wait_until("the registry says where it listens", SOON, async || {
+            process.assert_runs();
+            let output = process.output();
+            let rest = output.split("listening on ").nth(1).ok_or_else(|| output.clone())?;
+            let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':')).unwrap_or(rest.len());
+            Ok(rest[..end].to_owned())
+        })
+        .await;
+        Self { address, process, _directory: directory }
+    }
+
+    /// Puts an image into the registry that is nowhere else, and gives its reference: the demo service with a label of its own.
+    ///
+    /// # Panics
+    /// When the engine or the registry refuses a step.
+    pub async fn publish(&mut self, engine: &Engine, name: &str) -> String {
+        self.process.assert_runs();
+        let docker = engine.docker();
+        let (repository, tag) = (format!("{}/{name}", self.address), "1");
+        let reference = format!("{repository}:{tag}");
+        let body = ContainerCreateBody { image: Some(DEMO_IMAGE.to_owned()), ..ContainerCreateBody::default() };
+        let container = docker.create_container(None::<CreateContainerOptions>, body).await.expect("a container").id;
+        let options = CommitContainerOptions {
+            container: Some(container.clone()),
+            repo: Some(repository.clone()),
+            tag: Some(tag.to_owned()),
+            changes: Some(format!("LABEL only.in={}", self.address)),
+            ..CommitContainerOptions::default()
+        };
+        docker.commit_container(options, ContainerConfig::default()).await.expect("an image of the container");
+        let _ = docker.remove_container(&container, None::<RemoveContainerOptions>).await;
+        let options = PushImageOptions { tag: Some(tag.to_owned()), ..PushImageOptions::default() };
+        let pushed = docker.push_image(&repository, Some(options), Some(DockerCredentials::default()));
+        pushed.try_collect::<Vec<_>>().await.expect("the registry takes the image");
+        self.forget(engine, &reference).await;
+        reference
+    }
+
+    /// Removes an image from the engine, so that it is only in the registry.
+    pub async fn forget(&self, engine: &Engine, reference: &str) {
+        let options = RemoveImageOptions { force: true, ..RemoveImageOptions::default() };
+        let _ = engine.docker().remove_image(reference, Some(options), None).await;
+    }
+
+    /// Where it listens, as the first part of a reference.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+}
