@@ -9,6 +9,10 @@ mod credentials;
 mod error;
 mod sign_in;
 pub mod sse;
+#[cfg(test)]
+pub mod test_server;
+#[cfg(test)]
+mod tests;
 pub mod types;
 
 use std::{net::IpAddr, time::Duration};

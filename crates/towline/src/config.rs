@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn wrong_usage_is_told_as_clap_tells_it() {
-        for line in ["", "nonsense", "service", "service nonsense", "up --nonsense", "call", "--config"] {
+        for line in ["", "nonsense", "service", "service nonsense", "up --nonsense", "call", "--config x"] {
             let (error, _) = Machine::new().error(line);
             assert!(error.contains("Usage:"), "{line}: {error}");
         }

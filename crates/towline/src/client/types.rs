@@ -23,9 +23,6 @@ pub struct ServiceView {
     pub id: ServiceId,
     /// Its slug.
     pub service_slug: String,
-    /// Its name for people.
-    #[serde(default)]
-    pub display_name: String,
     /// Its status, such as `running`.
     pub service_status: String,
     /// Why it has that status.

@@ -102,7 +102,8 @@ Example:
 #[command(after_help = REVOKE_EXAMPLE)]
 struct RevokeArgs {
     /// The key's id, or the part of it that `towline key list` shows, or the whole key.
-    key: String,
+    #[arg(value_name = "KEY")]
+    wanted: String,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -152,9 +153,9 @@ async fn list(args: ListArgs, context: &Context) -> Result<(), Failure> {
 
 async fn revoke(args: RevokeArgs, context: &Context) -> Result<(), Failure> {
     let client = context.client(&args.client)?;
-    let id = match args.key.parse::<CredentialId>() {
+    let id = match args.wanted.parse::<CredentialId>() {
         Ok(id) => id,
-        Err(_) => find_key(&all_keys(&client, None).await?, &args.key)?,
+        Err(_) => find_key(&all_keys(&client, None).await?, &args.wanted)?,
     };
     client.delete(&format!("/credentials/{id}")).await?;
     context.output.show(&json!({"id": id}), || format!("revoked {id}"))

@@ -262,7 +262,12 @@ mod tests {
             "running",
         );
         let wished = hello(json!({"docker_image": "demo:2", "memory_limit_bytes": 1 << 30}));
-        insta::assert_snapshot!(text(vec![wished], &[present], false), @"");
+        insta::assert_snapshot!(text(vec![wished], &[present], false), @r#"
+        ~ hello: update and deploy
+            docker_image: "demo:1" -> "demo:2"
+            replica_count: 3 -> 1
+            usage_prompt: "say hi" -> (default)
+        "#);
     }
 
     #[test]

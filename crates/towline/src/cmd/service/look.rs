@@ -75,7 +75,11 @@ fn show_text(service: &Service, instances: &[InstanceView], url: &str) -> String
     table.row(["ready".to_owned(), view.ready()]);
     table.row(["url".to_owned(), url.to_owned()]);
     for (field, value) in service.fields() {
-        let shown = text(&service.json, field);
+        let shown = match field.as_str() {
+            "env_config" => entries(value, |entry| format!("{}={}", text(entry, "env_name"), text(entry, "env_value"))),
+            "volume_config" => entries(value, volume_text),
+            _ => text(&service.json, field),
+        };
         let is_empty = shown.is_empty() || matches!(value, Value::Object(map) if map.is_empty());
         if !HIDDEN.contains(&field.as_str()) && !is_empty {
             table.row([field.clone(), shown]);
@@ -92,6 +96,16 @@ fn show_text(service: &Service, instances: &[InstanceView], url: &str) -> String
     format!("{}\n\n{}", table.text(), list.text())
 }
 
+fn entries(list: &Value, text: impl Fn(&Value) -> String) -> String {
+    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    list.iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+fn volume_text(mount: &Value) -> String {
+    let read_only = if mount["read_only"] == true { ":ro" } else { "" };
+    format!("{}:{}{read_only}", text(mount, "host_path"), text(mount, "container_path"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,7 +114,9 @@ mod tests {
         json!({
             "id": "01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77", "service_slug": slug, "service_status": status,
             "docker_image": "towline-demo:latest", "replica_count": 2, "instances_ready": 1, "required_labels": ["gpu", "eu"],
-            "env_config": [], "usage_prompt": null,
+            "env_config": [{"env_name": "MODEL", "env_value": "llama3"}, {"env_name": "A", "env_value": ""}],
+            "volume_config": [{"host_path": "/a", "container_path": "/b", "read_only": true}],
+            "usage_prompt": null, "command": [],
         })
         .try_into()
         .unwrap()
@@ -108,8 +124,15 @@ mod tests {
 
     #[test]
     fn a_list_is_a_table() {
-        insta::assert_snapshot!(list_text(&[service("hello", "running"), service("a-much-longer-slug", "created")]), @"");
-        insta::assert_snapshot!(list_text(&[]), @"");
+        insta::assert_snapshot!(list_text(&[service("hello", "running"), service("a-much-longer-slug", "created")]), @"
+        SLUG                STATUS   READY  IMAGE                REASON
+        hello               running  1/2    towline-demo:latest
+        a-much-longer-slug  created  1/2    towline-demo:latest
+        ");
+        insta::assert_snapshot!(
+            list_text(&[]),
+            @"no services yet; towline service create --help shows how to define one"
+        );
     }
 
     #[test]
@@ -124,6 +147,21 @@ mod tests {
         };
         let text =
             show_text(&service("hello", "running"), &[instance], "http://127.0.0.1:7070/api/v1/r/containers/hello/");
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @"
+        FIELD            VALUE
+        status           running
+        ready            1/2
+        url              http://127.0.0.1:7070/api/v1/r/containers/hello/
+        docker_image     towline-demo:latest
+        env_config       MODEL=llama3, A=
+        id               01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77
+        replica_count    2
+        required_labels  gpu, eu
+        service_slug     hello
+        volume_config    /a:/b:ro
+
+        INSTANCE                              PHASE  AGENT  RESTARTS  REASON
+        01932c07-8a4e-7bbd-9c45-2f4b1f0d3a78  ready  lab    3
+        ");
     }
 }
