@@ -35,13 +35,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes a cluster and starts it. One that a killed run has left behind is stopped first.
+    /// Makes a cluster and starts it, in a directory of this name. One that a killed run has left there is stopped first.
     ///
     /// # Errors
     /// When PostgreSQL's programs are missing or fail; the error holds what they said.
-    pub fn start() -> Result<Self> {
+    pub fn start(name: &str) -> Result<Self> {
         let account = if tools::is_root() { Some(Account::named("postgres")?) } else { None };
-        let directory = usable_directory(account.as_ref())?;
+        let directory = usable_directory(name, account.as_ref())?;
         let password = random_hex()?;
         let port = free_port()?;
         let url = format!("postgres://postgres:{password}@127.0.0.1:{port}/postgres");
@@ -83,7 +83,9 @@ impl Cluster {
 
     fn give(&self, path: &Path) -> Result<()> {
         match &self.account {
-            Some(account) => chown(path, Some(account.uid), Some(account.gid)).context("cannot give a file to postgres"),
+            Some(account) => {
+                chown(path, Some(account.uid), Some(account.gid)).context("cannot give a file to postgres")
+            }
             None => Ok(()),
         }
     }
@@ -139,11 +141,11 @@ fn as_account(account: Option<&Account>, program: &OsStr) -> Command {
 
 /// An empty directory that the account can use: below `target/`, or in the temporary directory when the account cannot
 /// get to the repository (a clone in root's home).
-fn usable_directory(account: Option<&Account>) -> Result<PathBuf> {
+fn usable_directory(name: &str, account: Option<&Account>) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     tools::target().hash(&mut hasher);
-    let elsewhere = std::env::temp_dir().join(format!("towline-postgres-{:016x}", hasher.finish()));
-    for directory in [tools::target().join("postgres"), elsewhere] {
+    let elsewhere = std::env::temp_dir().join(format!("towline-{name}-{:016x}", hasher.finish()));
+    for directory in [tools::target().join(name), elsewhere] {
         // What a killed run has left behind is stopped and removed by the drop.
         drop(Cluster { directory: directory.clone(), account: account.copied(), url: String::new() });
         fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
@@ -168,4 +170,22 @@ fn random_hex() -> Result<String> {
 /// fails and says so.
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_takes_connections_and_leaves_nothing() {
+        tools::find("initdb").expect("PostgreSQL is missing: run `cargo xtask test`, which installs it");
+        let cluster = Cluster::start("postgres-of-xtask").unwrap();
+        let psql = |url: &str| tools::output(Command::new("psql").args([url, "-Atc", "SELECT 6 * 7"]));
+        assert_eq!(psql(cluster.url()).unwrap().trim(), "42");
+        // Without the password there is no way in.
+        assert!(psql(&cluster.url().replace("postgres://postgres:", "postgres://postgres:x")).is_err());
+        let (url, directory) = (cluster.url().to_owned(), cluster.directory.clone());
+        drop(cluster);
+        assert!(psql(&url).is_err() && !directory.exists());
+    }
 }

@@ -27,10 +27,14 @@ pub struct TestArgs {
 }
 
 /// What `--fast` leaves out, as nextest filters, and what to say about it.
-const SLOW: [(&str, &str); 3] = [
-    ("package(towline-e2e) and test(/^(docker|netns|registry|stalled_readers|sdk|demo)::/)", "end to end with containers and SDKs"),
+const SLOW: [(&str, &str); 4] = [
+    (
+        "package(towline-e2e) and test(/^(docker|netns|registry|stalled_readers|sdk|demo)::/)",
+        "end to end with containers and SDKs",
+    ),
     ("package(towline-agent) and test(/docker_engine/)", "the agent against a real container engine"),
     ("package(towline-store) and test(/postgres/)", "the store on PostgreSQL"),
+    ("package(xtask) and test(/postgres::/)", "the PostgreSQL cluster of the tests"),
 ];
 
 /// Provides what the tests need, runs them and takes away what ran beside them.
@@ -54,7 +58,7 @@ pub fn run(arguments: &TestArgs) -> Result<()> {
     // The same units as the tests', so that nothing is built twice: the end-to-end tests start the binary itself.
     tools::run(tools::cargo().args(["build", "--workspace", "--all-targets"]))?;
     step("starting a PostgreSQL cluster for this run");
-    let cluster = Cluster::start()?;
+    let cluster = Cluster::start("postgres")?;
     nextest(arguments, &[], Some(&cluster))
 }
 
@@ -103,12 +107,42 @@ fn has_python_venv() -> bool {
 
 const NEEDS: &[Need] = &[
     Need { name: "curl", package: "curl", purpose: "calls as users make them", is_met: || find("curl").is_some() },
-    Need { name: "ip, ss", package: "iproute2", purpose: "network namespaces", is_met: || find("ip").is_some() && find("ss").is_some() },
-    Need { name: "nsenter", package: "util-linux", purpose: "network namespaces", is_met: || find("nsenter").is_some() },
-    Need { name: "iptables", package: "iptables", purpose: "the container engine, network namespaces", is_met: || find("iptables").is_some() },
-    Need { name: "postgres", package: "postgresql", purpose: "the store's second engine", is_met: || find("initdb").is_some() },
-    Need { name: "docker-registry", package: "docker-registry", purpose: "pulling images", is_met: || find("docker-registry").is_some() },
-    Need { name: "python3 with venv", package: "python3-venv", purpose: "the openai package of PyPI", is_met: has_python_venv },
+    Need {
+        name: "ip, ss",
+        package: "iproute2",
+        purpose: "network namespaces",
+        is_met: || find("ip").is_some() && find("ss").is_some(),
+    },
+    Need {
+        name: "nsenter",
+        package: "util-linux",
+        purpose: "network namespaces",
+        is_met: || find("nsenter").is_some(),
+    },
+    Need {
+        name: "iptables",
+        package: "iptables",
+        purpose: "the container engine, network namespaces",
+        is_met: || find("iptables").is_some(),
+    },
+    Need {
+        name: "postgres",
+        package: "postgresql",
+        purpose: "the store's second engine",
+        is_met: || find("initdb").is_some(),
+    },
+    Need {
+        name: "docker-registry",
+        package: "docker-registry",
+        purpose: "pulling images",
+        is_met: || find("docker-registry").is_some(),
+    },
+    Need {
+        name: "python3 with venv",
+        package: "python3-venv",
+        purpose: "the openai package of PyPI",
+        is_met: has_python_venv,
+    },
     Need { name: "node", package: "nodejs", purpose: "the openai package of npm", is_met: || find("node").is_some() },
     Need { name: "npm", package: "npm", purpose: "the openai package of npm", is_met: || find("npm").is_some() },
 ];
