@@ -1,6 +1,9 @@
 //! What a transaction promises: all or nothing, one snapshot, no lost update.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt as _;
 use towline_store::{Constraint, Store, StoreError};
@@ -205,10 +208,11 @@ async fn the_order_of_revisions_is_the_order_of_commits(database: &Database) {
 async fn a_begin_that_is_dropped_half_way_harms_nobody(database: &Database) {
     let store = database.connect().await;
     let team = add_team(&store).await;
-    for round in 0..20 {
-        for polls in 1..8 {
-            poll_and_drop(store.read(), polls).await;
-            poll_and_drop(store.write(), polls).await;
+    for round in 0..40 {
+        let patience = Duration::from_micros(20 * u64::try_from(round).unwrap());
+        for _ in 0..4 {
+            poll_and_drop(store.read(), patience);
+            poll_and_drop(store.write(), patience);
         }
         add_service(&store, team.id, &format!("service-{round}")).await;
         for _ in 0..4 {
@@ -217,14 +221,12 @@ async fn a_begin_that_is_dropped_half_way_harms_nobody(database: &Database) {
     }
 }
 
-/// Polls a future so many times, letting others run in between, and drops it.
-async fn poll_and_drop(future: impl Future, polls: usize) {
+/// Polls a future for so long, and drops it.
+fn poll_and_drop(future: impl Future, patience: Duration) {
     let mut future = Box::pin(future);
-    for _ in 0..polls {
-        if future.as_mut().now_or_never().is_some() {
-            return;
-        }
-        tokio::task::yield_now().await;
+    let start = Instant::now();
+    while future.as_mut().now_or_never().is_none() && start.elapsed() < patience {
+        std::hint::spin_loop();
     }
 }
 
