@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use towline_model::{
     AgentId, CredentialId, InstanceId, InstancePhase, KeyHash, KeyKind, Role, Scope, Secret, ServiceId, ServiceSpec,
     ServiceStatus, TeamId, Timestamp, UserId,
@@ -56,17 +56,11 @@ pub(crate) async fn add_team(store: &Store) -> Team {
 }
 
 pub(crate) fn spec(slug: &str) -> ServiceSpec {
-    let Value::Object(object) = json!({
+    let definition = json!({
         "service_slug": slug, "display_name": "Grüße 🐙", "docker_image": "towline-demo:latest",
         "env_config": [{"env_name": "TOKEN", "env_value": "a \"quoted\" \\ value\n"}], "cpu_limit": 0.1,
-    }) else {
-        return spec_from(Map::new());
-    };
-    spec_from(object)
-}
-
-fn spec_from(object: Map<String, Value>) -> ServiceSpec {
-    ServiceSpec::from_json(object).unwrap()
+    });
+    serde_json::from_value(definition).unwrap()
 }
 
 pub(crate) fn service_row(team_id: TeamId, slug: &str) -> ServiceRow {

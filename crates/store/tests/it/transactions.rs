@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use towline_store::{Constraint, Store, StoreError};
 
 use crate::{
-    fixtures::{add_service, add_team, at, service_row, team_row, user_row},
+    fixtures::{add_service, add_team, service_row, team_row, user_row},
     harness::{Database, at_once, for_each_engine},
 };
 
@@ -246,5 +246,4 @@ async fn nul_is_replaced_on_both_engines_alike(database: &Database) {
     tx.commit().await.unwrap();
     team.name = "a\u{FFFD}b".to_owned();
     assert_eq!(store.read().await.unwrap().find_team(team.id).await.unwrap(), Some(team));
-    assert!(at(1) > at(0));
 }
