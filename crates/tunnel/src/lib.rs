@@ -10,6 +10,7 @@
 
 pub mod budget;
 pub mod carrier;
+mod connection;
 pub mod end;
 pub mod frame;
 pub mod message;

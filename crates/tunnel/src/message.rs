@@ -61,6 +61,22 @@ pub enum ServerMessage {
     },
 }
 
+impl AgentMessage {
+    /// Whether this build knows messages of this type. One that it does not know is skipped, not an error.
+    #[must_use]
+    pub fn knows(kind: &str) -> bool {
+        matches!(kind, "hello" | "report" | "leaving")
+    }
+}
+
+impl ServerMessage {
+    /// Whether this build knows messages of this type. One that it does not know is skipped, not an error.
+    #[must_use]
+    pub fn knows(kind: &str) -> bool {
+        matches!(kind, "welcome" | "refused" | "desired" | "dial_carriers" | "go_away")
+    }
+}
+
 /// Who the agent is and what its machine has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -260,6 +276,24 @@ mod tests {
         assert_eq!(message, ServerMessage::DialCarriers { tickets: vec!["a".to_owned()] });
         let reason: ReasonKind = serde_json::from_str(r#""moon_phase""#).unwrap();
         assert_eq!(reason, ReasonKind::Unknown);
+    }
+
+    #[test]
+    fn the_known_types_are_those_that_can_be_read() {
+        let reads = |kind: &str, agent: bool| {
+            let text = serde_json::json!({ "type": kind }).to_string();
+            let error = if agent {
+                serde_json::from_str::<AgentMessage>(&text).err()
+            } else {
+                serde_json::from_str::<ServerMessage>(&text).err()
+            };
+            !error.is_some_and(|error| error.to_string().contains("unknown variant"))
+        };
+        for kind in ["hello", "report", "leaving", "welcome", "refused", "desired", "dial_carriers", "go_away", "else"]
+        {
+            assert_eq!(AgentMessage::knows(kind), reads(kind, true), "{kind}");
+            assert_eq!(ServerMessage::knows(kind), reads(kind, false), "{kind}");
+        }
     }
 
     #[test]

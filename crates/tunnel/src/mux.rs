@@ -10,9 +10,9 @@
 //! [`Mux::take_wakes`].
 
 mod app;
-mod flood;
+pub(crate) mod flood;
 mod input;
-mod liveness;
+pub(crate) mod liveness;
 pub mod outbox;
 mod output;
 mod recv;

@@ -5,12 +5,12 @@
 //! what isolates streams from each other's loss and slowness is separate connections. Sharing starts only when there is
 //! no carrier without work; then the gateway also asks for more, up to the cap.
 
-use std::time::Duration;
+use std::{cmp::Reverse, time::Duration};
 
 /// What one carrier has to carry, as the gateway sees it.
 ///
 /// A stream that is an idle keep-alive connection in the gateway's pool is open and not busy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CarrierLoad {
     /// Whether the carrier takes new streams ([`Carrier::accepts_streams`](crate::Carrier::accepts_streams)).
     pub accepts_streams: bool,
@@ -26,6 +26,21 @@ pub struct CarrierLoad {
     pub queued_bytes: usize,
     /// How long the carrier has had no open stream; zero while it has one.
     pub idle_for: Duration,
+}
+
+impl CarrierLoad {
+    const fn is_without_work(&self) -> bool {
+        self.busy_streams == 0
+    }
+
+    /// Orders carriers from the least busy one: by what waits, then by how many work.
+    const fn busyness(&self) -> (usize, usize) {
+        (self.queued_bytes, self.busy_streams)
+    }
+
+    const fn has_only_long_lived(&self) -> bool {
+        self.busy_streams > 0 && self.long_lived_streams >= self.busy_streams
+    }
 }
 
 /// The limits of one agent's carriers.
@@ -69,25 +84,228 @@ pub enum Placement {
     Unavailable,
 }
 
-/// Chooses where a stream goes.
+/// Chooses where a stream goes. Among equals the first one is taken, so that those at the end fall idle and are given up.
+///
+/// 1. An idle keep-alive connection whose carrier has no work.
+/// 2. A new stream on a carrier without work: one without any open stream before one with idle connections of others.
+/// 3. For a long-lived stream, when half of the cap is in use: a carrier that has only such streams.
+/// 4. An idle keep-alive connection on the least busy carrier; else a new stream on the least busy carrier.
+///
+/// Carriers that serve only long-lived streams are shared with requests last of all within step 4 when nothing else
+/// tells two carriers apart.
 #[must_use]
 pub fn plan_placement(carriers: &[CarrierLoad], kind: StreamKind, limits: &PlacementLimits) -> Placement {
-    let _ = (kind, limits);
-    match carriers.iter().position(|carrier| carrier.accepts_streams) {
-        Some(index) => Placement::Open(index),
-        None => Placement::Unavailable,
+    let all = || carriers.iter().enumerate();
+    let reusable = || all().filter(|(_, carrier)| carrier.reusable_connections > 0);
+    let open = || all().filter(|(_, carrier)| carrier.accepts_streams);
+    if let Some((index, _)) = reusable().find(|(_, carrier)| carrier.is_without_work()) {
+        return Placement::Reuse(index);
+    }
+    let without_work = open().filter(|(_, carrier)| carrier.is_without_work());
+    if let Some((index, _)) = without_work.min_by_key(|(_, carrier)| carrier.open_streams) {
+        return Placement::Open(index);
+    }
+    if kind == StreamKind::LongLived && carriers.len() * 2 >= limits.max_carriers {
+        let shared = open().filter(|(_, carrier)| carrier.has_only_long_lived());
+        if let Some((index, _)) = shared.min_by_key(|(_, carrier)| carrier.busyness()) {
+            return Placement::Open(index);
+        }
+    }
+    let order = |(_, carrier): &(usize, &CarrierLoad)| (carrier.busyness(), carrier.has_only_long_lived());
+    match (reusable().min_by_key(order), open().min_by_key(order)) {
+        (Some((index, _)), _) => Placement::Reuse(index),
+        (None, Some((index, _))) => Placement::Open(index),
+        (None, None) => Placement::Unavailable,
     }
 }
 
 /// How many more carriers to ask the agent for, when `pending` are already on their way.
+///
+/// Nothing while enough carriers are without work. Else as many as it takes to have `idle_min` of them and to give every
+/// request that shares a carrier now one of its own, within the caps.
 #[must_use]
 pub fn plan_growth(carriers: &[CarrierLoad], pending: usize, limits: &PlacementLimits) -> usize {
-    limits.idle_min.saturating_sub(carriers.len() + pending)
+    let idle = carriers.iter().filter(|carrier| carrier.accepts_streams && carrier.is_without_work()).count();
+    let wants_its_own = |carrier: &&CarrierLoad| !carrier.has_only_long_lived();
+    let sharing: usize =
+        carriers.iter().filter(wants_its_own).map(|carrier| carrier.busy_streams.saturating_sub(1)).sum();
+    if idle + pending >= limits.ask_below + sharing {
+        return 0;
+    }
+    let wanted = limits.idle_min + sharing;
+    let room = limits.max_carriers.saturating_sub(carriers.len() + pending);
+    wanted.saturating_sub(idle + pending).min(room).min(limits.max_pending.saturating_sub(pending))
 }
 
-/// The indices of the carriers to give up, by GOAWAY.
+/// The indices of the carriers to give up, by GOAWAY: those that have been idle for long, beyond the ones that are kept.
+/// The longest idle goes first.
 #[must_use]
 pub fn plan_retirement(carriers: &[CarrierLoad], limits: &PlacementLimits) -> Vec<usize> {
-    let _ = (carriers, limits);
-    Vec::new()
+    let idle = |carrier: &CarrierLoad| carrier.accepts_streams && carrier.open_streams == 0;
+    let surplus = carriers.iter().filter(|carrier| idle(carrier)).count().saturating_sub(limits.idle_min);
+    let mut tired: Vec<usize> = (0..carriers.len())
+        .filter(|&index| idle(&carriers[index]) && carriers[index].idle_for >= limits.retire_after)
+        .collect();
+    tired.sort_by_key(|&index| Reverse((carriers[index].idle_for, index)));
+    tired.truncate(surplus);
+    tired
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: PlacementLimits = PlacementLimits {
+        idle_min: 4,
+        ask_below: 2,
+        max_carriers: 8,
+        max_pending: 4,
+        retire_after: Duration::from_secs(60),
+    };
+
+    /// A carrier from a short text: open/busy streams, then `l` for each long-lived, `r` reusable, `q` for KiB queued,
+    /// `x` when it takes no streams.
+    fn load(text: &str) -> CarrierLoad {
+        let (open, rest) = text.split_once('/').unwrap();
+        let flags = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+        let count = |flag| flags.chars().filter(|&c| c == flag).count();
+        CarrierLoad {
+            accepts_streams: count('x') == 0,
+            open_streams: open.parse().unwrap(),
+            busy_streams: rest[..rest.len() - flags.len()].parse().unwrap(),
+            long_lived_streams: count('l'),
+            reusable_connections: count('r'),
+            queued_bytes: count('q') << 10,
+            idle_for: Duration::ZERO,
+        }
+    }
+
+    fn loads(text: &str) -> Vec<CarrierLoad> {
+        text.split_whitespace().map(load).collect()
+    }
+
+    #[test]
+    fn placements() {
+        use Placement::{Open, Reuse, Unavailable};
+        use StreamKind::{LongLived, Request};
+        let cases = [
+            ("", Request, Unavailable, "no carrier"),
+            ("0/0x", Request, Unavailable, "none takes streams"),
+            ("1/1 0/0", Request, Open(1), "an idle carrier before a busy one"),
+            ("1/0 0/0", Request, Open(1), "an empty carrier before one with idle connections of others"),
+            ("1/0 1/1", Request, Open(0), "idle connections of others are no work"),
+            ("0/0 1/0r", Request, Reuse(1), "an idle connection on a carrier without work comes first"),
+            ("0/0 2/1r", Request, Open(0), "an idle connection beside work comes after an idle carrier"),
+            ("1/0rx 0/0", Request, Reuse(0), "draining carriers may still be reused"),
+            ("2/1q 2/1r", Request, Reuse(1), "all busy: an idle connection"),
+            ("2/1rq 2/1rr 1/1", Request, Reuse(1), "the least busy one of them, by queued bytes"),
+            ("3/3 2/2 4/4", Request, Open(1), "all busy: the fewest working"),
+            ("1/1qq 2/2q 9/9", Request, Open(2), "queued bytes weigh more than streams"),
+            ("1/1l 1/1", Request, Open(1), "beside a short request rather than a WebSocket"),
+            ("1/1 1/1l", LongLived, Open(0), "below half of the cap WebSockets do not share by themselves"),
+            ("1/1 1/1 1/1 2/2ll 1/1lq", LongLived, Open(3), "above it they do"),
+            ("1/1 1/1 1/1 2/2ll 0/0", LongLived, Open(4), "but not before an idle carrier"),
+        ];
+        for (carriers, kind, expected, why) in cases {
+            assert_eq!(plan_placement(&loads(carriers), kind, &LIMITS), expected, "{carriers:?}: {why}");
+        }
+    }
+
+    #[test]
+    fn growth() {
+        let cases = [
+            ("", 0, 4, "the first carriers"),
+            ("", 4, 0, "they are on their way"),
+            ("0/0 0/0 0/0 0/0", 0, 0, "enough"),
+            ("1/1 1/1 0/0 0/0", 0, 0, "still enough"),
+            ("1/1 1/1 1/1 0/0", 0, 3, "fill up to four idle ones"),
+            ("1/1 1/1 1/1 0/0", 1, 0, "one is on its way, that will do for now"),
+            ("3/3", 0, 4, "every request wants its own, but few are dialled at a time"),
+            ("3/3", 2, 2, "the same with some on their way"),
+            ("1/1 1/1 1/1 1/1 1/1 1/1 1/1", 0, 1, "up to the cap"),
+            ("9/9 9/9 9/9 9/9 9/9 9/9 9/9 9/9", 0, 0, "the cap"),
+            ("2/2ll 0/0 0/0", 0, 0, "WebSockets may share among themselves"),
+            ("0/0x 0/0x", 0, 4, "draining carriers do not count as idle"),
+        ];
+        for (carriers, pending, expected, why) in cases {
+            assert_eq!(plan_growth(&loads(carriers), pending, &LIMITS), expected, "{carriers:?}+{pending}: {why}");
+        }
+    }
+
+    #[test]
+    fn retirement() {
+        let idle = |seconds| CarrierLoad {
+            accepts_streams: true,
+            idle_for: Duration::from_secs(seconds),
+            ..CarrierLoad::default()
+        };
+        let check = |seconds: &[u64], expected: &[usize]| {
+            let carriers: Vec<_> = seconds.iter().map(|&seconds| idle(seconds)).collect();
+            assert_eq!(plan_retirement(&carriers, &LIMITS), expected, "{seconds:?}");
+        };
+        check(&[99, 99, 99, 99], &[]);
+        check(&[10, 80, 70, 10, 10], &[1]);
+        check(&[10, 80, 70, 10, 10, 10], &[1, 2]);
+        check(&[59, 59, 59, 59, 59, 59], &[]);
+        check(&[70, 70, 70, 70, 70], &[4]);
+    }
+
+    prop_compose! {
+        fn any_load()(
+            accepts_streams: bool, idle in 0..4usize, busy in 0..4usize, long in 0..4usize, reusable in 0..4usize,
+            queued in 0..3usize, idle_for in 0..120u64
+        ) -> CarrierLoad {
+            let open_streams = idle + busy;
+            CarrierLoad {
+                accepts_streams,
+                open_streams,
+                busy_streams: busy,
+                long_lived_streams: long.min(busy),
+                reusable_connections: reusable.min(idle),
+                queued_bytes: queued << 10,
+                idle_for: Duration::from_secs(if open_streams == 0 { idle_for } else { 0 }),
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_placement_is_possible_and_exclusive_first(
+            carriers in proptest::collection::vec(any_load(), 0..10), long_lived: bool,
+        ) {
+            let kind = if long_lived { StreamKind::LongLived } else { StreamKind::Request };
+            let free = |carrier: &CarrierLoad| {
+                carrier.is_without_work() && (carrier.accepts_streams || carrier.reusable_connections > 0)
+            };
+            match plan_placement(&carriers, kind, &LIMITS) {
+                Placement::Reuse(index) => prop_assert!(carriers[index].reusable_connections > 0),
+                Placement::Open(index) => prop_assert!(carriers[index].accepts_streams),
+                Placement::Unavailable => {
+                    prop_assert!(!carriers.iter().any(|load| load.accepts_streams || load.reusable_connections > 0));
+                }
+            }
+            if let Placement::Reuse(index) | Placement::Open(index) = plan_placement(&carriers, kind, &LIMITS) {
+                prop_assert!(carriers[index].is_without_work() || !carriers.iter().any(free));
+            }
+        }
+
+        #[test]
+        fn growth_and_retirement_keep_the_limits_and_do_not_fight(
+            carriers in proptest::collection::vec(any_load(), 0..10), pending in 0..6usize,
+        ) {
+            let more = plan_growth(&carriers, pending, &LIMITS);
+            prop_assert!(more == 0 || carriers.len() + pending + more <= LIMITS.max_carriers);
+            prop_assert!(more == 0 || pending + more <= LIMITS.max_pending);
+            let given_up = plan_retirement(&carriers, &LIMITS);
+            let idle = |carrier: &&CarrierLoad| carrier.accepts_streams && carrier.open_streams == 0;
+            prop_assert!(given_up.is_empty() || carriers.iter().filter(idle).count() - given_up.len() >= LIMITS.idle_min);
+            // What is left after giving up is enough not to ask for more, unless requests share carriers.
+            let sharing = carriers.iter().any(|carrier| carrier.busy_streams > 1);
+            prop_assert!(given_up.is_empty() || more == 0 || sharing);
+        }
+    }
 }

@@ -1,26 +1,47 @@
-//! The session: the control connection between an agent and the server. (Outline: signatures only.)
+//! The session: the control connection between an agent and the server.
+//!
+//! Messages are JSON, cut into MESSAGE frames of at most 16 KiB, so that a PONG never waits behind a long one. Both sides
+//! ask for a sign of life when they have heard nothing for a while. A session has one driver task; senders and the receiver
+//! are queues with a bound. What the messages mean is not known here: see [`message`](crate::message).
 
-use std::{marker::PhantomData, time::Duration};
+mod driver;
 
-use tokio::io::{AsyncRead, AsyncWrite};
-
-use crate::{
-    end::CarrierEnd,
-    message::{AgentMessage, ServerMessage},
+use std::{
+    fmt,
+    marker::PhantomData,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Notify, mpsc},
+};
+
+pub use self::driver::SessionDriver;
+use crate::{
+    end::{CarrierEnd, ProtocolError},
+    message::{AgentMessage, MAX_MESSAGE_BYTES, ServerMessage},
+};
+
+/// Messages that may wait for the application. Each may be 4 MiB long, hence few.
+const RECEIVE_QUEUE: usize = 4;
 
 /// How a session behaves.
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
-    /// A PING is sent this often.
+    /// A peer that was silent for so long is asked for a sign of life.
     pub ping_interval: Duration,
     /// A peer that was silent for so long is dead.
     pub dead_after: Duration,
-    /// Messages that may wait in each direction.
+    /// Messages that may wait to be sent.
     pub queue: usize,
 }
 
 impl Default for SessionConfig {
+    /// Two missed PINGs of ten seconds, and five more for the network.
     fn default() -> Self {
         Self { ping_interval: Duration::from_secs(10), dead_after: Duration::from_secs(25), queue: 16 }
     }
@@ -29,77 +50,173 @@ impl Default for SessionConfig {
 /// How a session ended: the same ways as a carrier.
 pub type SessionEnd = CarrierEnd;
 
-/// Sends messages. Dropping the last one, or the receiver, closes the session after what was sent has been written.
-#[derive(Debug)]
-pub struct SessionSender<M>(PhantomData<fn(M)>);
+/// What senders, the receiver and the driver share.
+#[derive(Debug, Default)]
+struct Shared {
+    end: OnceLock<SessionEnd>,
+    ended: Notify,
+    close: Notify,
+}
+
+impl Shared {
+    /// The first end stays.
+    fn set_end(&self, end: SessionEnd) -> SessionEnd {
+        let end = self.end.get_or_init(|| end).clone();
+        self.ended.notify_waiters();
+        end
+    }
+
+    async fn ended(&self) -> SessionEnd {
+        loop {
+            let ended = self.ended.notified();
+            if let Some(end) = self.end.get() {
+                return end.clone();
+            }
+            ended.await;
+        }
+    }
+}
+
+/// Sends messages. When the last one is dropped, or the receiver is, the session is closed after what was sent has been
+/// written.
+pub struct SessionSender<M> {
+    queue: mpsc::Sender<Bytes>,
+    shared: Arc<Shared>,
+    message: PhantomData<fn(M)>,
+}
 
 impl<M> Clone for SessionSender<M> {
     fn clone(&self) -> Self {
-        Self(PhantomData)
+        Self { queue: self.queue.clone(), shared: Arc::clone(&self.shared), message: PhantomData }
+    }
+}
+
+impl<M> fmt::Debug for SessionSender<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionSender").field("end", &self.shared.end.get()).finish_non_exhaustive()
+    }
+}
+
+impl<M: Serialize> SessionSender<M> {
+    /// Queues a message; waits while the queue is full.
+    ///
+    /// # Errors
+    /// How the session ended; [`ProtocolError::MessageTooLong`] for a message that no peer would take (the session goes on).
+    pub async fn send(&self, message: &M) -> Result<(), SessionEnd> {
+        let text = serde_json::to_vec(message).map_err(|_| SessionEnd::Protocol(ProtocolError::BadMessage))?;
+        if text.len() > MAX_MESSAGE_BYTES {
+            return Err(SessionEnd::Protocol(ProtocolError::MessageTooLong));
+        }
+        match self.queue.send(text.into()).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.shared.ended().await),
+        }
     }
 }
 
 impl<M> SessionSender<M> {
-    /// Queues a message; waits while the queue is full.
-    ///
-    /// # Errors
-    /// How the session ended.
-    pub async fn send(&self, _message: &M) -> Result<(), SessionEnd> {
-        Err(SessionEnd::Closed)
+    /// Closes the session after what was sent has been written.
+    pub fn close(&self) {
+        self.shared.close.notify_one();
     }
 
-    /// Closes the session after what was sent has been written.
-    pub fn close(&self) {}
+    /// How the session ended; `None` while it lives.
+    #[must_use]
+    pub fn end(&self) -> Option<SessionEnd> {
+        self.shared.end.get().cloned()
+    }
 
-    /// Waits until the session has ended and says how.
+    /// Waits until the session has ended and says how. Needs the driver to run.
     pub async fn closed(&self) -> SessionEnd {
-        SessionEnd::Closed
+        self.shared.ended().await
     }
 }
 
 /// Receives messages.
-#[derive(Debug)]
-pub struct SessionReceiver<M>(PhantomData<fn() -> M>);
+pub struct SessionReceiver<M> {
+    queue: mpsc::Receiver<Bytes>,
+    shared: Arc<Shared>,
+    knows: fn(&str) -> bool,
+    message: PhantomData<fn() -> M>,
+}
 
-impl<M> SessionReceiver<M> {
-    /// The next message. Cancel safe.
+impl<M> fmt::Debug for SessionReceiver<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionReceiver").field("end", &self.shared.end.get()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Deserialize)]
+struct Tag {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+impl<M: DeserializeOwned> SessionReceiver<M> {
+    /// The next message. Cancel safe. Messages of a type that this build does not know are skipped.
     ///
     /// # Errors
-    /// How the session ended.
+    /// How the session ended. A message that cannot be read closes it.
     pub async fn next(&mut self) -> Result<M, SessionEnd> {
-        Err(SessionEnd::Closed)
+        while let Some(text) = self.queue.recv().await {
+            match serde_json::from_slice(&text) {
+                Ok(message) => return Ok(message),
+                Err(error) => self.skip_or_fail(&text, &error)?,
+            }
+        }
+        Err(self.shared.ended().await)
+    }
+
+    fn skip_or_fail(&self, text: &[u8], error: &serde_json::Error) -> Result<(), SessionEnd> {
+        match serde_json::from_slice::<Tag>(text) {
+            Ok(tag) if !(self.knows)(&tag.kind) => {
+                tracing::warn!(kind = tag.kind.get(..64).unwrap_or(&tag.kind), "skipped a message of an unknown type");
+                Ok(())
+            }
+            _ => {
+                // The error names the field, never a value of an unknown shape; values may be secret.
+                tracing::warn!(line = error.line(), column = error.column(), "a message cannot be read");
+                self.shared.close.notify_one();
+                Err(self.shared.set_end(SessionEnd::Protocol(ProtocolError::BadMessage)))
+            }
+        }
     }
 }
 
-/// The task of a session.
-#[derive(Debug)]
-pub struct SessionDriver {}
-
-impl SessionDriver {
-    /// Drives the session until it ends.
-    pub async fn run(self) -> SessionEnd {
-        SessionEnd::Closed
-    }
-}
-
-/// The agent's side of a session.
+/// The agent's side of a session. Nothing happens until the driver runs.
 pub fn agent_session<T>(
-    _io: T,
-    _config: SessionConfig,
+    io: T,
+    config: SessionConfig,
 ) -> (SessionSender<AgentMessage>, SessionReceiver<ServerMessage>, SessionDriver)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    (SessionSender(PhantomData), SessionReceiver(PhantomData), SessionDriver {})
+    make(io, config, ServerMessage::knows)
 }
 
-/// The server's side of a session.
+/// The server's side of a session. Nothing happens until the driver runs.
 pub fn server_session<T>(
-    _io: T,
-    _config: SessionConfig,
+    io: T,
+    config: SessionConfig,
 ) -> (SessionSender<ServerMessage>, SessionReceiver<AgentMessage>, SessionDriver)
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    (SessionSender(PhantomData), SessionReceiver(PhantomData), SessionDriver {})
+    make(io, config, AgentMessage::knows)
+}
+
+fn make<T, Out, In>(
+    io: T,
+    config: SessionConfig,
+    knows: fn(&str) -> bool,
+) -> (SessionSender<Out>, SessionReceiver<In>, SessionDriver)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let shared = Arc::new(Shared::default());
+    let (send, to_send) = mpsc::channel(config.queue.max(1));
+    let (received, receive) = mpsc::channel(RECEIVE_QUEUE);
+    let driver = SessionDriver::new(Box::new(io), &config, to_send, received, Arc::clone(&shared));
+    let sender = SessionSender { queue: send, shared: Arc::clone(&shared), message: PhantomData };
+    (sender, SessionReceiver { queue: receive, shared, knows, message: PhantomData }, driver)
 }

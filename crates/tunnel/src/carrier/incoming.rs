@@ -2,7 +2,6 @@
 
 use std::{
     future::poll_fn,
-    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -74,8 +73,7 @@ impl IncomingStream {
         let inner = self.carrier.inner();
         let mut state = inner.lock();
         state.mux.accept(self.id);
-        // A carrier that has ended may have forgotten the stream; the handle then tells of the end.
-        let watch = state.mux.watch(self.id).map_or_else(Arc::default, |watch| watch);
+        let watch = state.mux.watch(self.id).expect("a stream is kept until it is decided on");
         inner.pump(state);
         TunnelStream::new(self.carrier.clone(), self.id, watch)
     }

@@ -10,8 +10,8 @@ use std::{
 use futures_util::task::AtomicWaker;
 use tokio::sync::{Notify, oneshot};
 
-use super::socket::{Io, Socket};
-use crate::{end::CarrierEnd, mux::Mux};
+use super::socket::Socket;
+use crate::{connection::Connection, end::CarrierEnd, mux::Mux};
 
 /// The time as the multiplexer counts it: tokio's, which stands still in tests that say so.
 pub fn now() -> Instant {
@@ -63,7 +63,7 @@ impl fmt::Debug for Inner {
 }
 
 impl Inner {
-    pub fn new(mux: Mux, io: Box<dyn Io>) -> Arc<Self> {
+    pub fn new(mux: Mux, io: Box<dyn Connection>) -> Arc<Self> {
         let driver = Arc::new(DriverWaker::default());
         let socket = Some(Box::new(Socket::new(io, Waker::from(Arc::clone(&driver)))));
         let state = State {

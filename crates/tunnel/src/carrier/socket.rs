@@ -8,9 +8,9 @@ use std::{
 };
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncReadExt, AsyncWrite};
 
-use crate::{end::ProtocolError, frame, mux::outbox::Outbox};
+use crate::{connection::Connection, end::ProtocolError, frame, mux::outbox::Outbox};
 
 /// Bytes of the first read. An idle carrier holds no more than this.
 const SMALLEST_READ: usize = 1 << 10;
@@ -19,14 +19,9 @@ const LARGEST_READ: usize = 64 << 10;
 /// Pieces in one system call.
 const PIECES: usize = 32;
 
-/// Anything that a carrier can run on.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
 /// A connection with what was read and not decoded, and what was encoded and not written.
 pub struct Socket {
-    io: Box<dyn Io>,
+    io: Box<dyn Connection>,
     pub outbox: Outbox,
     buffer: BytesMut,
     read_size: usize,
@@ -38,7 +33,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    pub fn new(io: Box<dyn Io>, waker: Waker) -> Self {
+    pub fn new(io: Box<dyn Connection>, waker: Waker) -> Self {
         let outbox = Outbox::new(io.is_write_vectored());
         Self {
             io,

@@ -5,3 +5,4 @@
 
 mod carrier;
 mod carrier_end;
+mod session;
