@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tasks talk to the person who started them")]
 
 mod archive;
+mod demo;
 mod engine;
 mod image;
 mod postgres;
@@ -23,6 +24,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Run the whole system on this machine and call a service in four ways; it keeps running
+    #[command(after_help = "Example: cargo xtask demo --check")]
+    Demo(demo::DemoArgs),
     /// Build the demo service's image, towline-demo:latest, in the local container engine
     #[command(after_help = "Example: cargo xtask image && docker run --rm -p 127.0.0.1:8080:8080 towline-demo")]
     Image,
@@ -48,6 +52,7 @@ fn run(task: Task) -> Result<()> {
             println!("{} is ready ({})", image::NAME, image.id);
             Ok(())
         }
+        Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
     }
 }
