@@ -13,14 +13,15 @@ use crate::{cmd, logs::LogFormat, output::Format};
 
 const ROOT_HELP: &str = "\
 Example:
-  towline up                                          # everything on this machine, on 127.0.0.1:7070
+  towline up                               # everything on this machine, on 127.0.0.1:7070
   towline service create hello --image towline-demo:latest
   towline service deploy hello
   towline call hello /echo
 
-Every --option can also be set by a variable and in a TOML file; --help of each command names both. What is typed wins over the
-variable, the variable over the file (--config, else ~/.config/towline/config.toml, then /etc/towline/towline.toml). In a
-variable, a list is separated by commas, or is a JSON list. A switch that is on by such a setting is off with --switch=false.
+Every --option can also be set by a variable and in a TOML file; --help of each command names both. What is typed wins \
+over the variable, the variable over the file (--config, else ~/.config/towline/config.toml, then \
+/etc/towline/towline.toml). In a variable, a list is separated by commas, or is a JSON list. A switch that is on by such \
+a setting is off with --switch=false.
 
 Exit codes: 0 done, 1 failed (the reason is on stderr), 2 wrong usage.";
 

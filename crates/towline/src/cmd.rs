@@ -9,6 +9,8 @@ pub mod key;
 pub mod login;
 pub mod server;
 pub mod service;
+#[cfg(test)]
+mod tests;
 pub mod up;
 
 use crate::{

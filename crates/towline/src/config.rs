@@ -11,7 +11,7 @@ pub mod settings;
 
 use std::{ffi::OsString, path::Path};
 
-use clap::{Command, CommandFactory, FromArgMatches};
+use clap::{Command, CommandFactory, FromArgMatches, error::ErrorKind};
 
 pub use self::environment::Environment;
 use self::{file::ConfigFile, layers::Typed};
@@ -65,7 +65,7 @@ pub fn parse(arguments: &[OsString], environment: &Environment) -> Result<Cli, P
 fn parse_with(arguments: &[OsString], environment: &Environment, system_file: &Path) -> Result<Cli, ParseError> {
     let command = command();
     // A first look finds the command and what was typed; it asks for nothing, and answers only --help and --version.
-    let typed = Typed::look(&command, arguments).map_err(|error| ParseError::CommandLine(Box::new(error), vec![]))?;
+    let typed = Typed::look(&command, arguments).map_err(|error| asked_for(&command, arguments, error))?;
     let layers = match &typed {
         Some(typed) => {
             let files = files(&command, typed, environment, system_file).map_err(ParseError::File)?;
@@ -73,11 +73,23 @@ fn parse_with(arguments: &[OsString], environment: &Environment, system_file: &P
         }
         None => layers::Completed::unchanged(arguments),
     };
-    let matches = settings::with_valued_switches(command).try_get_matches_from(&layers.arguments);
+    let matches = settings::with_valued_switches(command.clone()).try_get_matches_from(&layers.arguments);
     matches.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| {
+        if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            return asked_for(&command, arguments, error);
+        }
         let notes = layers.notes_for(&error);
         ParseError::CommandLine(Box::new(error), notes)
     })
+}
+
+/// Help as the user knows the command line: switches without a value.
+fn asked_for(command: &Command, arguments: &[OsString], error: clap::Error) -> ParseError {
+    let error = match command.clone().try_get_matches_from(arguments) {
+        Err(plain) if plain.kind() == error.kind() => plain,
+        _ => error,
+    };
+    ParseError::CommandLine(Box::new(error), vec![])
 }
 
 /// The configuration files that count, the strongest first.
@@ -266,7 +278,8 @@ mod tests {
         assert!(error.ends_with("unknown key: lisen"), "{error}");
         // What is only help needs no file.
         let Err(ParseError::CommandLine(error, _)) = machine.parse("agents --help") else { panic!("help is shown") };
-        assert_eq!(error.kind(), clap::error::ErrorKind::DisplayHelp);
+        assert_eq!(error.kind(), ErrorKind::DisplayHelp);
+        assert!(error.to_string().contains("-v, --verbose\n"), "{error}");
     }
 
     #[test]

@@ -37,12 +37,33 @@ pub struct ServiceView {
     /// How many instances take requests.
     #[serde(default)]
     pub instances_ready: u32,
+    /// How many instances the deploy that runs should have; 0 when none does.
+    #[serde(default)]
+    pub instances_total: u32,
+    /// How the newest deploy goes.
+    #[serde(default)]
+    pub rollout: Option<RolloutView>,
+}
+
+/// What is shown of a deploy.
+#[derive(Debug, Clone, Deserialize)]
+pub struct RolloutView {
+    /// `progressing`, `succeeded` or `failed`.
+    pub state: String,
+    /// Why it failed.
+    #[serde(default)]
+    pub message: Option<String>,
 }
 
 impl ServiceView {
+    /// How many instances there should be.
+    pub const fn wished(&self) -> u32 {
+        if self.instances_total > 0 { self.instances_total } else { self.replica_count }
+    }
+
     /// Ready of wished instances, such as `1/2`.
     pub fn ready(&self) -> String {
-        format!("{}/{}", self.instances_ready, self.replica_count)
+        format!("{}/{}", self.instances_ready, self.wished())
     }
 }
 

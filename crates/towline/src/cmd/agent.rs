@@ -13,8 +13,9 @@ Example:
   towline agent --server https://towline.example.com --key ak-… --label gpu --label eu
   towline agent --server http://10.0.0.5:7070 --key-file /etc/towline/agent.key --name lab-machine
 
-The agent dials the server and listens on no port. It finds the container engine by --docker-host, DOCKER_HOST, or at the usual
-sockets of Docker and Podman, and waits for one when there is none. When it is stopped, its containers go on running.";
+The agent dials the server and listens on no port. It finds the container engine by --docker-host, DOCKER_HOST, or at the \
+usual sockets of Docker and Podman, and waits for one when there is none. When it is stopped, its containers go on \
+running.";
 
 /// How an agent appears and what it works with, whether alone or in `towline up`.
 #[derive(Debug, Clone, Args)]
@@ -27,7 +28,7 @@ pub struct AgentIdentityArgs {
     #[arg(id = "agent.label", long = "label", value_name = "LABEL")]
     pub label: Vec<String>,
     /// What runs the containers.
-    #[arg(id = "agent.runtime", long = "runtime", value_enum, default_value = "docker")]
+    #[arg(id = "agent.runtime", long = "runtime", value_name = "RUNTIME", value_enum, default_value = "docker")]
     pub runtime: RuntimeKind,
     /// The container engine's address, such as unix:///run/podman/podman.sock
     /// [default: DOCKER_HOST, else the usual sockets].

@@ -35,7 +35,7 @@ Example:
   towline apply -f services.yaml --wait
   towline apply -f services.yaml --prune --yes
 
-A file holds one or several YAML documents (or JSON), each of them a service or a list of services, with the API's field names:
+A file holds one or several YAML documents (or JSON), each a service or a list of services, with the API's field names:
   service_slug: hello
   display_name: Hello
   docker_image: towline-demo:latest

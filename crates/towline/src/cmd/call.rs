@@ -24,12 +24,13 @@ use crate::{
 const EXAMPLE: &str = "\
 Example:
   towline call hello /v1/models
-  towline call hello /v1/chat/completions --json '{\"model\":\"demo\",\"stream\":true,\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}'
-  towline call hello /upload -X PUT --data-binary @big.bin -H 'Content-Type: application/octet-stream' -i
+  towline call hello /v1/chat/completions --json @question.json
+  towline call hello /upload -X PUT -i --data-binary @big.bin -H 'Content-Type: image/png'
   tar c . | towline call hello /upload --data-binary @-
 
-The answer is written to stdout as it arrives. An error that Towline itself made (an unknown slug, no ready instance) goes to stderr
-with exit code 1; an answer of the service, whatever its status, is printed with exit code 0 unless --fail is given.";
+The answer is written to stdout as it arrives. An error that Towline itself made (an unknown slug, no ready instance) \
+goes to stderr with exit code 1; an answer of the service, whatever its status, is printed with exit code 0 unless \
+--fail is given.";
 
 /// Arguments of `towline call`.
 #[derive(Debug, Args)]
@@ -46,13 +47,14 @@ pub struct CallArgs {
     #[arg(short = 'H', long, value_name = "NAME: VALUE", value_parser = parse_header)]
     header: Vec<(HeaderName, HeaderValue)>,
     /// A body, sent as a form unless a Content-Type is given; @FILE without its line breaks, @- is stdin.
-    #[arg(short, long, value_name = "DATA", allow_hyphen_values = true, group = "body", value_hint = ValueHint::FilePath)]
+    #[arg(short, long, value_name = "DATA", allow_hyphen_values = true, conflicts_with_all = ["data_binary", "json"],
+          value_hint = ValueHint::FilePath)]
     data: Option<String>,
     /// The same, but a file is sent as it is, streamed, of any size.
-    #[arg(long, value_name = "DATA", allow_hyphen_values = true, group = "body", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "DATA", allow_hyphen_values = true, conflicts_with = "json", value_hint = ValueHint::FilePath)]
     data_binary: Option<String>,
     /// A JSON body; @FILE and @- as with --data-binary. Sets Content-Type and Accept.
-    #[arg(long, value_name = "DATA", allow_hyphen_values = true, group = "body", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "DATA", allow_hyphen_values = true, value_hint = ValueHint::FilePath)]
     json: Option<String>,
     /// Also print the status line and the headers of the answer.
     #[arg(short, long)]

@@ -16,9 +16,9 @@ Example:
   towline server --listen 0.0.0.0:7070 --public-url https://towline.example.com \\
                  --database-url-file /run/secrets/database-url
 
-The first start with --bootstrap creates the owner, a team and the first keys, and writes them to bootstrap.json in the data
-directory, readable by its owner only. The limit of open files is raised to the hard limit (ulimit -Hn): count one for each
-caller, carrier and agent.
+The first start with --bootstrap creates the owner, a team and the first keys, and writes them to bootstrap.json in the \
+data directory, readable by its owner only. The limit of open files is raised to the hard limit (ulimit -Hn): count one \
+for each caller, carrier and agent.
 SIGTERM and SIGINT finish the requests in flight; a second one ends at once.";
 
 /// Settings of a server, whether alone or in `towline up`.

@@ -16,7 +16,7 @@ use crate::{
 const CREATE_EXAMPLE: &str = "\
 Example:
   towline service create hello --image towline-demo:latest --replicas 2
-  towline service create llama --image ghcr.io/org/llama:1.2 --port 8000 --gpus 1 --memory 24GiB --env MODEL=llama3
+  towline service create llama --image ghcr.io/org/llama:1.2 --port 8000 --gpus 1 --env MODEL=8b
   towline service create -f hello.yaml --replicas 3";
 
 /// Arguments of `towline service create`.
@@ -42,7 +42,7 @@ const UPDATE_EXAMPLE: &str = "\
 Example:
   towline service update hello --image towline-demo:2 --replicas 3
   towline service update hello --clear memory_limit_bytes
-  towline service deploy hello                          # makes it effective";
+  towline service deploy hello             # makes it effective";
 
 /// Arguments of `towline service update`.
 #[derive(Debug, Args)]

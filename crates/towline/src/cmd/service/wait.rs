@@ -13,7 +13,8 @@ use crate::{
 };
 
 /// How often the server is asked.
-const POLL: Duration = Duration::from_millis(500);
+const POLL: Duration = Duration::from_millis(if cfg!(test) { 5 } else { 500 });
+const NO_REASON: &str = "the server gives no reason";
 /// For how long a server that cannot be reached is asked again: as long as a restart takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -32,16 +33,14 @@ pub async fn until_running(
         match service.view.service_status.as_str() {
             "failed" => Err(failed(service)),
             "stopped" | "stopping" => Err(Failure::new(format!("{slug} was undeployed meanwhile"))),
-            "running" => {
-                if let Some(reason) = failed_rollout(service) {
-                    return Err(Failure::new(format!("{slug} runs on as it was, since the update failed: {reason}")));
-                }
-                let newest = instances.iter().map(|instance| instance.generation).max();
-                let is_current =
-                    |instance: &&InstanceView| Some(instance.generation) == newest && instance.phase == "ready";
-                let ready = instances.iter().filter(is_current).count();
-                Ok(ready >= service.view.replica_count as usize && instances.len() == ready)
-            }
+            "running" => match service.view.rollout.as_ref() {
+                Some(rollout) if rollout.state == "failed" => Err(Failure::new(format!(
+                    "{slug} goes on as it was before, since this deploy failed: {}",
+                    rollout.message.as_deref().unwrap_or(NO_REASON)
+                ))),
+                Some(rollout) if rollout.state == "progressing" => Ok(false),
+                _ => Ok(is_all_ready(service, instances)),
+            },
             _ => Ok(false),
         }
     })
@@ -122,21 +121,21 @@ fn is_passing(error: &ClientError) -> bool {
 
 fn failed(service: &Service) -> Failure {
     let view = &service.view;
-    let reason = view.status_reason.as_deref().unwrap_or("the server gives no reason");
+    let reason = view.status_reason.as_deref().unwrap_or(NO_REASON);
     Failure::new(format!("{} failed: {reason}", view.service_slug))
         .hint(format!("`towline service events {0}` and `towline service logs {0}` tell more", view.service_slug))
 }
 
-/// Why the rolling update under way or just over failed.
-fn failed_rollout(service: &Service) -> Option<String> {
-    let rollout = service.fields().get("rollout")?;
-    let is_failed = rollout.get("state").or_else(|| rollout.get("status")).and_then(Value::as_str) == Some("failed");
-    is_failed.then(|| rollout.get("reason").and_then(Value::as_str).unwrap_or("the server gives no reason").to_owned())
+/// Whether every wished instance of the newest deploy takes requests.
+fn is_all_ready(service: &Service, instances: &[InstanceView]) -> bool {
+    let newest = instances.iter().map(|instance| instance.generation).max();
+    let is_current = |instance: &&InstanceView| Some(instance.generation) == newest && instance.phase == "ready";
+    instances.iter().filter(is_current).count() >= service.view.wished() as usize
 }
 
 fn timed_out(slug: &str, time: Duration, progress: Progress) -> Failure {
     drop(progress);
-    Failure::new(format!("{slug} is not there after {} s", time.as_secs()))
+    Failure::new(format!("{slug} is not there after {time:?}"))
         .hint(format!("it goes on; towline service show {slug} tells how far it is, --timeout waits longer"))
 }
 

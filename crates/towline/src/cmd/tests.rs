@@ -1,0 +1,421 @@
+//! Whole commands, from the typed line to what is printed, against a server in the same process.
+
+use std::{
+    ffi::OsString,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use axum::{body::Body, response::Response};
+use serde_json::{Value, json};
+use tokio_util::io::ReaderStream;
+use towline_model::{ErrorCode, KeyKind, RawKey, TeamId};
+
+use crate::{
+    client::{
+        CredentialsFile,
+        test_server::{Seen, TestServer, answer, json, problem},
+    },
+    cmd::{self, Context},
+    config::{self, Environment},
+    failure::Failure,
+    output::captured::{self, Captured},
+};
+
+/// A user's shell.
+struct Shell {
+    home: tempfile::TempDir,
+    variables: Vec<(String, String)>,
+}
+
+/// What a command did.
+struct Done {
+    result: Result<(), Failure>,
+    data: String,
+    messages: String,
+}
+
+impl Shell {
+    /// A shell whose commands go to `server` with a key.
+    fn new(server: &TestServer) -> Self {
+        let key = RawKey::generate(KeyKind::Integration, &mut rand::rng()).expose().clone();
+        Self::without_key(server).with("TOWLINE_KEY", &key)
+    }
+
+    fn without_key(server: &TestServer) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let variables = vec![("HOME".to_owned(), home.path().display().to_string())];
+        Self { home, variables }.with("TOWLINE_SERVER", server.url.as_str())
+    }
+
+    fn with(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn file(&self, name: &str, content: &str) -> String {
+        let path = self.home.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    }
+
+    async fn run(&self, line: &[&str]) -> Done {
+        let (run, captured) = self.start(line);
+        let result = run.await;
+        Done { result, data: captured.data(), messages: captured.messages() }
+    }
+
+    fn start(&self, line: &[&str]) -> (impl Future<Output = Result<(), Failure>> + use<>, Captured) {
+        let environment = Environment::from_iter(self.variables.clone());
+        let arguments: Vec<OsString> = ["towline"].iter().chain(line).map(Into::into).collect();
+        let cli = config::parse(&arguments, &environment).unwrap_or_else(|error| panic!("{line:?}: {error:?}"));
+        let (output, captured) = captured::output(cli.global.output);
+        let context = Context { output, environment, verbose: false };
+        (async move { Box::pin(cmd::run(cli.command, &context)).await }, captured)
+    }
+}
+
+impl Done {
+    fn failure(&self) -> &Failure {
+        self.result.as_ref().unwrap_err()
+    }
+}
+
+const ID: &str = "01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77";
+
+fn hello(status: &str, more: &Value) -> Value {
+    let mut service = json!({
+        "id": ID, "service_slug": "hello", "display_name": "hello", "service_status": status,
+        "docker_image": "demo", "replica_count": 2,
+    });
+    service.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+    service
+}
+
+fn list_of(services: &[Value]) -> Response {
+    json(200, &json!({"container_list": services, "page_meta": {"total_count": services.len()}}))
+}
+
+/// A server with one service, which is in the next state each time its instances are asked for.
+async fn server_with_states(states: Vec<(Value, Value)>) -> TestServer {
+    let step = Arc::new(AtomicUsize::new(0));
+    TestServer::start(move |seen| {
+        let now = step.load(SeqCst).min(states.len() - 1);
+        let (service, instances) = states[now].clone();
+        match seen.line.split('?').next().unwrap() {
+            "GET /api/v1/containers" => list_of(&[service]),
+            line if line.ends_with("/instances") => {
+                step.fetch_add(1, SeqCst);
+                json(200, &json!({"instance_list": instances}))
+            }
+            line if line == format!("GET /api/v1/containers/{ID}") => json(200, &service),
+            line if line.starts_with("POST ") => json(200, &json!({"is_success": true})),
+            line => panic!("{line}"),
+        }
+    })
+    .await
+}
+
+fn instance(phase: &str) -> Value {
+    json!({"id": "i", "phase": phase, "generation": 1, "agent_name": "lab", "reason": null})
+}
+
+#[tokio::test]
+async fn a_deploy_shows_how_far_it_is_and_ends_when_every_instance_is_ready() {
+    let running =
+        |state| hello("running", &json!({"instances_ready": 1, "instances_total": 2, "rollout": {"state": state}}));
+    let server = server_with_states(vec![
+        (hello("deploying", &json!({})), json!([])),
+        (hello("deploying", &json!({})), json!([instance("pulling"), instance("pulling")])),
+        (running("progressing"), json!([instance("ready"), instance("starting")])),
+        (running("succeeded"), json!([instance("ready"), instance("starting")])),
+        (
+            hello("running", &json!({"instances_ready": 2, "instances_total": 2})),
+            json!([instance("ready"), instance("ready")]),
+        ),
+    ])
+    .await;
+    let done = Shell::new(&server).run(&["service", "deploy", "hello", "--wait"]).await;
+    done.result.unwrap();
+    assert_eq!(done.data, "hello is running, 2/2 ready\n");
+    insta::assert_snapshot!(done.messages, @"
+    hello: waiting
+    hello: deploying
+    hello: deploying (2 pulling)
+    hello: running (1 ready, 1 starting)
+    hello: running (2 ready)
+    ");
+    assert!(server.lines().contains(&format!("POST /api/v1/containers/{ID}/deploy")));
+}
+
+#[tokio::test]
+async fn a_deploy_that_fails_says_why() {
+    let failed = hello("failed", &json!({"status_reason": "the image demo is neither here nor in its registry"}));
+    let server = server_with_states(vec![(hello("deploying", &json!({})), json!([])), (failed, json!([]))]).await;
+    let done = Shell::new(&server).run(&["service", "deploy", "hello", "--wait"]).await;
+    assert_eq!(done.failure().message(), "hello failed: the image demo is neither here nor in its registry");
+
+    let rollout = json!({"rollout": {"state": "failed", "message": "it exits with 1"}});
+    let server = server_with_states(vec![(hello("running", &rollout), json!([instance("ready")]))]).await;
+    let done = Shell::new(&server).run(&["service", "deploy", "hello", "--wait"]).await;
+    assert_eq!(done.failure().message(), "hello goes on as it was before, since this deploy failed: it exits with 1");
+
+    let server = server_with_states(vec![(hello("deploying", &json!({})), json!([instance("pulling")]))]).await;
+    let done = Shell::new(&server).run(&["service", "deploy", "hello", "--wait", "--timeout", "50ms"]).await;
+    assert_eq!(done.failure().message(), "hello is not there after 50ms");
+}
+
+#[tokio::test]
+async fn without_a_terminal_a_deploy_is_only_begun() {
+    let server = server_with_states(vec![(hello("created", &json!({})), json!([]))]).await;
+    let done = Shell::new(&server).run(&["service", "deploy", "hello", "-o", "json"]).await;
+    done.result.unwrap();
+    assert_eq!(done.data, "{\n  \"is_success\": true\n}\n");
+    assert!(!server.lines().iter().any(|line| line.ends_with("/instances")));
+}
+
+#[tokio::test]
+async fn create_sends_the_fields_that_were_given() {
+    let server = TestServer::start(|_| json(201, &json!({"id": ID}))).await;
+    let shell = Shell::new(&server);
+    let file = shell.file("hello.yaml", "docker_image: demo:1\nreplica_count: 2\nservice_desc: from the file\n");
+    let done = shell.run(&["service", "create", "hello", "-f", &file, "--replicas", "3"]).await;
+    done.result.unwrap();
+    assert_eq!(done.data, "created hello; run it with: towline service deploy hello\n");
+    assert_eq!(
+        server.seen()[0].json(),
+        json!({
+            "service_slug": "hello", "display_name": "hello", "docker_image": "demo:1", "replica_count": 3,
+            "service_desc": "from the file",
+        })
+    );
+}
+
+#[tokio::test]
+async fn update_sends_changes_only_and_null_for_what_is_cleared() {
+    let server =
+        server_with_states(vec![(hello("running", &json!({"probe": {"interval_seconds": 9}})), json!([]))]).await;
+    let shell = Shell::new(&server);
+    let put = |seen: &[Seen]| seen.iter().find(|seen| seen.line.starts_with("PUT")).map(Seen::json);
+    let done = shell.run(&["service", "update", "hello"]).await;
+    assert_eq!(done.failure().message(), "nothing to change was given");
+    assert_eq!(put(&server.seen()), None);
+
+    let server = TestServer::start(|seen| match seen.line.as_str() {
+        line if line.starts_with("PUT") => json(200, &json!({"id": ID})),
+        line if line.contains(ID) => json(200, &hello("running", &json!({"probe": {"interval_seconds": 9}}))),
+        _ => list_of(&[hello("running", &json!({}))]),
+    })
+    .await;
+    let line = ["service", "update", "hello", "--clear", "cpu_limit", "--probe-timeout", "2s"];
+    Shell::new(&server).run(&line).await.result.unwrap();
+    let expected = json!({"cpu_limit": null, "probe": {"interval_seconds": 9, "timeout_seconds": 2}});
+    assert_eq!(put(&server.seen()), Some(expected));
+}
+
+#[tokio::test]
+async fn a_call_streams_what_arrives_when_it_arrives() {
+    let (reader, mut writer) = tokio::io::duplex(64);
+    let reader = Arc::new(Mutex::new(Some(reader)));
+    let server = TestServer::start(move |_| {
+        let reader = reader.lock().unwrap().take().unwrap();
+        answer(200, "text/plain", Body::from_stream(ReaderStream::new(reader)))
+    })
+    .await;
+    let (run, captured) = Shell::new(&server).start(&["call", "hello", "/sse"]);
+    let run = tokio::spawn(run);
+    tokio::io::AsyncWriteExt::write_all(&mut writer, b"first").await.unwrap();
+    let seen = async {
+        while captured.data() != "first" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), seen).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut writer, b" second").await.unwrap();
+    drop(writer);
+    run.await.unwrap().unwrap();
+    assert_eq!(captured.data(), "first second");
+}
+
+#[tokio::test]
+async fn a_call_sends_bodies_as_curl_does() {
+    let server = TestServer::start(|_| json(200, &json!({}))).await;
+    let shell = Shell::new(&server);
+    let file = shell.file("body", "line 1\nline 2\n");
+    let at = format!("@{file}");
+    for (line, method, content_type, body) in [
+        (vec!["call", "hello", "/"], "GET", "", ""),
+        (vec!["call", "hello", "/", "-X", "DELETE"], "DELETE", "", ""),
+        (vec!["call", "hello", "/", "-d", "a=1"], "POST", "application/x-www-form-urlencoded", "a=1"),
+        (vec!["call", "hello", "/", "-d", &at], "POST", "application/x-www-form-urlencoded", "line 1line 2"),
+        (
+            vec!["call", "hello", "/", "--data-binary", &at, "-H", "Content-Type: x/y"],
+            "POST",
+            "x/y",
+            "line 1\nline 2\n",
+        ),
+        (vec!["call", "hello", "/", "-X", "PUT", "--json", "{}"], "PUT", "application/json", "{}"),
+    ] {
+        shell.run(&line).await.result.unwrap();
+        let seen = server.seen().pop().unwrap();
+        let got = (seen.line.as_str(), seen.header("content-type"), String::from_utf8(seen.body.clone()).unwrap());
+        assert_eq!(
+            got,
+            (format!("{method} /api/v1/r/containers/hello/").as_str(), content_type, body.to_owned()),
+            "{line:?}"
+        );
+        if line.contains(&"--data-binary") {
+            assert_eq!(seen.header("content-length"), "14");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_towline_and_an_answer_of_the_service_are_told_apart() {
+    let server = TestServer::start(|seen| {
+        let mut response = problem(ErrorCode::NoReadyInstance, "hello is running but has no ready instance");
+        if seen.line.ends_with("/gateway") {
+            response.headers_mut().insert("proxy-status", "towline; error=destination_unavailable".parse().unwrap());
+        }
+        response
+    })
+    .await;
+    let shell = Shell::new(&server);
+    let done = shell.run(&["call", "hello", "/gateway"]).await;
+    assert_eq!(done.failure().message(), "hello is running but has no ready instance");
+    assert_eq!(done.data, "");
+    let done = shell.run(&["call", "hello", "/container"]).await;
+    done.result.unwrap();
+    assert!(done.data.contains("no ready instance"));
+    let done = shell.run(&["call", "hello", "/container", "--fail", "-i"]).await;
+    assert_eq!(done.failure().message(), "the service answered 503 Service Unavailable");
+    assert!(done.data.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{}", done.data);
+    let done = shell.run(&["call", "hello", "/container", "-o", "json"]).await;
+    let answer: Value = serde_json::from_str(&done.data).unwrap();
+    assert_eq!(answer["status_code"], 503);
+}
+
+/// A server that keeps services as the real one does, as far as `apply` sees it.
+async fn stateful_server() -> TestServer {
+    let services: Arc<Mutex<Vec<Value>>> = Arc::default();
+    TestServer::start(move |seen| {
+        let mut services = services.lock().unwrap();
+        let (method, target) = seen.line.split_once(' ').unwrap();
+        let path = target.split('?').next().unwrap().strip_prefix("/api/v1/containers").unwrap();
+        let position = |id: &str| services.iter().position(|service| service["id"] == id);
+        match (method, path.trim_start_matches('/').split_once('/'), path.trim_start_matches('/')) {
+            ("GET", None, "") => list_of(&services),
+            ("POST", None, "") => {
+                let id = format!("01932c07-8a4e-7bbd-9c45-{:012}", services.len());
+                let mut service = seen.json();
+                service["id"] = json!(id);
+                service["service_status"] = json!("created");
+                services.push(service);
+                json(201, &json!({"id": id}))
+            }
+            ("POST", Some((id, verb)), _) => {
+                let status = if verb == "deploy" { "running" } else { "stopped" };
+                let at = position(id).unwrap();
+                services[at]["service_status"] = json!(status);
+                json(200, &json!({"is_success": true}))
+            }
+            ("PUT", None, id) => {
+                let at = position(id).unwrap();
+                services[at].as_object_mut().unwrap().extend(seen.json().as_object().unwrap().clone());
+                json(200, &json!({"id": id}))
+            }
+            ("DELETE", None, id) => {
+                let at = position(id).unwrap();
+                services.remove(at);
+                answer(204, "text/plain", "")
+            }
+            ("GET", Some((_, "instances")), _) => json(200, &json!({"instance_list": []})),
+            ("GET", None, id) => json(200, &services[position(id).unwrap()]),
+            _ => panic!("{}", seen.line),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn apply_creates_updates_keeps_and_prunes() {
+    let server = stateful_server().await;
+    let shell = Shell::new(&server);
+    let one = "service_slug: one\ndocker_image: demo:1\n";
+    let two = "service_slug: two\ndocker_image: demo:1\n";
+    let file = shell.file("services.yaml", &format!("{one}---\n{two}"));
+    let apply = async |file: &str, more: &[&str]| {
+        let done = shell.run(&[&["apply", "-f", file], more].concat()).await;
+        done.result.map(|()| done.data)
+    };
+    assert_eq!(
+        apply(&file, &["--diff"]).await.unwrap(),
+        "+ one: create and deploy demo:1\n+ two: create and deploy demo:1\n"
+    );
+    assert!(server.lines().iter().all(|line| line.starts_with("GET")), "a diff changes nothing");
+    assert_eq!(apply(&file, &[]).await.unwrap(), "2 created\n");
+    assert_eq!(apply(&file, &[]).await.unwrap(), "2 unchanged\n");
+    let file = shell.file("services.yaml", "service_slug: one\ndocker_image: demo:2\n");
+    assert_eq!(apply(&file, &[]).await.unwrap(), "1 updated\n");
+    let failure = apply(&file, &["--prune"]).await.unwrap_err();
+    assert_eq!(failure.message(), "there is no terminal to ask on: delete two?");
+    assert_eq!(apply(&file, &["--prune", "--yes"]).await.unwrap(), "1 deleted, 1 unchanged\n");
+    assert_eq!(apply(&file, &["--prune", "--yes"]).await.unwrap(), "1 unchanged\n");
+    let before = server.lines().len();
+    let wrong = shell.file("wrong.yaml", &format!("{one}---\nservice_slug: UPPER\ndocker_image: demo\n"));
+    assert!(apply(&wrong, &[]).await.unwrap_err().message().contains("UPPER"));
+    assert_eq!(server.lines().len(), before, "a wrong file changes nothing");
+}
+
+#[tokio::test]
+async fn a_key_is_alone_on_stdout() {
+    let made = json!({"id": ID, "kind": "integration", "key_prefix": "sk-123456789", "raw_key": "sk-123456789rest"});
+    let server = TestServer::start(move |_| json(201, &made)).await;
+    let line = ["key", "create", "--name", "ci", "--scope", "read", "--scope", "manage", "--expires-in-days", "90"];
+    let done = Shell::new(&server).run(&line).await;
+    done.result.unwrap();
+    assert_eq!(done.data, "sk-123456789rest\n");
+    let expected =
+        json!({"kind": "integration", "display_name": "ci", "scopes": ["read", "manage"], "expires_in_days": 90});
+    assert_eq!(server.seen()[0].json(), expected);
+}
+
+#[tokio::test]
+async fn signing_out_ends_the_sign_in_at_the_server_and_forgets_it_here() {
+    let server = TestServer::start(|seen| match seen.line.as_str() {
+        "POST /api/v1/auth/logout" => answer(204, "text/plain", ""),
+        line => panic!("{line}"),
+    })
+    .await;
+    let shell = Shell::without_key(&server);
+    let file = CredentialsFile::at(shell.home.path().join(".config/towline/credentials.json"));
+    let kept = json!({"current": server.url, "logins": {server.url.as_str(): {
+        "email_address": "ada@example.com", "team_id": TeamId::generate(), "refresh_token": "r", "access_token": "a",
+        "access_expires_at": "2026-11-24T09:30:00Z",
+    }}});
+    std::fs::create_dir_all(file.path().parent().unwrap()).unwrap();
+    std::fs::write(file.path(), kept.to_string()).unwrap();
+    shell.run(&["logout"]).await.result.unwrap();
+    assert_eq!(server.seen()[0].json(), json!({"refresh_token": "r"}));
+    assert!(file.read().unwrap().logins.is_empty());
+    assert_eq!(shell.run(&["logout"]).await.failure().message(), "there is no such sign-in on this machine");
+}
+
+#[tokio::test]
+async fn logs_are_followed_line_by_line() {
+    let server = TestServer::start(|seen| match seen.line.split_once('?') {
+        Some((line, query)) if line.ends_with("/logs") => {
+            assert_eq!(query, "follow=true&tail=2");
+            let stream = ": ping\n\ndata: {\"instance_id\":\"i\",\"line\":\"one\"}\n\nevent: error\ndata: {\"error_message\":\"lab is offline\"}\n\ndata: {\"instance_id\":\"i\",\"line\":\"two\"}\n\n";
+            answer(200, "text/event-stream", stream)
+        }
+        Some(_) => list_of(&[hello("running", &json!({}))]),
+        None => json(200, &hello("running", &json!({}))),
+    })
+    .await;
+    let done = Shell::new(&server).run(&["service", "logs", "hello", "-f", "--tail", "2"]).await;
+    done.result.unwrap();
+    assert_eq!((done.data.as_str(), done.messages.as_str()), ("one\ntwo\n", "warning: lab is offline\n"));
+}
