@@ -103,11 +103,14 @@ impl AuthError {
             (ErrorCode::Unauthenticated, Self::Malformed) => {
                 Some(HeaderValue::from_static("Bearer realm=\"towline\", error=\"invalid_request\""))
             }
-            (ErrorCode::Unauthenticated, _) => {
-                Some(HeaderValue::from_static("Bearer realm=\"towline\", error=\"invalid_token\""))
-            }
+            (ErrorCode::Unauthenticated, _) => Some(Self::challenge_for_revoked()),
             _ => None,
         }
+    }
+
+    /// The challenge to a credential that was good and is not any more.
+    pub(crate) const fn challenge_for_revoked() -> HeaderValue {
+        HeaderValue::from_static("Bearer realm=\"towline\", error=\"invalid_token\"")
     }
 
     /// The body of the answer.

@@ -1,8 +1,28 @@
-//! Everything that the gateway itself answers with an error.
+//! Everything that the gateway itself answers with an error: which status, which code, what `Proxy-Status` says, and
+//! whether the caller may try again.
+//!
+//! An answer made here always has `Proxy-Status` (RFC 9209) and the problem body with the vendors' shape; a container's
+//! answer never has either. That is how a caller tells them apart.
 
-use towline_model::{ErrorCode, ServiceStatus};
+use std::time::Duration;
 
-use crate::authenticate::AuthError;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use towline_model::{ErrorCode, FieldError, Problem, ServiceStatus, ValidationError, problem};
+use towline_tunnel::{RefuseCode, Refused};
+
+use crate::{
+    authenticate::AuthError,
+    body::ResponseBody,
+    request_id::{RequestIdText, X_REQUEST_ID},
+};
+
+/// The header that explains a gateway's answer (RFC 9209).
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+/// The header that keeps SDKs from sending a request again by themselves.
+pub const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// Seconds after which a caller may try again when nothing of its request has left the gateway.
+const RETRY_AFTER_SECONDS: &str = "1";
 
 /// Why the gateway, and not the container, answers.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +32,7 @@ pub enum GatewayError {
     #[error(transparent)]
     Auth(#[from] AuthError),
     /// Known, and not allowed.
-    #[error("calling services needs the role member or above, or a key with the scope `invoke`")]
+    #[error("calling services needs the role `member` or above, or a key with the scope `invoke`")]
     Forbidden,
     /// No such service in the caller's team.
     #[error("there is no service {slug:?} in this team; GET /api/v1/r/containers lists those that there are")]
@@ -21,19 +41,109 @@ pub enum GatewayError {
         slug: String,
     },
     /// The service cannot be called in its status.
-    #[error("the service {slug:?} is {}, not running; deploy it first", status.as_str())]
+    #[error("the service {slug:?} is {}, not running; {}", status.as_str(), what_to_do(*status))]
     ServiceNotRunning {
         /// The service.
         slug: String,
         /// Its status.
         status: ServiceStatus,
     },
-    /// No agent has a session here, or none of its carriers takes a stream.
-    #[error("no online agent can reach a ready instance of {slug:?}; try again shortly")]
-    AgentUnreachable {
+    /// The request breaks HTTP, or cannot be passed on as it is.
+    #[error("{0}")]
+    MalformedRequest(String),
+    /// The description of an invoke is not the JSON that is expected.
+    #[error("{0}")]
+    MalformedBody(ValidationError),
+    /// A field of an invoke has a value that is not allowed.
+    #[error("{0}")]
+    Invalid(ValidationError),
+    /// The method does not exist on this path.
+    #[error("only {allowed} is possible here")]
+    MethodNotAllowed {
+        /// The method that is.
+        allowed: &'static str,
+    },
+    /// The request's body is over the limit.
+    #[error("the request body is larger than the limit of {limit} bytes for an invoke; the proxy route has no limit")]
+    BodyTooLarge {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// Running, but nothing to send the request to.
+    #[error("none of the instances of {slug:?} is ready at the moment; try again shortly")]
+    NoReadyInstance {
         /// The service.
         slug: String,
     },
+    /// Ready instances, but no way to them.
+    #[error("no online agent can reach a ready instance of {slug:?}; try again shortly")]
+    AgentUnreachable {
+        /// The service, or the agent.
+        slug: String,
+    },
+    /// The exchange with the container failed.
+    #[error("{}{}", .0.reason, .0.advice())]
+    Exchange(ExchangeError),
+    /// The key was revoked while the request ran.
+    #[error("the key was revoked while the request was running")]
+    Revoked,
+    /// The server is about to stop.
+    #[error("the server is stopping; try again shortly")]
+    Stopping,
+}
+
+/// An exchange with a container that brought no usable answer.
+#[derive(Debug)]
+pub struct ExchangeError {
+    /// What failed.
+    pub reason: ExchangeFailure,
+    /// Whether the container may have seen something of a request that must not be sent twice.
+    pub maybe_processed: bool,
+}
+
+impl ExchangeError {
+    const fn advice(&self) -> &'static str {
+        if self.maybe_processed {
+            "; the container may have processed the request, so check before sending it again"
+        } else {
+            ""
+        }
+    }
+}
+
+/// How an exchange with a container fails.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExchangeFailure {
+    /// The agent could not connect to the container.
+    #[error("the agent cannot connect to the container: {}", .0.message)]
+    Refused(Refused),
+    /// The container closed or reset the connection without an answer.
+    #[error("the container closed the connection before it answered")]
+    ClosedEarly,
+    /// The connection to the agent was lost.
+    #[error("the connection to the agent was lost before the container answered")]
+    TunnelLost,
+    /// The container's answer is not HTTP, or is HTTP that must not be passed on.
+    #[error("the container's answer breaks HTTP: {0}")]
+    BrokeHttp(String),
+    /// The container's answer ended too soon.
+    #[error("the container's answer ended before it was complete")]
+    Incomplete,
+    /// The container's answer is over an invoke's limit, in bytes.
+    #[error("the container's answer is larger than the limit of {0} bytes for an invoke; use the proxy route")]
+    TooLarge(usize),
+    /// The container did not answer in time.
+    #[error("the container did not answer within the {} seconds that the service allows", .0.as_secs_f32())]
+    Timeout(Duration),
+}
+
+const fn what_to_do(status: ServiceStatus) -> &'static str {
+    match status {
+        ServiceStatus::Deploying => "wait until an instance is ready",
+        ServiceStatus::Failed => "its status_reason says why; deploy it again when that is solved",
+        _ => "deploy it first",
+    }
 }
 
 impl GatewayError {
@@ -45,7 +155,232 @@ impl GatewayError {
             Self::Forbidden => ErrorCode::Forbidden,
             Self::ServiceNotFound { .. } => ErrorCode::NotFound,
             Self::ServiceNotRunning { .. } => ErrorCode::ServiceNotRunning,
+            Self::MalformedRequest(_) => ErrorCode::MalformedRequest,
+            Self::MalformedBody(_) => ErrorCode::MalformedBody,
+            Self::Invalid(_) => ErrorCode::ValidationFailed,
+            Self::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
+            Self::BodyTooLarge { .. } => ErrorCode::BodyTooLarge,
+            Self::NoReadyInstance { .. } => ErrorCode::NoReadyInstance,
             Self::AgentUnreachable { .. } => ErrorCode::AgentUnreachable,
+            Self::Exchange(error) => error.reason.code(),
+            Self::Revoked => ErrorCode::Unauthenticated,
+            Self::Stopping => ErrorCode::Unavailable,
         }
+    }
+
+    /// The `error` token of `Proxy-Status` (RFC 9209 §2.3).
+    const fn token(&self) -> &'static str {
+        match self {
+            Self::Auth(_) | Self::Forbidden | Self::Revoked => "http_request_denied",
+            Self::ServiceNotFound { .. } => "destination_not_found",
+            Self::ServiceNotRunning { .. } | Self::NoReadyInstance { .. } | Self::AgentUnreachable { .. } => {
+                "destination_unavailable"
+            }
+            Self::MalformedRequest(_)
+            | Self::MalformedBody(_)
+            | Self::Invalid(_)
+            | Self::MethodNotAllowed { .. }
+            | Self::BodyTooLarge { .. } => "http_request_error",
+            Self::Exchange(error) => error.reason.token(),
+            Self::Stopping => "connection_limit_reached",
+        }
+    }
+
+    /// Whether the same request may be sent again at once without harm.
+    const fn is_retryable(&self) -> bool {
+        match self {
+            Self::Exchange(error) => !error.maybe_processed && matches!(error.reason, ExchangeFailure::Refused(_)),
+            _ => self.code().status() == 503,
+        }
+    }
+
+    /// Every field that is wrong.
+    fn fields(&self) -> Vec<FieldError> {
+        match self {
+            Self::MalformedBody(error) | Self::Invalid(error) => error.fields.clone(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The answer on the runtime routes.
+    pub(crate) fn to_response(&self, id: &RequestIdText) -> Response<ResponseBody> {
+        let message = self.to_string();
+        let mut problem = Problem::new(self.code(), message.as_str()).with_request_id(id.as_str()).with_vendor_error();
+        problem.errors = self.fields();
+        let mut response = problem_response(&problem, id);
+        let headers = response.headers_mut();
+        headers.insert(PROXY_STATUS, proxy_status(self.token(), &message));
+        match self {
+            Self::Auth(error) => {
+                if let Some(challenge) = error.challenge() {
+                    headers.insert(header::WWW_AUTHENTICATE, challenge);
+                }
+            }
+            Self::Revoked => {
+                headers.insert(header::WWW_AUTHENTICATE, AuthError::challenge_for_revoked());
+            }
+            Self::MethodNotAllowed { allowed } => {
+                headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
+            }
+            Self::Exchange(ExchangeError { maybe_processed: true, .. }) => {
+                headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+            }
+            _ => {}
+        }
+        if self.is_retryable() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        }
+        response
+    }
+}
+
+impl ExchangeFailure {
+    const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Refused(_) | Self::ClosedEarly | Self::Incomplete => ErrorCode::UpstreamFailed,
+            Self::TunnelLost => ErrorCode::TunnelFailed,
+            Self::BrokeHttp(_) => ErrorCode::UpstreamProtocolError,
+            Self::TooLarge(_) => ErrorCode::ResponseTooLarge,
+            Self::Timeout(_) => ErrorCode::UpstreamTimeout,
+        }
+    }
+
+    const fn token(&self) -> &'static str {
+        match self {
+            Self::Refused(Refused { code: RefuseCode::ConnectFailed, .. }) => "connection_refused",
+            Self::Refused(_) => "destination_unavailable",
+            Self::ClosedEarly | Self::TunnelLost => "connection_terminated",
+            Self::BrokeHttp(_) => "http_protocol_error",
+            Self::Incomplete => "http_response_incomplete",
+            Self::TooLarge(_) => "http_response_body_size",
+            Self::Timeout(_) => "http_response_timeout",
+        }
+    }
+}
+
+/// An answer with a problem body and the request's id: for every route.
+pub(crate) fn problem_response(problem: &Problem, id: &RequestIdText) -> Response<ResponseBody> {
+    let body = serde_json::to_vec(problem).unwrap_or_default();
+    let mut response = Response::new(ResponseBody::full(body));
+    *response.status_mut() = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
+    headers.insert(X_REQUEST_ID, id.value().clone());
+    response
+}
+
+/// A `Proxy-Status` of one member with an error and its details, written as RFC 8941 wants it.
+fn proxy_status(token: &str, details: &str) -> HeaderValue {
+    let mut text = format!("towline; error={token}; details=\"");
+    for character in details.chars() {
+        match character {
+            '"' | '\\' => text.extend(['\\', character]),
+            // A string of RFC 8941 holds visible ASCII and spaces only.
+            ' '..='~' => text.push(character),
+            _ => text.push('?'),
+        }
+    }
+    text.push('"');
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("towline"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exchange(reason: ExchangeFailure, maybe_processed: bool) -> GatewayError {
+        GatewayError::Exchange(ExchangeError { reason, maybe_processed })
+    }
+
+    fn refused(code: RefuseCode) -> ExchangeFailure {
+        ExchangeFailure::Refused(Refused::new(code, "why"))
+    }
+
+    #[test]
+    fn the_table_of_statuses() {
+        let slug = || "hello".to_owned();
+        let not_running = GatewayError::ServiceNotRunning { slug: slug(), status: ServiceStatus::Stopped };
+        for (error, status, code, token, retry_after, should_retry) in [
+            (not_running, 400, "service_not_running", "destination_unavailable", false, true),
+            (GatewayError::MalformedRequest("x".into()), 400, "malformed_request", "http_request_error", false, true),
+            (AuthError::Missing.into(), 401, "unauthenticated", "http_request_denied", false, true),
+            (AuthError::NotInTeam.into(), 403, "not_in_team", "http_request_denied", false, true),
+            (GatewayError::Forbidden, 403, "forbidden", "http_request_denied", false, true),
+            (GatewayError::ServiceNotFound { slug: slug() }, 404, "not_found", "destination_not_found", false, true),
+            (GatewayError::BodyTooLarge { limit: 1 }, 413, "body_too_large", "http_request_error", false, true),
+            (exchange(ExchangeFailure::TunnelLost, true), 502, "tunnel_failed", "connection_terminated", false, false),
+            (
+                exchange(ExchangeFailure::ClosedEarly, false),
+                502,
+                "upstream_failed",
+                "connection_terminated",
+                false,
+                true,
+            ),
+            (
+                exchange(refused(RefuseCode::ConnectFailed), false),
+                502,
+                "upstream_failed",
+                "connection_refused",
+                true,
+                true,
+            ),
+            (
+                exchange(ExchangeFailure::BrokeHttp("x".into()), true),
+                502,
+                "upstream_protocol_error",
+                "http_protocol_error",
+                false,
+                false,
+            ),
+            (
+                exchange(ExchangeFailure::Timeout(Duration::from_secs(2)), true),
+                502,
+                "upstream_timeout",
+                "http_response_timeout",
+                false,
+                false,
+            ),
+            (
+                exchange(ExchangeFailure::TooLarge(1), true),
+                502,
+                "response_too_large",
+                "http_response_body_size",
+                false,
+                false,
+            ),
+            (
+                GatewayError::NoReadyInstance { slug: slug() },
+                503,
+                "no_ready_instance",
+                "destination_unavailable",
+                true,
+                true,
+            ),
+            (
+                GatewayError::AgentUnreachable { slug: slug() },
+                503,
+                "agent_unreachable",
+                "destination_unavailable",
+                true,
+                true,
+            ),
+        ] {
+            let response = error.to_response(&RequestIdText::generate());
+            let headers = response.headers();
+            assert_eq!(response.status(), status, "{error}");
+            assert_eq!(error.code().as_str(), code);
+            let proxy_status = headers[PROXY_STATUS].to_str().unwrap();
+            assert!(proxy_status.starts_with(&format!("towline; error={token}; details=\"")), "{proxy_status}");
+            assert_eq!(headers.contains_key(header::RETRY_AFTER), retry_after, "{error}");
+            assert_eq!(!headers.contains_key(X_SHOULD_RETRY), should_retry, "{error}");
+            assert_eq!(headers[header::CONTENT_TYPE], problem::CONTENT_TYPE);
+            assert_eq!(headers.contains_key(header::WWW_AUTHENTICATE), status == 401);
+        }
+    }
+
+    #[test]
+    fn details_are_quoted() {
+        assert_eq!(proxy_status("x", "a \"b\" \\ ü\r\n"), "towline; error=x; details=\"a \\\"b\\\" \\\\ ???\"");
     }
 }

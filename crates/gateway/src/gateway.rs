@@ -1,25 +1,59 @@
 //! The gateway as the control plane sees it: one cloneable handle.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt, io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use hyper::body::{Body, Incoming};
-use tokio::{io::AsyncRead, net::TcpListener, sync::mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio::{io::AsyncRead, net::TcpListener, sync::mpsc, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 use towline_model::{AgentId, Clock, ServiceId, UserId};
-use towline_tunnel::{LogsRequest, message::Desired};
+use towline_tunnel::{Budget, LogsRequest, message::Desired, placement::PlacementLimits};
 
-use crate::{AccessTokens, AgentEvent, AgentSession, AuthError, Authenticated, GatewayError, Snapshot};
+use crate::{
+    AccessTokens, AgentEvent, AgentSession, AuthError, Authenticated, GatewayError, Snapshot,
+    agents::registry::{Registry, SessionLimits},
+    authenticate::{self, Authority},
+    caller::Callers,
+    forwarded::AddressRange,
+    listener, logs,
+    state::State,
+};
+
+/// What agents tell waits here for the control plane.
+const EVENT_QUEUE: usize = 256;
+
+/// Any error, boxed.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The address that a request came from, in the request's extensions.
+#[derive(Debug, Clone, Copy)]
+pub struct CallerAddr(pub std::net::SocketAddr);
 
 /// Limits and deadlines. The defaults are what a production server should run with.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
     /// The version that agents are told.
     pub server_version: String,
-    /// Bytes that all receive windows together may grow by. Default 256 MiB.
+    /// Bytes that all receive windows of the tunnel together may grow by. Default 256 MiB.
     pub tunnel_budget_bytes: usize,
+    /// How streams are placed on carriers, and how many carriers an agent has.
+    pub placement: PlacementLimits,
+    /// The most agents of one team that may be connected. Default 1000.
+    pub max_agents_per_team: usize,
+    /// The most agents that may be connected from one address. Default 1000.
+    pub max_agents_per_address: usize,
+    /// The most connections, callers' and agents' together. Default 50 000.
+    pub max_connections: usize,
+    /// Proxies in front of this gateway whose `Forwarded` and `X-Forwarded-` fields are believed. Default none.
+    pub trusted_proxies: Vec<AddressRange>,
     /// The longest request body of an invoke, decoded, in bytes. Default 32 MiB.
     pub invoke_request_limit: usize,
     /// The longest response body of an invoke, before encoding, in bytes. Default 32 MiB.
@@ -33,6 +67,11 @@ impl Default for GatewayConfig {
         Self {
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             tunnel_budget_bytes: 256 << 20,
+            placement: PlacementLimits::default(),
+            max_agents_per_team: 1000,
+            max_agents_per_address: 1000,
+            max_connections: 50_000,
+            trusted_proxies: Vec::new(),
             invoke_request_limit: 32 << 20,
             invoke_response_limit: 32 << 20,
             drain_timeout: Duration::from_secs(30),
@@ -40,14 +79,51 @@ impl Default for GatewayConfig {
     }
 }
 
+impl GatewayConfig {
+    pub(crate) const fn session_limits(&self) -> SessionLimits {
+        SessionLimits { per_team: self.max_agents_per_team, per_address: self.max_agents_per_address }
+    }
+}
+
+/// What all parts of the gateway share.
+pub(crate) struct Shared {
+    pub config: GatewayConfig,
+    pub tokens: AccessTokens,
+    pub clock: Arc<dyn Clock>,
+    pub state: ArcSwap<State>,
+    /// One swap at a time, because the next state is made from the one before.
+    swapping: Mutex<()>,
+    pub agents: Arc<Registry>,
+    pub events: mpsc::Sender<AgentEvent>,
+    pub callers: Arc<Callers>,
+    /// What the windows of all carriers grow under.
+    pub budget: Budget,
+    /// Sessions, carriers and other work that no caller waits for. It ends on `cut`.
+    pub tasks: TaskTracker,
+    /// Callers' connections that were switched to another protocol. They end by themselves or on `cut`.
+    pub upgraded: TaskTracker,
+    /// Cancelled when nothing new is to begin.
+    pub stopping: CancellationToken,
+    /// Cancelled when everything is to end.
+    pub cut: CancellationToken,
+}
+
+impl Shared {
+    /// What credentials are judged by now.
+    pub(crate) fn authority<'a>(&'a self, state: &'a State) -> Authority<'a> {
+        Authority { credentials: &state.snapshot.credentials, tokens: &self.tokens, now: self.clock.now() }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+}
+
 /// The way in to one gateway. Clones are the same gateway.
 #[derive(Clone)]
 pub struct Gateway {
-    shared: Arc<()>,
+    shared: Arc<Shared>,
 }
-
-/// Any error, boxed.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Gateway {
     /// A gateway that knows no service, no key and no agent yet. The receiver gives what agents tell.
@@ -57,27 +133,48 @@ impl Gateway {
         tokens: AccessTokens,
         clock: Arc<dyn Clock>,
     ) -> (Self, mpsc::Receiver<AgentEvent>) {
-        let _ = (config, tokens, clock);
-        let (_, events) = mpsc::channel(1);
-        (Self { shared: Arc::new(()) }, events)
+        let (events, receiver) = mpsc::channel(EVENT_QUEUE);
+        let shared = Shared {
+            budget: Budget::new(config.tunnel_budget_bytes),
+            config,
+            tokens,
+            clock,
+            state: ArcSwap::default(),
+            swapping: Mutex::default(),
+            agents: Arc::default(),
+            events,
+            callers: Arc::default(),
+            tasks: TaskTracker::new(),
+            upgraded: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            cut: CancellationToken::new(),
+        };
+        (Self { shared: Arc::new(shared) }, receiver)
     }
 
     /// Takes over new tables; every request from now on is decided by them. Closes the sessions of agents' keys that
     /// are gone, and cancels what keys that are gone have in flight.
     pub fn swap(&self, snapshot: Snapshot) {
-        let _ = (&self.shared, snapshot);
+        let _one_at_a_time = self.shared.swapping.lock().unwrap_or_else(PoisonError::into_inner);
+        let (next, leftovers) = self.shared.state.load().next(snapshot, &self.shared.agents);
+        self.shared.state.store(Arc::new(next));
+        for token in leftovers.revoked {
+            token.cancel();
+        }
+        drop(leftovers.connections);
+        self.shared.agents.forget_unused_slots();
     }
 
     /// The current tables.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::default()
+        Arc::clone(&self.shared.state.load().snapshot)
     }
 
     /// The access tokens that this gateway accepts; the control plane issues them here.
     #[must_use]
     pub fn tokens(&self) -> &AccessTokens {
-        todo!()
+        &self.shared.tokens
     }
 
     /// Finds out who sent a request about a team's things.
@@ -85,8 +182,8 @@ impl Gateway {
     /// # Errors
     /// When no valid credential was sent, or none for the team that the request names.
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Authenticated, AuthError> {
-        let _ = headers;
-        Err(AuthError::Missing)
+        let state = self.shared.state.load();
+        authenticate::authenticate(headers, self.shared.authority(&state))
     }
 
     /// Finds out which user sent a request that is not about a team.
@@ -94,28 +191,35 @@ impl Gateway {
     /// # Errors
     /// When no valid access token was sent.
     pub fn authenticate_user(&self, headers: &HeaderMap) -> Result<UserId, AuthError> {
-        let _ = headers;
-        Err(AuthError::Missing)
+        let state = self.shared.state.load();
+        authenticate::authenticate_user(headers, self.shared.authority(&state))
     }
 
     /// Sends an agent everything that it should run; of several, only the latest arrives for sure. `false` when the
     /// agent has no session here.
     pub fn send_desired(&self, agent: AgentId, desired: Desired) -> bool {
-        let _ = (agent, desired);
-        false
+        let Some(session) = self.shared.agents.session_of(agent) else { return false };
+        session.desired.send_replace(Some(Arc::new(desired)));
+        true
     }
 
     /// The agents that have a session here.
     #[must_use]
     pub fn sessions(&self) -> Vec<AgentSession> {
-        Vec::new()
+        self.shared.agents.current_sessions()
     }
 
     /// Requests of the service that are in flight here, upgraded connections included.
     #[must_use]
     pub fn in_flight(&self, service: ServiceId) -> usize {
-        let _ = service;
-        0
+        self.shared.state.load().in_flight(service)
+    }
+
+    /// Bytes that the tunnel's windows have grown by at the moment, of
+    /// [`GatewayConfig::tunnel_budget_bytes`].
+    #[must_use]
+    pub fn tunnel_budget_used(&self) -> usize {
+        self.shared.budget.used()
     }
 
     /// Reads an instance's log lines.
@@ -127,15 +231,14 @@ impl Gateway {
         agent: AgentId,
         request: LogsRequest,
     ) -> Result<impl AsyncRead + Send + Unpin + 'static, GatewayError> {
-        let _ = (agent, request);
-        Err::<tokio::io::Empty, _>(GatewayError::Forbidden)
+        logs::open(&self.shared.agents, agent, request, Instant::now()).await
     }
 
     /// Serves callers, agents and the management API until `shutdown` is cancelled and everything in flight has ended
-    /// or the drain's deadline has passed.
+    /// or the drain's deadline has passed. A gateway is served once.
     ///
-    /// Requests reach `api` with [`RequestIdText`](crate::RequestIdText) and
-    /// [`CallerAddr`](crate::gateway::CallerAddr) in their extensions; its answers get `X-Request-Id`.
+    /// Requests reach `api` with [`RequestIdText`](crate::RequestIdText) and [`CallerAddr`] in their extensions; its
+    /// answers get `X-Request-Id` and `Date`.
     ///
     /// # Errors
     /// When the listener cannot be used at all.
@@ -146,12 +249,12 @@ impl Gateway {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let _ = (listener, api);
-        shutdown.cancelled().await;
-        Ok(())
+        listener::serve(Arc::clone(&self.shared), listener, api, shutdown).await
     }
 }
 
-/// The address that a request came from, in the request's extensions.
-#[derive(Debug, Clone, Copy)]
-pub struct CallerAddr(pub std::net::SocketAddr);
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway").field("config", &self.shared.config).finish_non_exhaustive()
+    }
+}

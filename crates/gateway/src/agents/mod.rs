@@ -1,4 +1,15 @@
 //! The agents' side: sessions and carriers, and what they tell the control plane.
+//!
+//! * [`accept`] answers the two upgrade requests; [`handshake`] is a session's task.
+//! * [`session`] is one session with its carriers and tickets; [`link`] one carrier with the work that is on it.
+//! * [`registry`] holds them all; [`slot`] is an agent's place in it, where the newest session wins.
+
+pub(crate) mod accept;
+pub(crate) mod handshake;
+pub(crate) mod link;
+pub(crate) mod registry;
+pub(crate) mod session;
+pub(crate) mod slot;
 
 use tokio::sync::oneshot;
 use towline_model::{AgentId, CredentialId, SessionId, TeamId, Timestamp};
@@ -19,6 +30,13 @@ pub enum AgentEvent {
         hello: Hello,
         /// Takes the agent's id, or why it is refused.
         reply: oneshot::Sender<Result<AgentId, Refusal>>,
+    },
+    /// The session of an accepted hello is registered: from now on the agent can be sent what it should run.
+    Joined {
+        /// The session.
+        session_id: SessionId,
+        /// Its agent.
+        agent_id: AgentId,
     },
     /// An agent tells what runs. Only the newest report of a session is kept while the queue is full.
     Report {

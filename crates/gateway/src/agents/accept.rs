@@ -1,0 +1,185 @@
+//! The two upgrade requests of an agent: for its session and for a carrier.
+//!
+//! A request is answered at once. What follows the `101` runs in a task of its own with deadlines of its own, so that a
+//! slow or silent agent holds up nobody.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+use towline_model::{ErrorCode, Problem};
+use towline_tunnel::{
+    CarrierConfig, gateway_carrier,
+    message::{CARRIER_UPGRADE, SESSION_UPGRADE},
+};
+
+use super::{
+    handshake::{self, Newcomer},
+    session::Arriving,
+};
+use crate::{
+    authenticate::{self, AuthError},
+    body::ResponseBody,
+    caller::Active,
+    error::problem_response,
+    gateway::Shared,
+    headers::{header_has_token, put_switching_hops},
+    request_id::{RequestIdText, X_REQUEST_ID},
+};
+
+/// How long the switch of protocols may take after the request was accepted.
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// An answer other than `101`.
+type Refused = Box<Response<ResponseBody>>;
+
+/// Answers an agent that wants to open its session.
+pub(crate) fn session(
+    shared: &Arc<Shared>,
+    active: &Active,
+    mut request: Request<Incoming>,
+    id: &RequestIdText,
+) -> Response<ResponseBody> {
+    let newcomer = match check_session(shared, active, &request, id) {
+        Ok(newcomer) => newcomer,
+        Err(refused) => return *refused,
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    active.caller().note_upgrade();
+    let task = Arc::clone(shared);
+    shared.tasks.spawn(async move {
+        if let Some(upgraded) = upgraded(upgrade).await {
+            handshake::run(task, upgraded, newcomer).await;
+        }
+    });
+    switching(SESSION_UPGRADE, id)
+}
+
+fn check_session(
+    shared: &Arc<Shared>,
+    active: &Active,
+    request: &Request<Incoming>,
+    id: &RequestIdText,
+) -> Result<Newcomer, Refused> {
+    check_upgrade(request, SESSION_UPGRADE, id)?;
+    let state = shared.state.load();
+    let authority = shared.authority(&state);
+    let credential =
+        authenticate::authenticate_agent(request.headers(), authority).map_err(|error| unauthorised(&error, id))?;
+    let revoked = state.revocation(credential.id);
+    let address = active.caller().peer.ip().to_canonical();
+    let admission = shared
+        .agents
+        .admit(credential.team_id, address, shared.config.session_limits())
+        .map_err(|reason| refusal(&Problem::new(ErrorCode::RateLimited, reason), id))?;
+    if shared.is_stopping() {
+        return Err(refusal(
+            &Problem::new(ErrorCode::Unavailable, "the server is stopping; connect again shortly"),
+            id,
+        ));
+    }
+    Ok(Newcomer {
+        credential_id: credential.id,
+        team_id: credential.team_id,
+        expires_at: credential.expires_at,
+        revoked,
+        admission,
+    })
+}
+
+/// Answers an agent that brings a carrier.
+pub(crate) fn carrier(
+    shared: &Arc<Shared>,
+    active: &Active,
+    mut request: Request<Incoming>,
+    id: &RequestIdText,
+) -> Response<ResponseBody> {
+    let arriving = match check_carrier(shared, &request, id) {
+        Ok(arriving) => arriving,
+        Err(refused) => return *refused,
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    active.caller().note_upgrade();
+    let task = Arc::clone(shared);
+    shared.tasks.spawn(async move {
+        if let Some(upgraded) = upgraded(upgrade).await {
+            run_carrier(&task, upgraded, arriving).await;
+        }
+    });
+    switching(CARRIER_UPGRADE, id)
+}
+
+fn check_carrier(shared: &Arc<Shared>, request: &Request<Incoming>, id: &RequestIdText) -> Result<Arriving, Refused> {
+    check_upgrade(request, CARRIER_UPGRADE, id)?;
+    let ticket = authenticate::bearer(request.headers()).map_err(|error| unauthorised(&error, id))?;
+    shared.agents.redeem(ticket, Instant::now()).ok_or_else(|| {
+        let message = "the ticket is unknown, was used before, or has expired; wait for a new one on the session";
+        refusal(&Problem::new(ErrorCode::Unauthenticated, message), id)
+    })
+}
+
+async fn run_carrier(shared: &Arc<Shared>, io: Upgraded, arriving: Arriving) {
+    let config = CarrierConfig { budget: shared.budget.clone(), ..CarrierConfig::default() };
+    let (carrier, driver) = gateway_carrier(io, config);
+    let Some((session, link)) = arriving.arrive(carrier) else { return };
+    let end = driver.run().await;
+    tracing::debug!(agent = %session.agent_id(), session = %session.id, %end, "carrier ended");
+    session.remove(&link);
+}
+
+/// An agent's socket after the `101`.
+pub(crate) type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
+
+async fn upgraded(upgrade: OnUpgrade) -> Option<Upgraded> {
+    match tokio::time::timeout(UPGRADE_DEADLINE, upgrade).await {
+        Ok(Ok(upgraded)) => Some(TokioIo::new(upgraded)),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "an agent went away before its connection was switched");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Checks that a request is an upgrade to exactly this protocol (RFC 9110 §7.8, §15.5.22).
+fn check_upgrade(request: &Request<Incoming>, protocol: &'static str, id: &RequestIdText) -> Result<(), Refused> {
+    let headers = request.headers();
+    if request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && header_has_token(headers, &header::CONNECTION, "upgrade")
+        && offers(headers, protocol)
+    {
+        return Ok(());
+    }
+    let message = format!("this is where agents connect: GET over HTTP/1.1 with `Upgrade: {protocol}`");
+    let mut response = problem_response(&Problem::new(ErrorCode::UpgradeRequired, message), id);
+    put_switching_hops(response.headers_mut(), HeaderValue::from_static(protocol));
+    Err(Box::new(response))
+}
+
+fn offers(headers: &HeaderMap, protocol: &str) -> bool {
+    header_has_token(headers, &header::UPGRADE, protocol)
+}
+
+fn unauthorised(error: &AuthError, id: &RequestIdText) -> Refused {
+    let mut refused = refusal(&error.problem(), id);
+    if let Some(challenge) = error.challenge() {
+        refused.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    refused
+}
+
+fn refusal(problem: &Problem, id: &RequestIdText) -> Refused {
+    Box::new(problem_response(&problem.clone().with_request_id(id.as_str()), id))
+}
+
+fn switching(protocol: &'static str, id: &RequestIdText) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    put_switching_hops(headers, HeaderValue::from_static(protocol));
+    headers.insert::<HeaderName>(X_REQUEST_ID, id.value().clone());
+    response
+}

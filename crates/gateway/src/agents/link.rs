@@ -1,0 +1,92 @@
+//! One carrier as the gateway uses it: how much work is on it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use towline_tunnel::{Carrier, placement::CarrierLoad};
+
+/// A carrier and the count of the requests that use it.
+///
+/// An idle keep-alive connection to a container is an open stream too, but it is no work: that is why the carrier's
+/// own count of streams is not enough to place by.
+#[derive(Debug)]
+pub(crate) struct CarrierLink {
+    carrier: Carrier,
+    busy: AtomicUsize,
+    long_lived: AtomicUsize,
+}
+
+impl CarrierLink {
+    pub(crate) const fn new(carrier: Carrier) -> Self {
+        Self { carrier, busy: AtomicUsize::new(0), long_lived: AtomicUsize::new(0) }
+    }
+
+    pub(crate) const fn carrier(&self) -> &Carrier {
+        &self.carrier
+    }
+
+    /// Requests that use it now.
+    pub(crate) fn busy(&self) -> usize {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a request uses it, until the guard is dropped.
+    pub(crate) fn begin(self: &Arc<Self>) -> Busy {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy { link: Arc::clone(self), long_lived: false }
+    }
+
+    /// What it has to carry, for the planning of placements.
+    pub(crate) fn load(&self, now: Instant, reusable_connections: usize) -> CarrierLoad {
+        let open_streams = self.carrier.active_streams();
+        CarrierLoad {
+            accepts_streams: self.carrier.accepts_streams(),
+            open_streams,
+            busy_streams: self.busy(),
+            long_lived_streams: self.long_lived.load(Ordering::Relaxed),
+            reusable_connections,
+            queued_bytes: self.carrier.queued_bytes(),
+            idle_for: if open_streams == 0 {
+                now.saturating_duration_since(self.carrier.idle_since())
+            } else {
+                Duration::ZERO
+            },
+        }
+    }
+}
+
+/// A request's use of a carrier.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    link: Arc<CarrierLink>,
+    long_lived: bool,
+}
+
+impl Busy {
+    pub(crate) const fn link(&self) -> &Arc<CarrierLink> {
+        &self.link
+    }
+
+    /// The request turned out to last.
+    pub(crate) fn mark_long_lived(&mut self) {
+        if !self.long_lived {
+            self.long_lived = true;
+            self.link.long_lived.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.link.busy.fetch_sub(1, Ordering::Relaxed);
+        if self.long_lived {
+            self.link.long_lived.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! The place of one agent at this gateway: who holds it now. Instances point to it, so that a request finds the agent's
+//! current session without asking any registry.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::Notify;
+use towline_model::{AgentId, SessionId};
+
+use super::session::Session;
+
+/// One agent's place.
+#[derive(Debug)]
+pub(crate) struct AgentSlot {
+    /// The agent.
+    pub id: AgentId,
+    session: ArcSwapOption<Session>,
+    changed: Notify,
+}
+
+impl AgentSlot {
+    pub(crate) fn new(id: AgentId) -> Self {
+        Self { id, session: ArcSwapOption::empty(), changed: Notify::new() }
+    }
+
+    /// The agent's newest session, while it takes new streams.
+    pub(crate) fn session(&self) -> Option<Arc<Session>> {
+        self.session.load_full()
+    }
+
+    /// Whether the agent has a session here.
+    pub(crate) fn is_online(&self) -> bool {
+        self.session.load().is_some()
+    }
+
+    /// Gives the place to a newer session; the one that had it is returned.
+    pub(crate) fn replace(&self, session: Arc<Session>) -> Option<Arc<Session>> {
+        let old = self.session.swap(Some(session));
+        self.note_change();
+        old
+    }
+
+    /// Frees the place if that very session still has it: a late goodbye must not push out its successor.
+    pub(crate) fn release(&self, session: SessionId) {
+        let current = self.session.load();
+        if current.as_ref().is_some_and(|current| current.id == session) {
+            self.session.compare_and_swap(&current, None);
+            self.note_change();
+        }
+    }
+
+    /// Wakes requests that wait for a way to the agent.
+    pub(crate) fn note_change(&self) {
+        self.changed.notify_waiters();
+    }
+
+    /// For waiting until something has changed. Enable it before looking.
+    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+}

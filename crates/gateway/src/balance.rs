@@ -1,0 +1,138 @@
+//! Which instance a request goes to: of two that are picked at random among those that can take it, the one with fewer
+//! requests in flight. Two random choices keep the loads nearly as even as a full comparison does, and many gateways
+//! that compare stale numbers do not all run to the same instance.
+
+use std::sync::Arc;
+
+use towline_model::InstanceId;
+
+use crate::service::{Candidate, Instance};
+
+/// Why no instance can take a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoInstance {
+    /// None is ready.
+    NoneReady,
+    /// Some are ready, but none of their agents is connected.
+    NoneReachable,
+}
+
+/// Picks an instance, leaving out those that were tried before.
+pub(crate) fn pick(candidates: &[Candidate], tried: &[InstanceId]) -> Result<Arc<Instance>, NoInstance> {
+    pick_with(candidates, tried, |below| rand::random_range(0..below))
+}
+
+fn pick_with(
+    candidates: &[Candidate],
+    tried: &[InstanceId],
+    mut random_below: impl FnMut(usize) -> usize,
+) -> Result<Arc<Instance>, NoInstance> {
+    let eligible = || {
+        let fits = |candidate: &&Candidate| {
+            candidate.ready && candidate.instance.slot.is_online() && !tried.contains(&candidate.instance.id)
+        };
+        candidates.iter().filter(fits).map(|candidate| &candidate.instance)
+    };
+    let count = eligible().count();
+    let chosen = match count {
+        0 => None,
+        1 => eligible().next(),
+        _ => {
+            let first = random_below(count);
+            let second = (first + 1 + random_below(count - 1)) % count;
+            // An agent may have gone between counting and looking.
+            match (eligible().nth(first), eligible().nth(second)) {
+                (Some(a), Some(b)) if b.in_flight() < a.in_flight() => Some(b),
+                (Some(a), _) => Some(a),
+                (None, b) => b,
+            }
+        }
+    };
+    chosen.map(Arc::clone).ok_or_else(|| {
+        let any_ready = candidates.iter().any(|c| c.ready && !tried.contains(&c.instance.id));
+        if any_ready { NoInstance::NoneReachable } else { NoInstance::NoneReady }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use towline_model::{AgentId, ServiceId, ServiceStatus, SessionId, TeamId, Timestamp};
+    use towline_tunnel::placement::PlacementLimits;
+
+    use super::*;
+    use crate::{
+        agents::{session::Session, slot::AgentSlot},
+        service::{InFlight, Service},
+        snapshot::ServiceRoute,
+    };
+
+    fn candidate(ready: bool, online: bool) -> Candidate {
+        let slot = Arc::new(AgentSlot::new(AgentId::generate()));
+        if online {
+            let now = Timestamp::from_micros(0);
+            let limits = PlacementLimits::default();
+            slot.replace(Arc::new(Session::new(SessionId::generate(), Arc::clone(&slot), now, limits)));
+        }
+        Candidate { ready, instance: Arc::new(Instance::new(InstanceId::generate(), slot)) }
+    }
+
+    fn service(candidates: Vec<Candidate>) -> Service {
+        let route = ServiceRoute {
+            service_id: ServiceId::generate(),
+            team_id: TeamId::generate(),
+            slug: "hello".to_owned(),
+            status: ServiceStatus::Running,
+            exposed_port: 8080,
+            request_timeout: None,
+            instances: Vec::new(),
+        };
+        Service::new(Arc::new(route), candidates, Arc::new(AtomicUsize::new(0)))
+    }
+
+    #[test]
+    fn what_is_missing_is_told() {
+        let pick = |candidates: &[Candidate]| pick(candidates, &[]).map(|instance| instance.id);
+        assert_eq!(pick(&[]), Err(NoInstance::NoneReady));
+        assert_eq!(pick(&[candidate(false, true)]), Err(NoInstance::NoneReady));
+        assert_eq!(pick(&[candidate(true, false), candidate(false, true)]), Err(NoInstance::NoneReachable));
+        let good = candidate(true, true);
+        let id = good.instance.id;
+        assert_eq!(pick(&[candidate(true, false), good]), Ok(id));
+    }
+
+    #[test]
+    fn an_instance_is_not_tried_twice() {
+        let all = [candidate(true, true), candidate(true, true)];
+        let tried = [all[0].instance.id];
+        for _ in 0..20 {
+            assert_eq!(pick(&all, &tried).unwrap().id, all[1].instance.id);
+        }
+        let both = all.each_ref().map(|c| c.instance.id);
+        assert_eq!(pick(&all, &both).unwrap_err(), NoInstance::NoneReady);
+    }
+
+    #[test]
+    fn the_less_busy_of_two_is_taken_whatever_the_dice_say() {
+        let service = service(vec![candidate(true, true), candidate(true, true)]);
+        let _busy = InFlight::begin(&service, Arc::clone(&service.candidates[0].instance));
+        for first in 0..2 {
+            let mut dice = [first, 0].into_iter();
+            let chosen = pick_with(&service.candidates, &[], |_| dice.next().unwrap()).unwrap();
+            assert_eq!(chosen.id, service.candidates[1].instance.id);
+        }
+    }
+
+    #[test]
+    fn loads_stay_even() {
+        let service = service((0..5).map(|_| candidate(true, true)).collect());
+        let held: Vec<_> =
+            (0..500).map(|_| InFlight::begin(&service, pick(&service.candidates, &[]).unwrap())).collect();
+        let loads: Vec<_> = service.candidates.iter().map(|c| c.instance.in_flight()).collect();
+        assert!(loads.iter().all(|load| (90..=110).contains(load)), "{loads:?}");
+        assert_eq!(service.in_flight.load(std::sync::atomic::Ordering::Relaxed), held.len());
+        drop(held);
+        assert_eq!(service.in_flight.load(std::sync::atomic::Ordering::Relaxed), 0);
+    }
+}

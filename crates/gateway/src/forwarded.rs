@@ -1,0 +1,244 @@
+//! What a container is told of the way that its request came: `Via`, `Forwarded` (RFC 7239) and the `X-Forwarded-` forms.
+//!
+//! What a caller sends in these fields is replaced, because anybody can write anything there. Only what comes from a
+//! trusted proxy in front of the gateway is kept and added to.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+
+/// A range of addresses, such as `10.0.0.0/8`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressRange {
+    network: IpAddr,
+    prefix_len: u8,
+}
+
+/// A text that is not a range of addresses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an address or a range of addresses such as 10.0.0.0/8")]
+pub struct InvalidRange(String);
+
+impl AddressRange {
+    /// Whether the address is in the range. IPv4 addresses mapped into IPv6 count as IPv4.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.network, address.to_canonical()) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_len)).unwrap_or(0);
+                network.to_bits() & mask == address.to_bits() & mask
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.prefix_len)).unwrap_or(0);
+                network.to_bits() & mask == address.to_bits() & mask
+            }
+            _ => false,
+        }
+    }
+}
+
+impl std::str::FromStr for AddressRange {
+    type Err = InvalidRange;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRange> {
+        let invalid = || InvalidRange(text.to_owned());
+        let (address, len) = text.split_once('/').map_or((text, None), |(address, len)| (address, Some(len)));
+        let network: IpAddr = address.parse().map_err(|_| invalid())?;
+        let widest = if network.is_ipv4() { 32 } else { 128 };
+        let prefix_len = len.map_or(Ok(widest), |len| len.parse().map_err(|_| invalid()))?;
+        if prefix_len > widest {
+            return Err(invalid());
+        }
+        Ok(Self { network, prefix_len })
+    }
+}
+
+/// One request's way to the gateway.
+#[derive(Debug)]
+pub(crate) struct Hop<'a> {
+    /// The address that it came from, as text.
+    pub address: &'a HeaderValue,
+    /// Whether what it says of its own way is believed.
+    pub trusted: bool,
+    /// The protocol that it came with.
+    pub version: Version,
+    /// The host that it asked for.
+    pub host: Option<&'a HeaderValue>,
+    /// The part of its path that the container does not see.
+    pub prefix: &'a HeaderValue,
+}
+
+impl Hop<'_> {
+    /// Writes the way into the headers of the request to the container.
+    pub(crate) fn put(&self, headers: &mut HeaderMap) {
+        headers.append(header::VIA, via(self.version));
+        let forwarded = self.forwarded();
+        if self.trusted {
+            add(headers, header::FORWARDED, forwarded.as_ref());
+            add(headers, X_FORWARDED_FOR, Some(self.address));
+            keep(headers, X_FORWARDED_PROTO, Some(&HeaderValue::from_static("http")));
+            keep(headers, X_FORWARDED_HOST, self.host);
+            let prefix = headers.get(X_FORWARDED_PREFIX).and_then(|outer| join(outer, b"", self.prefix));
+            replace(headers, X_FORWARDED_PREFIX, Some(prefix.as_ref().unwrap_or(self.prefix)));
+        } else {
+            replace(headers, header::FORWARDED, forwarded.as_ref());
+            replace(headers, X_FORWARDED_FOR, Some(self.address));
+            replace(headers, X_FORWARDED_PROTO, Some(&HeaderValue::from_static("http")));
+            replace(headers, X_FORWARDED_HOST, self.host);
+            replace(headers, X_FORWARDED_PREFIX, Some(self.prefix));
+        }
+    }
+
+    /// This hop as an element of `Forwarded`. `None` when the host has bytes that a quoted string cannot hold.
+    fn forwarded(&self) -> Option<HeaderValue> {
+        let address = self.address.as_bytes();
+        let mut text = Vec::with_capacity(64);
+        text.extend_from_slice(b"for=");
+        // RFC 7239 §6: an IPv6 address stands in brackets and therefore in quotes.
+        if address.contains(&b':') {
+            text.extend_from_slice(b"\"[");
+            text.extend_from_slice(address);
+            text.extend_from_slice(b"]\"");
+        } else {
+            text.extend_from_slice(address);
+        }
+        if let Some(host) = self.host {
+            text.extend_from_slice(b";host=\"");
+            for &byte in host.as_bytes() {
+                if matches!(byte, b'"' | b'\\') {
+                    text.push(b'\\');
+                }
+                text.push(byte);
+            }
+            text.push(b'"');
+        }
+        text.extend_from_slice(b";proto=http");
+        HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
+    }
+}
+
+fn via(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_10 => "1.0 towline",
+        Version::HTTP_2 => "2 towline",
+        _ => "1.1 towline",
+    })
+}
+
+fn replace(headers: &mut HeaderMap, name: HeaderName, value: Option<&HeaderValue>) {
+    match value {
+        Some(value) => {
+            headers.insert(name, value.clone());
+        }
+        None => {
+            headers.remove(name);
+        }
+    }
+}
+
+fn keep(headers: &mut HeaderMap, name: HeaderName, value: Option<&HeaderValue>) {
+    if !headers.contains_key(&name) {
+        replace(headers, name, value);
+    }
+}
+
+fn add(headers: &mut HeaderMap, name: HeaderName, value: Option<&HeaderValue>) {
+    let Some(value) = value else { return };
+    headers.append(name, value.clone());
+}
+
+fn join(first: &HeaderValue, between: &[u8], second: &HeaderValue) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(&[first.as_bytes(), between, second.as_bytes()].concat()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(address: &'static str, trusted: bool, sent: &[(&'static str, &'static str)]) -> Vec<(String, String)> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in sent {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let hop = Hop {
+            address: &HeaderValue::from_static(address),
+            trusted,
+            version: Version::HTTP_11,
+            host: Some(&HeaderValue::from_static("a.example:7070")),
+            prefix: &HeaderValue::from_static("/api/v1/r/containers/hello"),
+        };
+        hop.put(&mut headers);
+        headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_a_caller_claims_is_replaced() {
+        let sent = [
+            ("forwarded", "for=6.6.6.6"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-for", "7.7.7.7"),
+            ("x-forwarded-proto", "https"),
+            ("via", "1.1 other"),
+        ];
+        let expected = pairs(&[
+            ("forwarded", "for=192.0.2.1;host=\"a.example:7070\";proto=http"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-proto", "http"),
+            ("via", "1.1 other"),
+            ("via", "1.1 towline"),
+            ("x-forwarded-host", "a.example:7070"),
+            ("x-forwarded-prefix", "/api/v1/r/containers/hello"),
+        ]);
+        assert_eq!(put("192.0.2.1", false, &sent), expected);
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_is_added_to() {
+        let sent = [
+            ("x-forwarded-for", "198.51.100.7"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "public.example"),
+            ("x-forwarded-prefix", "/towline"),
+        ];
+        let expected = pairs(&[
+            ("x-forwarded-for", "198.51.100.7"),
+            ("x-forwarded-for", "2001:db8::1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "public.example"),
+            ("x-forwarded-prefix", "/towline/api/v1/r/containers/hello"),
+            ("via", "1.1 towline"),
+            ("forwarded", "for=\"[2001:db8::1]\";host=\"a.example:7070\";proto=http"),
+        ]);
+        assert_eq!(put("2001:db8::1", true, &sent), expected);
+    }
+
+    #[test]
+    fn ranges_hold_what_they_say() {
+        for (range, address, inside) in [
+            ("10.0.0.0/8", "10.255.0.1", true),
+            ("10.0.0.0/8", "11.0.0.1", false),
+            ("10.0.0.0/8", "::ffff:10.1.2.3", true),
+            ("0.0.0.0/0", "203.0.113.9", true),
+            ("0.0.0.0/0", "::1", false),
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("2001:db8::/32", "2001:db8:1::1", true),
+            ("::/0", "::1", true),
+        ] {
+            let parsed: AddressRange = range.parse().unwrap();
+            assert_eq!(parsed.contains(address.parse().unwrap()), inside, "{range} {address}");
+        }
+        for bad in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "localhost", "10.0.0.0/-1"] {
+            assert!(bad.parse::<AddressRange>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! Invoke: a request to a service, described in JSON; for callers that cannot send it themselves.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
+use http_body::Body;
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+use towline_model::{ValidationError, service::is_http_path, validate::Checks};
+
+use crate::{
+    body::{ContainerBody, Cut, ResponseBody, Terms},
+    caller::Active,
+    dispatch::{Answer, Head, Outbound, dispatch},
+    error::{ExchangeError, ExchangeFailure, GatewayError},
+    forwarded::Hop,
+    gateway::Shared,
+    headers::{take_request_hops, take_response_hops},
+    pool,
+    proxy::{Admitted, admit, authority_of, broke_http, framing_fault},
+    request_body::BodySource,
+    request_id::{RequestIdText, X_REQUEST_ID},
+};
+
+/// The methods that can be described.
+const METHODS: [Method; 7] =
+    [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD, Method::OPTIONS];
+/// Bytes that a description may have beside the encoded body.
+const ENVELOPE: usize = 1 << 20;
+/// Fields that a description may have.
+const MAX_FIELDS: usize = 100;
+/// How long a caller may take to send a description.
+const READ_DEADLINE: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// The description of a request.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InvokeRequest {
+    method: String,
+    path: String,
+    #[serde(default)]
+    headers: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    body_base64: Option<String>,
+}
+
+/// The description of an answer.
+#[derive(Serialize)]
+struct InvokeResponse {
+    status_code: u16,
+    headers: BTreeMap<String, String>,
+    /// Fields that repeat, line by line; `Set-Cookie` always, because it cannot be joined.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    multi_value_headers: BTreeMap<String, Vec<String>>,
+    body_base64: String,
+}
+
+/// A description that was read and checked.
+struct Described {
+    method: Method,
+    path: PathAndQuery,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// Carries out the request that the body describes.
+pub(crate) async fn invoke(
+    shared: &Arc<Shared>,
+    active: &Active,
+    request: Request<Incoming>,
+    id: &RequestIdText,
+    slug: &str,
+) -> Result<Response<ResponseBody>, GatewayError> {
+    let admitted = admit(shared, request.headers(), slug)?;
+    if request.method() != Method::POST {
+        return Err(GatewayError::MethodNotAllowed { allowed: "POST" });
+    }
+    let host = authority_of(request.uri()).or_else(|| request.headers().get(header::HOST).cloned());
+    let version = request.version();
+    let text = read_description(request.into_body(), shared.config.invoke_request_limit).await?;
+    let mut described = describe(&text, shared.config.invoke_request_limit)?;
+    drop(text);
+
+    let caller = active.caller();
+    let hop = Hop {
+        address: &caller.address,
+        trusted: false,
+        version,
+        host: host.as_ref(),
+        prefix: &admitted.service.prefix,
+    };
+    hop.put(&mut described.headers);
+    described.headers.insert(X_REQUEST_ID, id.value().clone());
+    let terms = admitted.terms();
+    let method = described.method.clone();
+    let outbound = outbound(described, &admitted);
+    let answer = dispatch(shared, &admitted.service, outbound, &terms).await?;
+    let described = read_answer(answer, &method, terms, shared.config.invoke_response_limit).await?;
+    let mut response = Response::new(ResponseBody::full(described));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+fn outbound(described: Described, admitted: &Admitted) -> Outbound {
+    let Described { method, path, mut headers, body } = described;
+    headers.insert(header::HOST, admitted.service.host.clone());
+    let source = if body.is_empty() {
+        if matches!(method, Method::POST | Method::PUT | Method::PATCH) {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        BodySource::Empty
+    } else {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        BodySource::Full(body)
+    };
+    Outbound { head: Head { method, uri: Uri::from(path), headers }, body: source, upgrade: false }
+}
+
+/// Reads the body of the call itself.
+async fn read_description(body: Incoming, body_limit: usize) -> Result<Bytes, GatewayError> {
+    // Base64 makes four bytes of three.
+    let limit = body_limit.div_ceil(3) * 4 + ENVELOPE;
+    let too_large = || GatewayError::BodyTooLarge { limit: body_limit };
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    let read = http_body_util::BodyExt::collect(http_body_util::Limited::new(body, limit));
+    match timeout(READ_DEADLINE, read).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => {
+            Err(GatewayError::MalformedRequest("the request body ended early or its framing is broken".to_owned()))
+        }
+        Err(_) => Err(GatewayError::MalformedRequest("the request body did not arrive in time".to_owned())),
+    }
+}
+
+/// Reads the description and checks every field of it.
+fn describe(text: &[u8], body_limit: usize) -> Result<Described, GatewayError> {
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let request: InvokeRequest = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let field = error.path().to_string();
+        malformed_body(if field == "." { "" } else { &field }, &error.into_inner().to_string())
+    })?;
+    json.end().map_err(|error| malformed_body("", &error.to_string()))?;
+
+    let mut checks = Checks::default();
+    let method = METHODS.into_iter().find(|method| method.as_str() == request.method);
+    checks.require(method.is_some(), "method", "must be one of GET, POST, PUT, PATCH, DELETE, HEAD, OPTIONS");
+    let path = if is_http_path(&request.path) { PathAndQuery::try_from(request.path.as_str()).ok() } else { None };
+    checks.require(
+        path.is_some(),
+        "path",
+        "must be a path with an optional query, start with exactly one `/`, and hold only visible ASCII characters \
+         that a URL may have, at most 8192",
+    );
+    let headers = describe_headers(request.headers.unwrap_or_default(), &mut checks);
+    let body = request.body_base64.map_or(Ok(Vec::new()), |text| STANDARD.decode(text));
+    checks.require(body.is_ok(), "body_base64", "must be base64 of the standard alphabet with padding (RFC 4648 §4)");
+    checks.finish().map_err(GatewayError::Invalid)?;
+    let (Some(method), Some(path), Ok(body)) = (method, path, body) else {
+        return Err(malformed_body("", "the description cannot be read"));
+    };
+    if body.len() > body_limit {
+        return Err(GatewayError::BodyTooLarge { limit: body_limit });
+    }
+    Ok(Described { method, path, headers, body: Bytes::from(body) })
+}
+
+fn malformed_body(field: &str, message: &str) -> GatewayError {
+    GatewayError::MalformedBody(ValidationError::one(field, message))
+}
+
+/// Takes the described fields, without those that are dropped by contract §5.
+fn describe_headers(described: BTreeMap<String, String>, checks: &mut Checks) -> HeaderMap {
+    checks.require(described.len() <= MAX_FIELDS, "headers", "must have at most 100 fields");
+    let mut headers = HeaderMap::with_capacity(described.len().min(MAX_FIELDS));
+    for (name, value) in described {
+        let field = || format!("headers.{}", name.chars().take(100).collect::<String>());
+        let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
+            checks.require_with(false, || (field(), "is not the name of a header field".to_owned()));
+            continue;
+        };
+        let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) else {
+            checks.require_with(false, || (field(), "must not have control characters in its value".to_owned()));
+            continue;
+        };
+        headers.append(parsed, value);
+    }
+    take_request_hops(&mut headers);
+    for name in [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION] {
+        headers.remove(name);
+    }
+    let proxy: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("proxy-")).cloned().collect();
+    for name in proxy {
+        headers.remove(name);
+    }
+    headers
+}
+
+/// Reads an answer to its end and describes it.
+async fn read_answer(answer: Answer, method: &Method, terms: Terms, limit: usize) -> Result<Vec<u8>, GatewayError> {
+    let failed = |reason| GatewayError::Exchange(ExchangeError { reason, maybe_processed: !method.is_idempotent() });
+    let Answer { response, mut connection, in_flight } = answer;
+    let (mut parts, incoming) = response.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(broke_http(method, "it switches to another protocol without having been asked"));
+    }
+    if let Some(fault) = framing_fault(&parts.headers) {
+        return Err(broke_http(method, fault));
+    }
+    connection.keep_for = pool::keep_for(take_response_hops(&mut parts.headers).keep_alive_seconds);
+    if incoming.size_hint().lower() > limit as u64 {
+        return Err(failed(ExchangeFailure::TooLarge(limit)));
+    }
+    let mut body = ContainerBody::new(incoming, connection, in_flight, terms);
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {
+        let frame = frame.map_err(|cut| match cut {
+            Cut::Exchange(reason) => failed(reason),
+            Cut::Revoked => GatewayError::Revoked,
+        })?;
+        if let Some(data) = frame.data_ref() {
+            if bytes.len() + data.len() > limit {
+                return Err(failed(ExchangeFailure::TooLarge(limit)));
+            }
+            bytes.extend_from_slice(data);
+        }
+    }
+    drop(body);
+    let described = describe_answer(parts.status, &parts.headers, &bytes);
+    Ok(serde_json::to_vec(&described).unwrap_or_default())
+}
+
+fn describe_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> InvokeResponse {
+    let mut joined = BTreeMap::new();
+    let mut repeated = BTreeMap::new();
+    for name in headers.keys() {
+        let lines: Vec<String> = headers.get_all(name).iter().map(text_of).collect();
+        joined.insert(name.to_string(), lines.join(", "));
+        if lines.len() > 1 || name == header::SET_COOKIE {
+            repeated.insert(name.to_string(), lines);
+        }
+    }
+    InvokeResponse {
+        status_code: status.as_u16(),
+        headers: joined,
+        multi_value_headers: repeated,
+        body_base64: STANDARD.encode(body),
+    }
+}
+
+/// A value as text: UTF-8, or else byte by byte as Latin-1, so that nothing is lost.
+fn text_of(value: &HeaderValue) -> String {
+    let bytes = value.as_bytes();
+    std::str::from_utf8(bytes).map_or_else(|_| bytes.iter().copied().map(char::from).collect(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const LIMIT: usize = 1000;
+
+    fn described(value: &Value) -> Result<Described, GatewayError> {
+        describe(value.to_string().as_bytes(), LIMIT)
+    }
+
+    #[test]
+    fn the_smallest_description_will_do() {
+        let request = described(&json!({"method": "GET", "path": "/a?b=c%20d"})).unwrap();
+        assert_eq!(request.method, Method::GET);
+        assert_eq!(request.path.as_str(), "/a?b=c%20d");
+        assert!(request.headers.is_empty() && request.body.is_empty());
+    }
+
+    #[test]
+    fn dropped_headers_are_dropped_and_others_kept() {
+        let request = described(&json!({"method": "POST", "path": "/", "body_base64": "aGk=", "headers": {
+            "Host": "evil", "Content-Length": "9", "Authorization": "Bearer x", "Proxy-Authorization": "y",
+            "Proxy-Anything": "z", "Connection": "X-Gone", "X-Gone": "1", "Keep-Alive": "1", "TE": "trailers",
+            "Transfer-Encoding": "chunked", "Upgrade": "h2c", "Content-Type": "text/plain", "X-Kept": "ü",
+        }}))
+        .unwrap();
+        let mut names: Vec<_> = request.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-type", "x-kept"]);
+        assert_eq!(request.headers["x-kept"].as_bytes(), "ü".as_bytes());
+        assert_eq!(request.body, "hi");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, code, field) in [
+            ("", "malformed_body", ""),
+            ("{", "malformed_body", ""),
+            ("[]", "malformed_body", ""),
+            ("{} {}", "malformed_body", ""),
+            (r#"{"path": "/"}"#, "malformed_body", ""),
+            (r#"{"method": 1, "path": "/"}"#, "malformed_body", "method"),
+            (r#"{"method": "GET", "path": "/", "headers": {"a": 1}}"#, "malformed_body", "headers.a"),
+            (r#"{"method": "GET", "path": "/", "colour": 1}"#, "malformed_body", "colour"),
+            (r#"{"method": "GET", "path": "/"} x"#, "malformed_body", ""),
+            (r#"{"method": "get", "path": "/"}"#, "validation_failed", "method"),
+            (r#"{"method": "CONNECT", "path": "/"}"#, "validation_failed", "method"),
+            (r#"{"method": "TRACE", "path": "/"}"#, "validation_failed", "method"),
+            (r#"{"method": "GET", "path": ""}"#, "validation_failed", "path"),
+            (r#"{"method": "GET", "path": "a"}"#, "validation_failed", "path"),
+            (r#"{"method": "GET", "path": "//evil.example/"}"#, "validation_failed", "path"),
+            (r#"{"method": "GET", "path": "http://evil.example/"}"#, "validation_failed", "path"),
+            (r#"{"method": "GET", "path": "/a b"}"#, "validation_failed", "path"),
+            (r#"{"method": "GET", "path": "/a\r\nX: y"}"#, "validation_failed", "path"),
+            (r#"{"method": "GET", "path": "/\\evil"}"#, "validation_failed", "path"),
+            (r#"{"method": "GET", "path": "/\u0000"}"#, "validation_failed", "path"),
+            (r#"{"method": "GET", "path": "/#fragment"}"#, "validation_failed", "path"),
+            (r#"{"method": "GET", "path": "/", "headers": {"a b": "x"}}"#, "validation_failed", "headers.a b"),
+            (r#"{"method": "GET", "path": "/", "headers": {"a": "x\r\ny: z"}}"#, "validation_failed", "headers.a"),
+            (r#"{"method": "GET", "path": "/", "body_base64": "%"}"#, "validation_failed", "body_base64"),
+            (r#"{"method": "GET", "path": "/", "body_base64": "aGk"}"#, "validation_failed", "body_base64"),
+        ] {
+            let error = describe(text.as_bytes(), LIMIT).err().unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(error.code().as_str(), code, "{text}: {error}");
+            let (GatewayError::MalformedBody(fields) | GatewayError::Invalid(fields)) = &error else {
+                panic!("{error:?}")
+            };
+            assert_eq!(fields.fields[0].field, field, "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_body_over_the_limit_is_refused() {
+        let encoded = STANDARD.encode(vec![0; LIMIT + 1]);
+        let error = described(&json!({"method": "POST", "path": "/", "body_base64": encoded})).err().unwrap();
+        assert_eq!(error.code().status(), 413);
+        let encoded = STANDARD.encode(vec![0; LIMIT]);
+        assert!(described(&json!({"method": "POST", "path": "/", "body_base64": encoded})).is_ok());
+    }
+
+    #[test]
+    fn repeated_headers_are_listed_whole() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("x-a", "1"), ("x-a", "2, 3"), ("set-cookie", "a=b"), ("x-b", "only")] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers.append("x-latin", HeaderValue::from_bytes(b"\xe9").unwrap());
+        let described = describe_answer(StatusCode::OK, &headers, b"hi");
+        let value = serde_json::to_value(&described).unwrap();
+        assert_eq!(
+            value,
+            json!({
+                "status_code": 200,
+                "headers": {"x-a": "1, 2, 3", "set-cookie": "a=b", "x-b": "only", "x-latin": "é"},
+                "multi_value_headers": {"x-a": ["1", "2, 3"], "set-cookie": ["a=b"]},
+                "body_base64": "aGk=",
+            })
+        );
+        headers.remove("x-a");
+        headers.remove("set-cookie");
+        let value = serde_json::to_value(describe_answer(StatusCode::OK, &headers, b"")).unwrap();
+        assert!(value.get("multi_value_headers").is_none());
+    }
+}

@@ -1,0 +1,436 @@
+//! Accepts callers' connections and hands each request to whom it is for.
+//!
+//! HTTP/1.1 and HTTP/2 with prior knowledge are told apart by the first bytes. hyper parses both; what it is strict
+//! about is answered `400`, `414` or `431` by hyper itself, without a body, and the connection is closed:
+//!
+//! * a request line that is not three words, a method that is no token, a version other than 1.0 and 1.1;
+//! * a target with a byte that [`http::Uri`] does not take: controls, space, `"`(in a path it does take `"`, `{`, `}`,
+//!   `|` and others, and keeps them), `<`, `>`, or bytes that are not UTF-8;
+//! * a header line without a colon, with a space before the colon, folded, or with a control byte in it;
+//! * a `Content-Length` that is not a number, or several that differ; `Transfer-Encoding` in HTTP/1.0, or one that does
+//!   not end in `chunked`; more than 128 fields, or more than 64 KiB of head.
+//!
+//! What hyper settles silently, so that it cannot be refused here (all of it is safe, because the container gets
+//! a message that is framed anew):
+//!
+//! * `Content-Length` beside `Transfer-Encoding: chunked`: the length is dropped and the connection closed after the
+//!   answer (RFC 9112 §6.3 allows it);
+//! * a repeated `Content-Length` with the same value becomes one;
+//! * a bare LF ends a line; empty lines before a request line are skipped;
+//! * a fragment (`#…`) at the end of a target is cut off;
+//! * an interim answer of the container other than `100` and `101` is not passed on (hyper's servers cannot send it),
+//!   and trailers reach an HTTP/1.1 caller only when it sent `TE: trailers` and the container named them in `Trailer`;
+//! * the names of header fields arrive in lower case, and fields with one name stand together.
+//!
+//! A caller that closes its side while its request is being answered has gone away, and its request is cancelled: over
+//! HTTP/1.1 a half-close cannot be told from a close. After an upgrade, half-close is kept.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, Version, header};
+use hyper::{
+    body::{Body, Incoming},
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{Service, ServiceExt as _};
+use towline_model::{ErrorCode, Problem};
+
+use crate::{
+    agents::accept,
+    body::ResponseBody,
+    caller::{Active, Caller, CallerStream, Signal, is_trusted},
+    error::{GatewayError, problem_response},
+    gateway::{BoxError, CallerAddr, Shared},
+    invoke,
+    path::{Destination, destination},
+    proxy,
+    request_id::{RequestIdText, X_REQUEST_ID},
+};
+
+/// How long a new connection may take to send its first bytes.
+const FIRST_BYTES: Duration = Duration::from_secs(15);
+/// How long an idle connection is kept, and how long a request's head may take to arrive.
+const IDLE: Duration = Duration::from_secs(60);
+/// How often idle connections are looked for, callers' and containers'.
+const JANITOR: Duration = Duration::from_secs(1);
+/// How long to wait when the machine has no sockets left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Bytes of a request's head, and of an answer that a slow caller has not taken yet.
+const MAX_BUFFER: usize = 64 << 10;
+/// Fields of a request's head.
+const MAX_FIELDS: usize = 128;
+/// Requests at a time on one HTTP/2 connection.
+const H2_STREAMS: u32 = 128;
+/// Bytes that one HTTP/2 request body may be ahead of its container.
+const H2_STREAM_WINDOW: u32 = 256 << 10;
+/// How long after the drain's deadline tasks may take to notice it.
+const CUT_GRACE: Duration = Duration::from_secs(5);
+
+/// Serves until `shutdown`, then drains.
+pub(crate) async fn serve<S, B>(
+    shared: Arc<Shared>,
+    listener: TcpListener,
+    api: S,
+    shutdown: CancellationToken,
+) -> io::Result<()>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let connections = TaskTracker::new();
+    let janitor = shared.tasks.spawn(janitor(Arc::clone(&shared)));
+    let accepted = shutdown.run_until_cancelled(accept_all(&shared, &listener, &api, &connections)).await;
+    drop(listener);
+    drain(&shared, &connections).await;
+    janitor.abort();
+    accepted.unwrap_or(Ok(()))
+}
+
+async fn accept_all<S, B>(
+    shared: &Arc<Shared>,
+    listener: &TcpListener,
+    api: &S,
+    connections: &TaskTracker,
+) -> io::Result<()>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    // A listener that has no address cannot be used at all.
+    listener.local_addr()?;
+    let room = Arc::new(Semaphore::new(shared.config.max_connections));
+    loop {
+        let permit = Arc::clone(&room).acquire_owned().await.map_err(io::Error::other)?;
+        match listener.accept().await {
+            Ok((socket, peer)) => {
+                connections.spawn(connection(Arc::clone(shared), socket, peer, api.clone(), permit));
+            }
+            Err(error) => {
+                // Out of sockets, or a connection that was gone before it was accepted: neither ends the listener.
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Ends everything in order: tell, wait, cut.
+async fn drain(shared: &Arc<Shared>, connections: &TaskTracker) {
+    shared.stopping.cancel();
+    shared.callers.tell_all(Signal::Drain);
+    connections.close();
+    let deadline = shared.config.drain_timeout;
+    let drained = timeout(deadline, async {
+        connections.wait().await;
+        // Upgraded connections have left their tasks.
+        shared.upgraded.close();
+        shared.upgraded.wait().await;
+    });
+    if drained.await.is_err() {
+        tracing::warn!(seconds = deadline.as_secs_f32(), "requests that outlasted the drain are cut off");
+    }
+    shared.callers.tell_all(Signal::Cut);
+    shared.cut.cancel();
+    shared.tasks.close();
+    if timeout(CUT_GRACE, async {
+        connections.wait().await;
+        shared.upgraded.wait().await;
+    })
+    .await
+    .is_err()
+    {
+        tracing::warn!("some connections did not end");
+    }
+}
+
+/// Looks after what has no timer of its own.
+async fn janitor(shared: Arc<Shared>) {
+    let mut ticks = interval(JANITOR);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let now = Instant::now();
+        shared.callers.end_idle(now, IDLE);
+        let state = shared.state.load_full();
+        for connection in state.instances().flat_map(|instance| instance.pool.take_expired(now)) {
+            shared.tasks.spawn(connection.close());
+        }
+    }
+}
+
+/// One caller's connection from its first byte to its last.
+async fn connection<S, B>(
+    shared: Arc<Shared>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    api: S,
+    permit: OwnedSemaphorePermit,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    // Without it small answers wait for acknowledgements. It fails on a socket that is already gone.
+    let _ = socket.set_nodelay(true);
+    let caller = Arc::new(Caller::new(peer, is_trusted(&shared.config.trusted_proxies, peer.ip())));
+    let place = shared.callers.enter(&caller);
+    let is_http2 = tokio::select! {
+        sniffed = timeout(FIRST_BYTES, speaks_http2(&socket)) => match sniffed {
+            Ok(Ok(is_http2)) => is_http2,
+            _ => return,
+        },
+        // A connection that has said nothing yet need not be waited for.
+        () = shared.stopping.cancelled() => return,
+    };
+    let io = TokioIo::new(CallerStream::new(socket, Arc::clone(&caller), (place, permit)));
+    let handler = Arc::clone(&caller);
+    let tasks = shared.tasks.clone();
+    let service = service_fn(move |request| handle(Arc::clone(&shared), handler.begin(), request, api.clone()));
+    if is_http2 {
+        let conn = http2_builder(tasks).serve_connection(io, service);
+        attend(&caller, pin!(conn), http2::Connection::graceful_shutdown).await;
+    } else {
+        let conn = http1_builder().serve_connection(io, service).with_upgrades();
+        attend(&caller, pin!(conn), http1::UpgradeableConnection::graceful_shutdown).await;
+    }
+}
+
+/// Whether the first bytes are those of HTTP/2 (RFC 9113 §3.4). They stay in the socket.
+async fn speaks_http2(socket: &TcpStream) -> io::Result<bool> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+    let mut first = [0_u8; PREFACE.len()];
+    loop {
+        let seen = socket.peek(&mut first).await?;
+        if seen == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if first[..seen] != PREFACE[..seen] {
+            return Ok(false);
+        }
+        if seen == PREFACE.len() {
+            return Ok(true);
+        }
+        // The preface comes in pieces; the socket counts as readable all the time.
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn http1_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        // The janitor watches over slow heads and idle connections, without a timer for each.
+        .header_read_timeout(None)
+        .max_buf_size(MAX_BUFFER)
+        .max_headers(MAX_FIELDS)
+        // Nothing is added to a container's answer; ours get their date here.
+        .auto_date_header(false);
+    builder
+}
+
+fn http2_builder(tasks: TaskTracker) -> http2::Builder<TrackedExecutor> {
+    let mut builder = http2::Builder::new(TrackedExecutor(tasks));
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(H2_STREAMS)
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        // Room for every stream's window, so that uploads that wait never stop the others (tunnels.md §6).
+        .initial_connection_window_size(H2_STREAM_WINDOW * H2_STREAMS)
+        .max_send_buf_size(MAX_BUFFER)
+        .max_header_list_size(MAX_BUFFER as u32)
+        .keep_alive_interval(Duration::from_secs(30))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .auto_date_header(false);
+    builder
+}
+
+/// Runs a connection until it ends or is told to.
+async fn attend<C: Future>(caller: &Caller, mut conn: Pin<&mut C>, drain: fn(Pin<&mut C>)) {
+    let mut draining = false;
+    std::future::poll_fn(move |cx: &mut Context<'_>| {
+        match caller.poll_signal(cx) {
+            Signal::Cut => return Poll::Ready(()),
+            Signal::Drain if !draining => {
+                draining = true;
+                drain(conn.as_mut());
+            }
+            _ => {}
+        }
+        conn.as_mut().poll(cx).map(drop)
+    })
+    .await;
+}
+
+/// Runs the tasks of HTTP/2 connections.
+#[derive(Clone)]
+struct TrackedExecutor(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for TrackedExecutor
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+/// One request.
+async fn handle<S, B>(
+    shared: Arc<Shared>,
+    active: Active,
+    request: Request<Incoming>,
+    api: S,
+) -> Result<Response<ResponseBody>, Infallible>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let id = RequestIdText::of(request.headers());
+    let response = match check_target(&request) {
+        Ok(()) => route(&shared, &active, request, &id, api).await,
+        Err(fault) => {
+            let problem = Problem::new(ErrorCode::MalformedRequest, fault).with_request_id(id.as_str());
+            ours(problem_response(&problem, &id), &shared, &id)
+        }
+    };
+    Ok(response.map(|body| body.with_active(active)))
+}
+
+async fn route<S, B>(
+    shared: &Arc<Shared>,
+    active: &Active,
+    mut request: Request<Incoming>,
+    id: &RequestIdText,
+    api: S,
+) -> Response<ResponseBody>
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    // The target is looked at while the request is passed on.
+    let uri = request.uri().clone();
+    let answer = match destination(uri.path_and_query().map_or("", |target| target.as_str())) {
+        Destination::Proxy { slug, target } => match proxy::proxy(shared, active, request, id, (slug, target)).await {
+            Ok(answer) => return answer,
+            Err(error) => rescue(&error, id),
+        },
+        Destination::Invoke { slug } => {
+            // Boxed, so that every connection does not keep room for it.
+            let answer = Box::pin(invoke::invoke(shared, active, request, id, slug)).await;
+            answer.unwrap_or_else(|error| rescue(&error, id))
+        }
+        Destination::AgentSession => accept::session(shared, active, request, id),
+        Destination::AgentCarrier => accept::carrier(shared, active, request, id),
+        Destination::Api => {
+            request.extensions_mut().insert(id.clone());
+            request.extensions_mut().insert(CallerAddr(active.caller().peer));
+            let Ok(answer) = Box::pin(api.oneshot(request)).await;
+            answer.map(ResponseBody::api)
+        }
+    };
+    ours(answer, shared, id)
+}
+
+/// The one place where a failed call of a service becomes an answer.
+fn rescue(error: &GatewayError, id: &RequestIdText) -> Response<ResponseBody> {
+    let response = error.to_response(id);
+    if response.status().is_server_error() {
+        tracing::info!(request = id.as_str(), %error, "a call failed");
+    } else {
+        tracing::debug!(request = id.as_str(), %error, "a call was refused");
+    }
+    response
+}
+
+/// Marks an answer as ours.
+fn ours(mut response: Response<ResponseBody>, shared: &Shared, id: &RequestIdText) -> Response<ResponseBody> {
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, id.value().clone());
+    if !headers.contains_key(header::DATE) {
+        headers.insert(header::DATE, date(shared));
+    }
+    response
+}
+
+fn date(shared: &Shared) -> HeaderValue {
+    let micros = u64::try_from(shared.clock.now().as_micros()).unwrap_or(0);
+    let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_micros(micros));
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
+}
+
+/// What is wrong with a request before it is looked at where it goes (RFC 9112 §3.2, §3.2.3).
+fn check_target<B>(request: &Request<B>) -> Result<(), &'static str> {
+    if request.method() == Method::CONNECT {
+        return Err("CONNECT is not possible here: this is no proxy to other hosts");
+    }
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err("Host was sent more than once");
+    }
+    match first {
+        Some(host) if !is_host(host) => Err("the Host header must be a host name and, after a colon, a port"),
+        None if request.version() == Version::HTTP_11 => Err("a Host header is required"),
+        _ => Ok(()),
+    }
+}
+
+fn is_host(value: &HeaderValue) -> bool {
+    value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_names_one_host() {
+        for (version, hosts, good) in [
+            (Version::HTTP_11, &["a.example:7070"][..], true),
+            (Version::HTTP_11, &["[::1]:7070"], true),
+            (Version::HTTP_11, &[""], true),
+            (Version::HTTP_11, &[], false),
+            (Version::HTTP_11, &["a", "a"], false),
+            (Version::HTTP_11, &["a b"], false),
+            (Version::HTTP_11, &["a/b"], false),
+            (Version::HTTP_11, &["user@a"], false),
+            (Version::HTTP_11, &["a,b"], false),
+            (Version::HTTP_10, &[], true),
+            (Version::HTTP_2, &[], true),
+        ] {
+            let mut request = Request::new(());
+            *request.version_mut() = version;
+            for host in hosts {
+                request.headers_mut().append(header::HOST, HeaderValue::from_static(host));
+            }
+            assert_eq!(check_target(&request).is_ok(), good, "{version:?} {hosts:?}");
+        }
+        let connect = Request::connect("a.example:80").body(()).unwrap();
+        assert!(check_target(&connect).is_err());
+    }
+}

@@ -1,0 +1,212 @@
+//! The transparent proxy: one request in, the same request out, and the answer back.
+
+use std::sync::Arc;
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header, request::Parts,
+    uri::PathAndQuery,
+};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use towline_model::{Action, Principal};
+
+use crate::{
+    authenticate::{self, Authenticated},
+    body::{ContainerBody, ResponseBody, Terms},
+    caller::Active,
+    dispatch::{Answer, Head, Outbound, dispatch},
+    error::{ExchangeError, ExchangeFailure, GatewayError},
+    forwarded::Hop,
+    gateway::Shared,
+    headers::{
+        RequestHops, header_has_token, is_plain_chunked, join_cookie_crumbs, put_request_hops, take_request_hops,
+        take_response_hops,
+    },
+    pool,
+    request_body::BodySource,
+    request_id::{RequestIdText, X_REQUEST_ID, X_TOWLINE_REQUEST_ID},
+    service::Service,
+    upgrade,
+};
+
+/// A call of a service that may go on.
+pub(crate) struct Admitted {
+    pub service: Arc<Service>,
+    /// The header that opened the door.
+    pub consumed: HeaderName,
+    /// Cancelled when the caller's key is revoked.
+    pub revoked: Option<CancellationToken>,
+}
+
+impl Admitted {
+    pub(crate) fn terms(&self) -> Terms {
+        let deadline = self.service.request_timeout().map(|length| (Instant::now() + length, length));
+        Terms { deadline, revoked: self.revoked.clone() }
+    }
+}
+
+/// Decides whether a caller may call the service of that slug now: contract §5, in this order.
+pub(crate) fn admit(shared: &Shared, headers: &HeaderMap, slug: &str) -> Result<Admitted, GatewayError> {
+    let state = shared.state.load();
+    let Authenticated { principal, consumed } = authenticate::authenticate(headers, shared.authority(&state))?;
+    if !principal.may(Action::InvokeServices) {
+        return Err(GatewayError::Forbidden);
+    }
+    let service = state
+        .service(principal.team_id(), slug)
+        .ok_or_else(|| GatewayError::ServiceNotFound { slug: slug.chars().take(100).collect() })?;
+    if service.route.status != towline_model::ServiceStatus::Running {
+        return Err(GatewayError::ServiceNotRunning { slug: slug.to_owned(), status: service.route.status });
+    }
+    let revoked = match principal {
+        Principal::User { .. } => None,
+        Principal::Device { credential_id, .. } | Principal::Integration { credential_id, .. } => {
+            Some(state.revocation(credential_id))
+        }
+    };
+    Ok(Admitted { service: Arc::clone(service), consumed, revoked })
+}
+
+/// Passes a request on to a service and its answer back.
+pub(crate) async fn proxy(
+    shared: &Arc<Shared>,
+    active: &Active,
+    request: Request<Incoming>,
+    id: &RequestIdText,
+    (slug, target): (&str, &str),
+) -> Result<Response<ResponseBody>, GatewayError> {
+    let admitted = admit(shared, request.headers(), slug)?;
+    let terms = admitted.terms();
+    let (mut parts, incoming) = request.into_parts();
+    let version = parts.version;
+    let on_upgrade = parts.extensions.remove::<OnUpgrade>();
+    let outbound = outbound(&mut parts, incoming, active, id, &admitted, target)?;
+    let wants_upgrade = outbound.upgrade;
+    let answer = dispatch(shared, &admitted.service, outbound, &terms).await?;
+    if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return match on_upgrade {
+            Some(on_upgrade) if wants_upgrade => Ok(upgrade::switch(shared, active, on_upgrade, answer, (terms, id))),
+            _ => Err(broke_http(&parts.method, "it switches to another protocol without having been asked")),
+        };
+    }
+    let mut response = inbound(answer, active, terms, (&parts.method, version))?;
+    response.headers_mut().insert(X_TOWLINE_REQUEST_ID, id.value().clone());
+    if wants_upgrade {
+        // What the caller may have sent already, in the belief of speaking another protocol, is not to be read as
+        // its next request.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+/// Makes the request that the container gets.
+fn outbound(
+    parts: &mut Parts,
+    incoming: Incoming,
+    active: &Active,
+    id: &RequestIdText,
+    admitted: &Admitted,
+    target: &str,
+) -> Result<Outbound, GatewayError> {
+    let malformed = |message: &str| GatewayError::MalformedRequest(message.to_owned());
+    let mut headers = std::mem::take(&mut parts.headers);
+    if headers.contains_key(header::TRANSFER_ENCODING) && !is_plain_chunked(&headers) {
+        return Err(malformed("Transfer-Encoding must be `chunked` and nothing else"));
+    }
+    let path = PathAndQuery::try_from(target).map_err(|_| malformed("the path cannot be passed on"))?;
+    let is_http2 = parts.version == Version::HTTP_2;
+    let has_body = !hyper::body::Body::is_end_stream(&incoming);
+    let chunked = has_body && !headers.contains_key(header::CONTENT_LENGTH);
+    let expects_continue = !is_http2 && header_has_token(&headers, &header::EXPECT, "100-continue");
+    let host = authority_of(&parts.uri).or_else(|| headers.get(header::HOST).cloned());
+
+    headers.remove(&admitted.consumed);
+    let mut hops = take_request_hops(&mut headers);
+    if is_http2 {
+        hops.upgrade = None;
+        join_cookie_crumbs(&mut headers);
+    }
+    let upgrade = hops.upgrade.is_some();
+    finish_headers(&mut headers, &hops, active, admitted, (parts.version, host.as_ref()));
+    headers.insert(X_REQUEST_ID, id.value().clone());
+    if chunked {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    let head = Head { method: parts.method.clone(), uri: Uri::from(path), headers };
+    Ok(Outbound { head, body: BodySource::of(incoming, expects_continue), upgrade })
+}
+
+/// Adds what the container is told beside what the caller said.
+fn finish_headers(
+    headers: &mut HeaderMap,
+    hops: &RequestHops,
+    active: &Active,
+    admitted: &Admitted,
+    (version, host): (Version, Option<&HeaderValue>),
+) {
+    let caller = active.caller();
+    headers.insert(header::HOST, admitted.service.host.clone());
+    put_request_hops(headers, hops);
+    let hop =
+        Hop { address: &caller.address, trusted: caller.trusted, version, host, prefix: &admitted.service.prefix };
+    hop.put(headers);
+}
+
+/// The host in a request's target: `:authority` of HTTP/2, or the absolute form of HTTP/1.1, which counts more than
+/// `Host` (RFC 9112 §3.2.2).
+pub(crate) fn authority_of(uri: &Uri) -> Option<HeaderValue> {
+    uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+}
+
+/// Makes the answer that the caller gets.
+fn inbound(
+    answer: Answer,
+    active: &Active,
+    terms: Terms,
+    (method, version): (&http::Method, Version),
+) -> Result<Response<ResponseBody>, GatewayError> {
+    let Answer { response, mut connection, in_flight } = answer;
+    let (mut parts, incoming) = response.into_parts();
+    if let Some(fault) = framing_fault(&parts.headers) {
+        return Err(broke_http(method, fault));
+    }
+    let hops = take_response_hops(&mut parts.headers);
+    connection.keep_for = pool::keep_for(hops.keep_alive_seconds);
+    // What is spoken to the caller depends on the caller, not on the container.
+    parts.version = Version::HTTP_11;
+    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let mut body = ContainerBody::new(incoming, connection, in_flight, terms);
+    if version == Version::HTTP_10 && length.is_none() {
+        body.reset_on_cut(active);
+    }
+    let body = match (parts.status, length) {
+        // hyper leaves out a length that it is not shown as the body's own.
+        (StatusCode::NOT_MODIFIED, Some(length)) if version != Version::HTTP_2 => ResponseBody::told(length),
+        (StatusCode::NO_CONTENT, Some(_)) => {
+            parts.headers.remove(header::CONTENT_LENGTH);
+            ResponseBody::container(body)
+        }
+        _ => ResponseBody::container(body),
+    };
+    Ok(Response::from_parts(parts, body))
+}
+
+/// What is wrong with the framing of a container's answer (RFC 9112 §6.1): it is refused, never repaired.
+pub(crate) fn framing_fault(headers: &HeaderMap) -> Option<&'static str> {
+    if !headers.contains_key(header::TRANSFER_ENCODING) {
+        return None;
+    }
+    if headers.contains_key(header::CONTENT_LENGTH) {
+        return Some("it has both Content-Length and Transfer-Encoding");
+    }
+    if !is_plain_chunked(headers) {
+        return Some("its Transfer-Encoding is not `chunked`");
+    }
+    None
+}
+
+pub(crate) fn broke_http(method: &http::Method, fault: &str) -> GatewayError {
+    let reason = ExchangeFailure::BrokeHttp(fault.to_owned());
+    GatewayError::Exchange(ExchangeError { reason, maybe_processed: !method.is_idempotent() })
+}

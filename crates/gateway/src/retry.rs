@@ -1,0 +1,165 @@
+//! Whether a request may be sent again after an attempt failed. Pure.
+//!
+//! Nothing that was sent is silently sent twice. Another attempt is made only when the container provably got nothing
+//! of the last one, or when the method is idempotent and what failed was a connection that the container may simply
+//! have been closing for its idleness (RFC 9110 §9.2.2, RFC 9112 §9.3.1).
+
+use towline_tunnel::RefuseCode;
+
+use crate::{
+    error::{ExchangeError, ExchangeFailure, GatewayError},
+    upstream::{Failure, FailureReason},
+};
+
+/// What is known of the request beside the failure.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    /// The service's slug.
+    pub slug: &'a str,
+    /// Whether sending it twice has the effect of sending it once.
+    pub idempotent: bool,
+    /// Whether its head and all of its body that was sent are still here.
+    pub replayable: bool,
+    /// Whether it was sent again before after a container may have got it.
+    pub resent: bool,
+}
+
+/// What to do after a failed attempt.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// Try again, over a new stream.
+    Again {
+        /// Whether the instance cannot help, so that only others are tried.
+        elsewhere: bool,
+        /// Whether the container may have got the request already.
+        resent: bool,
+        /// What to answer when there is nothing left to try.
+        otherwise: GatewayError,
+    },
+    /// Answer with this.
+    GiveUp(GatewayError),
+}
+
+/// Judges a failed attempt.
+pub(crate) fn judge(failure: Failure, facts: Facts<'_>) -> Verdict {
+    let untouched = failure.nothing_sent || matches!(failure.reason, FailureReason::Refused(_));
+    let closing = failure.reused && matches!(failure.reason, FailureReason::Closed | FailureReason::TunnelLost);
+    let elsewhere = matches!(&failure.reason, FailureReason::Refused(refused)
+        if !matches!(refused.code, RefuseCode::Draining | RefuseCode::Limit));
+    let resend = !untouched && closing && facts.idempotent && !facts.resent;
+    let again = facts.replayable && !matches!(failure.reason, FailureReason::CallerBody) && (untouched || resend);
+    let otherwise = answer(failure.reason, facts, !untouched && !facts.idempotent);
+    if again { Verdict::Again { elsewhere, resent: resend, otherwise } } else { Verdict::GiveUp(otherwise) }
+}
+
+fn answer(reason: FailureReason, facts: Facts<'_>, maybe_processed: bool) -> GatewayError {
+    let slug = || facts.slug.to_owned();
+    let reason = match reason {
+        FailureReason::Refused(refused) => match refused.code {
+            RefuseCode::ConnectFailed => ExchangeFailure::Refused(refused),
+            RefuseCode::Draining | RefuseCode::Limit => return GatewayError::AgentUnreachable { slug: slug() },
+            _ => return GatewayError::NoReadyInstance { slug: slug() },
+        },
+        FailureReason::Closed => ExchangeFailure::ClosedEarly,
+        FailureReason::TunnelLost => ExchangeFailure::TunnelLost,
+        FailureReason::BrokeHttp(why) => ExchangeFailure::BrokeHttp(why),
+        FailureReason::CallerBody => {
+            return GatewayError::MalformedRequest("the request body ended early or its framing is broken".to_owned());
+        }
+    };
+    GatewayError::Exchange(ExchangeError { reason, maybe_processed })
+}
+
+#[cfg(test)]
+mod tests {
+    use towline_tunnel::Refused;
+
+    use super::*;
+
+    const GET: Facts<'_> = Facts { slug: "hello", idempotent: true, replayable: true, resent: false };
+    const POST: Facts<'_> = Facts { idempotent: false, ..GET };
+
+    fn failure(reason: FailureReason, nothing_sent: bool, reused: bool) -> Failure {
+        Failure { reason, unsent: None, nothing_sent, reused }
+    }
+
+    fn refused(code: RefuseCode) -> FailureReason {
+        FailureReason::Refused(Refused::new(code, "why"))
+    }
+
+    fn again(failure: Failure, facts: Facts<'_>) -> bool {
+        matches!(judge(failure, facts), Verdict::Again { .. })
+    }
+
+    #[test]
+    fn only_what_is_safe_is_tried_again() {
+        use FailureReason::*;
+        let broke = || BrokeHttp("x".to_owned());
+        for (reason, nothing_sent, reused, get, post) in [
+            (Closed, false, false, false, false),
+            (Closed, false, true, true, false),
+            (Closed, true, true, true, true),
+            (TunnelLost, false, false, false, false),
+            (TunnelLost, false, true, true, false),
+            (TunnelLost, true, false, true, true),
+            (broke(), false, true, false, false),
+            (CallerBody, true, false, false, false),
+            (refused(RefuseCode::ConnectFailed), false, false, true, true),
+            (refused(RefuseCode::Draining), false, false, true, true),
+        ] {
+            let text = format!("{reason:?} sent {} reused {reused}", !nothing_sent);
+            let copy = match &reason {
+                Refused(refused) => Refused(refused.clone()),
+                BrokeHttp(why) => BrokeHttp(why.clone()),
+                Closed => Closed,
+                TunnelLost => TunnelLost,
+                CallerBody => CallerBody,
+            };
+            assert_eq!(again(failure(copy, nothing_sent, reused), POST), post, "POST {text}");
+            assert_eq!(again(failure(reason, nothing_sent, reused), GET), get, "GET {text}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_sent_again_once_and_only_whole() {
+        assert!(!again(failure(FailureReason::Closed, false, true), Facts { resent: true, ..GET }));
+        assert!(!again(failure(FailureReason::Closed, false, true), Facts { replayable: false, ..GET }));
+        assert!(!again(failure(refused(RefuseCode::NotReady), false, false), Facts { replayable: false, ..GET }));
+    }
+
+    #[test]
+    fn callers_are_warned_when_a_request_may_have_been_processed() {
+        for (reason, facts, warned) in [
+            (FailureReason::Closed, POST, true),
+            (FailureReason::Closed, GET, false),
+            (FailureReason::BrokeHttp("x".to_owned()), POST, true),
+            (refused(RefuseCode::ConnectFailed), Facts { replayable: false, ..POST }, false),
+        ] {
+            match judge(failure(reason, false, false), Facts { resent: true, ..facts }) {
+                Verdict::GiveUp(GatewayError::Exchange(error))
+                | Verdict::Again { otherwise: GatewayError::Exchange(error), .. } => {
+                    assert_eq!(error.maybe_processed, warned, "{error:?}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn refusals_become_the_statuses_of_the_contract() {
+        for (code, status, elsewhere) in [
+            (RefuseCode::UnknownInstance, 503, true),
+            (RefuseCode::NotReady, 503, true),
+            (RefuseCode::Draining, 503, false),
+            (RefuseCode::Limit, 503, false),
+            (RefuseCode::ConnectFailed, 502, true),
+        ] {
+            match judge(failure(refused(code), false, false), POST) {
+                Verdict::Again { otherwise, elsewhere: is, .. } => {
+                    assert_eq!((otherwise.code().status(), is), (status, elsewhere), "{code:?}");
+                }
+                Verdict::GiveUp(error) => panic!("{error}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Services and instances as the request path uses them: the snapshot's routes, joined with what outlives a snapshot
+//! (connections, counts of requests in flight, agents' places).
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::HeaderValue;
+use towline_model::InstanceId;
+
+use crate::{agents::slot::AgentSlot, path::PROXY_PREFIX, pool::Pool, snapshot::ServiceRoute};
+
+/// A service of the current snapshot.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub route: Arc<ServiceRoute>,
+    pub candidates: Vec<Candidate>,
+    /// Requests in flight, carried on from snapshot to snapshot.
+    pub in_flight: Arc<AtomicUsize>,
+    /// What containers are told as `Host`.
+    pub host: HeaderValue,
+    /// The part of a proxied request's path that the container does not see.
+    pub prefix: HeaderValue,
+}
+
+/// An instance that may be chosen.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub ready: bool,
+    pub instance: Arc<Instance>,
+}
+
+/// One instance, for as long as it has a route.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub id: InstanceId,
+    /// Where its agent is.
+    pub slot: Arc<AgentSlot>,
+    /// Idle connections to it.
+    pub pool: Pool,
+    in_flight: AtomicUsize,
+}
+
+impl Service {
+    pub(crate) fn new(route: Arc<ServiceRoute>, candidates: Vec<Candidate>, in_flight: Arc<AtomicUsize>) -> Self {
+        let host = format!("localhost:{}", route.exposed_port);
+        let prefix = format!("{PROXY_PREFIX}{}", route.slug);
+        Self {
+            candidates,
+            in_flight,
+            host: HeaderValue::try_from(host).expect("a name and a number are visible ASCII"),
+            prefix: HeaderValue::try_from(prefix).unwrap_or_else(|_| HeaderValue::from_static(PROXY_PREFIX)),
+            route,
+        }
+    }
+
+    pub(crate) fn request_timeout(&self) -> Option<Duration> {
+        self.route.request_timeout
+    }
+}
+
+impl Instance {
+    pub(crate) fn new(id: InstanceId, slot: Arc<AgentSlot>) -> Self {
+        Self { id, slot, pool: Pool::default(), in_flight: AtomicUsize::new(0) }
+    }
+
+    /// Requests in flight at it.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+/// One request in flight at one instance; over when dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    service: Arc<AtomicUsize>,
+    instance: Arc<Instance>,
+}
+
+impl InFlight {
+    pub(crate) fn begin(service: &Service, instance: Arc<Instance>) -> Self {
+        service.in_flight.fetch_add(1, Ordering::Relaxed);
+        instance.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { service: Arc::clone(&service.in_flight), instance }
+    }
+
+    pub(crate) const fn instance(&self) -> &Arc<Instance> {
+        &self.instance
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.service.fetch_sub(1, Ordering::Relaxed);
+        self.instance.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
