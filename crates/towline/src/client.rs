@@ -20,7 +20,7 @@ use std::{net::IpAddr, time::Duration};
 use reqwest::{Method, RequestBuilder, Response, header};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use towline_model::{Secret, TeamId};
+use towline_model::{Secret, TeamId, service::is_slug};
 use url::{Host, Url};
 
 pub use self::{
@@ -128,9 +128,14 @@ impl Client {
         if let Ok(id) = slug.parse::<towline_model::ServiceId>() {
             return self.get::<Value>(&format!("/containers/{id}"), &[]).await?.try_into();
         }
-        let found = self.services().await?.into_iter().find(|service| service.view.service_slug == slug);
-        let found = found.ok_or_else(|| ClientError::NoSuchService(slug.to_owned()))?;
-        self.get::<Value>(&format!("/containers/{}", found.view.id), &[]).await?.try_into()
+        // What cannot be a slug cannot be part of a path either.
+        if !is_slug(slug) {
+            return Err(ClientError::NoSuchService(slug.to_owned()));
+        }
+        match self.get::<Value>(&format!("/r/containers/{slug}"), &[]).await {
+            Err(error) if error.code() == "not_found" => Err(ClientError::NoSuchService(slug.to_owned())),
+            answer => answer?.try_into(),
+        }
     }
 
     /// Opens an answer that is read as it arrives; there is no limit to how long that takes.

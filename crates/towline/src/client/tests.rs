@@ -52,30 +52,49 @@ async fn a_stranger_and_silence_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_slug_is_found_on_any_page() {
+async fn a_service_is_found_by_slug_or_id() {
+    const ID: &str = "01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77";
     let server = TestServer::start(|seen| {
-        let service = |number: usize| {
-            let id = format!("01932c07-8a4e-7bbd-9c45-{number:012}");
-            json!({"id": id, "service_slug": format!("s-{number}"), "service_status": "created"})
-        };
-        let page = |numbers: std::ops::Range<usize>| {
-            let list: Vec<_> = numbers.map(service).collect();
-            test_server::json(200, &json!({"container_list": list, "page_meta": {"total_count": 130}}))
-        };
-        match seen.line.as_str() {
-            "GET /api/v1/containers?current_page=1&per_page=100" => page(0..100),
-            "GET /api/v1/containers?current_page=2&per_page=100" => page(100..130),
-            line if line.ends_with("000000000120") => test_server::json(200, &service(120)),
-            line => panic!("{line}"),
+        let service = json!({"id": ID, "service_slug": "hello", "service_status": "created"});
+        match seen.line.strip_prefix("GET /api/v1").unwrap() {
+            "/r/containers/hello" => test_server::json(200, &service),
+            path if path == format!("/containers/{ID}") => test_server::json(200, &service),
+            _ => test_server::problem(ErrorCode::NotFound, "there is no such service in this team"),
         }
     })
     .await;
     let client = key_client(&server);
-    assert_eq!(client.service("s-120").await.unwrap().view.service_slug, "s-120");
-    let error = client.service("s-130").await.unwrap_err();
-    assert!(said(&error.into()).starts_with("error: there is no service \"s-130\" in this team"));
+    assert_eq!(client.service("hello").await.unwrap().view.service_slug, "hello");
+    assert_eq!(client.service(ID).await.unwrap().view.service_slug, "hello");
+    for unknown in ["other", "not/a/slug", "..", ""] {
+        let error = client.service(unknown).await.unwrap_err();
+        assert_eq!(
+            said(&error.into()),
+            format!(
+                "error: there is no service {unknown:?} in this team\nhint: `towline service list` shows all of them\n"
+            )
+        );
+    }
     assert!(server.seen().iter().all(|seen| seen.header("authorization") == "Bearer sk-1"));
     assert!(server.seen().iter().all(|seen| seen.header("x-team-id").is_empty()));
+}
+
+#[tokio::test]
+async fn a_list_is_read_to_its_last_page() {
+    let server = TestServer::start(|seen| {
+        let page = |numbers: std::ops::Range<usize>| {
+            let list: Vec<_> = numbers.collect();
+            test_server::json(200, &json!({"thing_list": list, "page_meta": {"total_count": 130}}))
+        };
+        match seen.line.as_str() {
+            "GET /api/v1/things?kind=a&current_page=1&per_page=100" => page(0..100),
+            "GET /api/v1/things?kind=a&current_page=2&per_page=100" => page(100..130),
+            line => panic!("{line}"),
+        }
+    })
+    .await;
+    let list = key_client(&server).list("/things", "thing_list", &[("kind", "a".to_owned())]).await.unwrap();
+    assert_eq!(list, (0..130).map(Value::from).collect::<Vec<_>>());
 }
 
 fn login(refresh: &str, access: &str, access_expires_at: Timestamp) -> Login {

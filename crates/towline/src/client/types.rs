@@ -52,7 +52,7 @@ pub struct RolloutView {
     pub state: String,
     /// Why it failed.
     #[serde(default)]
-    pub message: Option<String>,
+    pub reason: Option<String>,
 }
 
 impl ServiceView {

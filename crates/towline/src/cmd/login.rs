@@ -117,23 +117,14 @@ async fn whoami(server: &Url, tokens: &Tokens) -> Result<Value, Failure> {
 
 /// The team of a user who is in one team.
 fn only_team(user: &Value) -> Result<TeamId, Failure> {
-    let teams = user.get("teams").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let id = |team: &Value| {
-        let id = [text(team, "team_id"), text(team, "id")];
-        id.iter().find_map(|id| id.parse::<TeamId>().ok())
-    };
+    let teams = user.get("team_list").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let id = |team: &Value| text(team, "team_id").parse::<TeamId>().ok();
     match teams {
         [] => Err(Failure::new("you are in no team").hint("ask an owner or admin of a team to invite you")),
         [team] => id(team).ok_or_else(|| Failure::new("cannot understand the server's list of your teams")),
         teams => {
-            let names: Vec<_> = teams
-                .iter()
-                .filter_map(|team| {
-                    let name = [text(team, "team_name"), text(team, "display_name"), text(team, "name")];
-                    let name = name.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
-                    Some(format!("{} {name}", id(team)?))
-                })
-                .collect();
+            let names: Vec<_> =
+                teams.iter().filter_map(|team| Some(format!("{} {}", id(team)?, text(team, "team_name")))).collect();
             Err(Failure::usage("you are in several teams")
                 .hint(format!("choose one with --team: {}", names.join(", "))))
         }
@@ -167,9 +158,9 @@ mod tests {
     #[test]
     fn a_user_of_one_team_need_not_name_it() {
         let (one, two) = (TeamId::generate(), TeamId::generate());
-        assert_eq!(only_team(&json!({"teams": [{"team_id": one}]})).unwrap(), one);
-        assert!(only_team(&json!({"teams": []})).unwrap_err().message().contains("no team"));
-        let user = json!({"teams": [{"team_id": one, "team_name": "A"}, {"team_id": two, "team_name": "B"}]});
+        assert_eq!(only_team(&json!({"team_list": [{"team_id": one}]})).unwrap(), one);
+        assert!(only_team(&json!({"team_list": []})).unwrap_err().message().contains("no team"));
+        let user = json!({"team_list": [{"team_id": one, "team_name": "A"}, {"team_id": two, "team_name": "B"}]});
         let failure = only_team(&user).unwrap_err();
         assert_eq!(failure.hint_text().unwrap(), format!("choose one with --team: {one} A, {two} B"));
     }

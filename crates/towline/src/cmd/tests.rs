@@ -98,6 +98,10 @@ fn list_of(services: &[Value]) -> Response {
     json(200, &json!({"container_list": services, "page_meta": {"total_count": services.len()}}))
 }
 
+fn found(service: Option<&Value>) -> Response {
+    service.map_or_else(|| problem(ErrorCode::NotFound, "no such service"), |service| json(200, service))
+}
+
 /// A server with one service, which is in the next state each time its instances are asked for.
 async fn server_with_states(states: Vec<(Value, Value)>) -> TestServer {
     let step = Arc::new(AtomicUsize::new(0));
@@ -105,7 +109,7 @@ async fn server_with_states(states: Vec<(Value, Value)>) -> TestServer {
         let now = step.load(SeqCst).min(states.len() - 1);
         let (service, instances) = states[now].clone();
         match seen.line.split('?').next().unwrap() {
-            "GET /api/v1/containers" => list_of(&[service]),
+            "GET /api/v1/r/containers/hello" => json(200, &service),
             line if line.ends_with("/instances") => {
                 step.fetch_add(1, SeqCst);
                 json(200, &json!({"instance_list": instances}))
@@ -157,7 +161,7 @@ async fn a_deploy_that_fails_says_why() {
     let done = Shell::new(&server).run(&["service", "deploy", "hello", "--wait"]).await;
     assert_eq!(done.failure().message(), "hello failed: the image demo is neither here nor in its registry");
 
-    let rollout = json!({"rollout": {"state": "failed", "message": "it exits with 1"}});
+    let rollout = json!({"rollout": {"state": "failed", "reason": "it exits with 1"}});
     let server = server_with_states(vec![(hello("running", &rollout), json!([instance("ready")]))]).await;
     let done = Shell::new(&server).run(&["service", "deploy", "hello", "--wait"]).await;
     assert_eq!(done.failure().message(), "hello goes on as it was before, since this deploy failed: it exits with 1");
@@ -205,8 +209,7 @@ async fn update_sends_changes_only_and_null_for_what_is_cleared() {
 
     let server = TestServer::start(|seen| match seen.line.as_str() {
         line if line.starts_with("PUT") => json(200, &json!({"id": ID})),
-        line if line.contains(ID) => json(200, &hello("running", &json!({"probe": {"interval_seconds": 9}}))),
-        _ => list_of(&[hello("running", &json!({}))]),
+        _ => json(200, &hello("running", &json!({"probe": {"interval_seconds": 9}}))),
     })
     .await;
     let line = ["service", "update", "hello", "--clear", "cpu_limit", "--probe-timeout", "2s"];
@@ -303,7 +306,11 @@ async fn stateful_server() -> TestServer {
     TestServer::start(move |seen| {
         let mut services = services.lock().unwrap();
         let (method, target) = seen.line.split_once(' ').unwrap();
-        let path = target.split('?').next().unwrap().strip_prefix("/api/v1/containers").unwrap();
+        let path = target.split('?').next().unwrap();
+        if let Some(slug) = path.strip_prefix("/api/v1/r/containers/") {
+            return found(services.iter().find(|service| service["service_slug"] == slug));
+        }
+        let path = path.strip_prefix("/api/v1/containers").unwrap();
         let position = |id: &str| services.iter().position(|service| service["id"] == id);
         match (method, path.trim_start_matches('/').split_once('/'), path.trim_start_matches('/')) {
             ("GET", None, "") => list_of(&services),
@@ -332,7 +339,7 @@ async fn stateful_server() -> TestServer {
                 answer(204, "text/plain", "")
             }
             ("GET", Some((_, "instances")), _) => json(200, &json!({"instance_list": []})),
-            ("GET", None, id) => json(200, &services[position(id).unwrap()]),
+            ("GET", None, id) => found(position(id).map(|at| &services[at])),
             _ => panic!("{}", seen.line),
         }
     })
@@ -404,18 +411,20 @@ async fn signing_out_ends_the_sign_in_at_the_server_and_forgets_it_here() {
 }
 
 #[tokio::test]
-async fn logs_are_followed_line_by_line() {
-    let server = TestServer::start(|seen| match seen.line.split_once('?') {
-        Some((line, query)) if line.ends_with("/logs") => {
-            assert_eq!(query, "follow=true&tail=2");
-            let stream = ": ping\n\ndata: {\"instance_id\":\"i\",\"line\":\"one\"}\n\nevent: error\ndata: {\"error_message\":\"lab is offline\"}\n\ndata: {\"instance_id\":\"i\",\"line\":\"two\"}\n\n";
-            answer(200, "text/event-stream", stream)
-        }
-        Some(_) => list_of(&[hello("running", &json!({}))]),
+async fn logs_are_printed_line_by_line() {
+    let server = TestServer::start(|seen| match seen.line.split_once("/logs?") {
+        Some((_, "follow=true&tail=2")) => answer(200, "text/event-stream", ": ping\n\ndata: one\n\ndata: two\n\n"),
+        Some((_, "tail=2")) => answer(200, "text/plain", "one\ntwo\n"),
+        Some((_, query)) => panic!("{query}"),
         None => json(200, &hello("running", &json!({}))),
     })
     .await;
-    let done = Shell::new(&server).run(&["service", "logs", "hello", "-f", "--tail", "2"]).await;
-    done.result.unwrap();
-    assert_eq!((done.data.as_str(), done.messages.as_str()), ("one\ntwo\n", "warning: lab is offline\n"));
+    let shell = Shell::new(&server);
+    for more in [vec![], vec!["-f"]] {
+        let done = shell.run(&[vec!["service", "logs", "hello", "--tail", "2"], more].concat()).await;
+        done.result.unwrap();
+        assert_eq!(done.data, "one\ntwo\n");
+    }
+    let done = shell.run(&["service", "logs", "hello", "--tail", "2", "-o", "json"]).await;
+    assert_eq!(done.data, "{\"line\":\"one\"}\n{\"line\":\"two\"}\n");
 }

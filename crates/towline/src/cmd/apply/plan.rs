@@ -99,13 +99,18 @@ fn compare(spec: &ServiceSpec, service: &Service) -> Result<Action, Failure> {
         }
         return Ok(Action::Update { service, changes, is_env_hidden });
     }
-    let runs = matches!(status, "running" | "deploying");
+    let runs = matches!(status, "running" | "deploying") && !is_given_up(&service);
     Ok(if runs && !is_undeployed_change(&service) { Action::Keep } else { Action::Deploy { service } })
 }
 
 /// Whether the definition was changed since it was deployed.
 fn is_undeployed_change(service: &Service) -> bool {
     service.fields().get("deploy_pending").and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// Whether something older runs, since the newest deploy failed.
+fn is_given_up(service: &Service) -> bool {
+    service.view.rollout.as_ref().is_some_and(|rollout| rollout.state == "failed")
 }
 
 /// The fields that differ, as the API takes them, and whether environment values could not be compared.

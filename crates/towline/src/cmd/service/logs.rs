@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::json;
 use towline_model::{Clock, InstanceId, SystemClock, Timestamp};
 
 use crate::{
     cli::ClientArgs,
-    client::{ClientError, sse::Parser, types::text},
+    client::{ClientError, sse::Parser},
     cmd::Context,
     failure::Failure,
     units::parse_duration,
@@ -29,13 +29,13 @@ pub struct LogsArgs {
     /// Go on printing what is written, until interrupted.
     #[arg(short, long)]
     follow: bool,
-    /// Only so many of the newest lines of each instance [default: all that the engine keeps].
-    #[arg(long, value_name = "LINES")]
+    /// Only so many of the newest lines of each instance, 0 to 100000 [default: all that the engine keeps].
+    #[arg(long, value_name = "LINES", value_parser = clap::value_parser!(u32).range(0..=100_000))]
     tail: Option<u32>,
     /// Only lines from then on: an RFC 3339 time, or a duration back from now such as 10m.
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
-    /// Only this instance [default: all].
+    /// Only this instance [default: all of the deploy that runs; each line then begins with the end of its instance's id].
     #[arg(long, value_name = "ID")]
     instance: Option<InstanceId>,
     #[command(flatten)]
@@ -71,19 +71,67 @@ pub async fn run(args: &LogsArgs, context: &Context) -> Result<(), Failure> {
     query.extend(args.tail.map(|lines| ("tail", lines.to_string())));
     query.extend(args.since.map(|since| ("since", since.time(SystemClock.now()).to_string())));
     query.extend(args.instance.map(|instance| ("instance", instance.to_string())));
-    let path = format!("/containers/{}/logs", service.view.id);
-    if !args.follow {
-        let answer: Value = client.get(&path, &query).await?;
-        return print_all(&answer, context);
-    }
-    let mut response = client.open(&path, &query).await?;
-    let mut parser = Parser::default();
+    let mut response = client.open(&format!("/containers/{}/logs", service.view.id), &query).await?;
+    let mut lines: Box<dyn Lines> = if args.follow { Box::<Parser>::default() } else { Box::<LineCutter>::default() };
     loop {
         let chunk = response.chunk().await.map_err(|error| ClientError::transport(client.base(), &error))?;
-        let Some(chunk) = chunk else { return Ok(()) };
-        for event in parser.push(&chunk) {
-            print_event(&event.name, &event.data, context)?;
+        let found = match &chunk {
+            Some(chunk) => lines.push(chunk),
+            None => lines.end(),
+        };
+        found.iter().try_for_each(|line| print(line, context))?;
+        if chunk.is_none() {
+            return Ok(());
         }
+    }
+}
+
+/// Takes bytes as they arrive and gives whole lines.
+trait Lines: Send {
+    /// The lines that end in these bytes.
+    fn push(&mut self, bytes: &[u8]) -> Vec<String>;
+    /// What is left at the end.
+    fn end(&mut self) -> Vec<String>;
+}
+
+/// Each event is a line.
+impl Lines for Parser {
+    fn push(&mut self, bytes: &[u8]) -> Vec<String> {
+        Self::push(self, bytes).into_iter().map(|event| event.data).collect()
+    }
+
+    fn end(&mut self) -> Vec<String> {
+        vec![]
+    }
+}
+
+/// Plain text.
+#[derive(Default)]
+struct LineCutter(Vec<u8>);
+
+impl Lines for LineCutter {
+    fn push(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.0.extend_from_slice(bytes);
+        let Some(end) = self.0.iter().rposition(|&byte| byte == b'\n') else { return vec![] };
+        let rest = self.0.split_off(end + 1);
+        let text = String::from_utf8_lossy(&std::mem::replace(&mut self.0, rest)).into_owned();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn end(&mut self) -> Vec<String> {
+        if self.0.is_empty() {
+            vec![]
+        } else {
+            vec![String::from_utf8_lossy(&std::mem::take(&mut self.0)).into_owned()]
+        }
+    }
+}
+
+fn print(line: &str, context: &Context) -> Result<(), Failure> {
+    if context.output.is_json() {
+        context.output.json_line(&json!({ "line": line }))
+    } else {
+        context.output.line(line)
     }
 }
 
@@ -96,33 +144,18 @@ fn parse_since(text: &str) -> Result<Since, String> {
         .map_err(|_| "expected a time such as 2026-11-24T09:30:00Z or a duration such as 10m".to_owned())
 }
 
-fn print_all(answer: &Value, context: &Context) -> Result<(), Failure> {
-    if context.output.is_json() {
-        return context.output.json(answer);
-    }
-    let lines = answer.get("log_list").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    lines.iter().try_for_each(|line| context.output.line(line_text(line)))
-}
-
-fn print_event(name: &str, data: &str, context: &Context) -> Result<(), Failure> {
-    let Ok(value) = serde_json::from_str::<Value>(data) else { return context.output.line(data) };
-    if name == "error" {
-        context.output.warn(text(&value, "error_message"));
-        return Ok(());
-    }
-    if context.output.is_json() { context.output.json_line(&value) } else { context.output.line(line_text(&value)) }
-}
-
-fn line_text(line: &Value) -> String {
-    match line {
-        Value::String(line) => line.clone(),
-        line => text(line, "line"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_cut_into_lines_wherever_it_arrives() {
+        let mut cutter = LineCutter::default();
+        assert_eq!(cutter.push("on".as_bytes()), Vec::<String>::new());
+        assert_eq!(cutter.push("e\ntwo\nth".as_bytes()), ["one", "two"]);
+        assert_eq!(cutter.end(), ["th"]);
+        assert_eq!(cutter.end(), Vec::<String>::new());
+    }
 
     #[test]
     fn since_is_a_time_or_a_duration_back() {

@@ -25,10 +25,10 @@ pub async fn list(client: &ClientArgs, context: &Context) -> Result<(), Failure>
 pub async fn show(client: &ClientArgs, slug: &str, context: &Context) -> Result<(), Failure> {
     let client = context.client(client)?;
     let service = client.service(slug).await?;
-    let answer: Value = client.get(&format!("/containers/{}/instances", service.view.id), &[]).await?;
-    let instances = wait::instances(&answer)?;
+    let list = client.list(&format!("/containers/{}/instances", service.view.id), "instance_list", &[]).await?;
+    let instances = wait::views(&list)?;
     let mut json = service.json.clone();
-    json["instance_list"] = answer["instance_list"].clone();
+    json["instance_list"] = Value::Array(list);
     let url = client.url(&format!("/r/containers/{}/", service.view.service_slug));
     context.output.show(&json, || show_text(&service, &instances, &url))
 }

@@ -36,7 +36,7 @@ pub async fn until_running(
             "running" => match service.view.rollout.as_ref() {
                 Some(rollout) if rollout.state == "failed" => Err(Failure::new(format!(
                     "{slug} goes on as it was before, since this deploy failed: {}",
-                    rollout.message.as_deref().unwrap_or(NO_REASON)
+                    rollout.reason.as_deref().unwrap_or(NO_REASON)
                 ))),
                 Some(rollout) if rollout.state == "progressing" => Ok(false),
                 _ => Ok(is_all_ready(service, instances)),
@@ -102,17 +102,17 @@ async fn watch(
 async fn look(client: &Client, service: &Service) -> Result<(Service, Vec<InstanceView>), ClientError> {
     let id = service.view.id;
     let service: Service = client.get::<Value>(&format!("/containers/{id}"), &[]).await?.try_into()?;
-    let answer: Value = client.get(&format!("/containers/{id}/instances"), &[]).await?;
-    Ok((service, instances(&answer)?))
+    let list = client.list(&format!("/containers/{id}/instances"), "instance_list", &[]).await?;
+    Ok((service, views(&list)?))
 }
 
-/// The instances of an answer.
+/// What is shown of instances.
 ///
 /// # Errors
-/// When it has none.
-pub fn instances(answer: &Value) -> Result<Vec<InstanceView>, ClientError> {
-    let list = answer.get("instance_list").ok_or_else(|| ClientError::Shape("there is no instance_list".to_owned()))?;
-    Vec::deserialize(list).map_err(|error| ClientError::Shape(format!("an instance: {error}")))
+/// When one of them is not as expected.
+pub fn views(instances: &[Value]) -> Result<Vec<InstanceView>, ClientError> {
+    let views = instances.iter().map(InstanceView::deserialize).collect::<Result<_, _>>();
+    views.map_err(|error| ClientError::Shape(format!("an instance: {error}")))
 }
 
 fn is_passing(error: &ClientError) -> bool {
@@ -175,11 +175,12 @@ mod tests {
 
     #[test]
     fn progress_is_one_line() {
-        let answer = json!({"instance_list": [
-            {"id": "1", "phase": "pulling"}, {"id": "2", "phase": "backing_off", "reason": "exited with 1"},
-            {"id": "3", "phase": "pulling"},
-        ]});
-        let instances = instances(&answer).unwrap();
+        let instances = views(&[
+            json!({"id": "1", "phase": "pulling"}),
+            json!({"id": "2", "phase": "backing_off", "reason": "exited with 1"}),
+            json!({"id": "3", "phase": "pulling"}),
+        ])
+        .unwrap();
         assert_eq!(
             summary(&service(&json!({})), &instances),
             "hello: deploying (1 backing off, 2 pulling): exited with 1"
