@@ -39,7 +39,9 @@ const READ_DEADLINE: std::time::Duration = std::time::Duration::from_secs(300);
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct InvokeRequest {
+    #[serde(default)]
     method: String,
+    #[serde(default)]
     path: String,
     #[serde(default)]
     headers: Option<BTreeMap<String, String>>,
@@ -143,7 +145,8 @@ fn describe(text: &[u8], body_limit: usize) -> Result<Described, GatewayError> {
     let mut json = serde_json::Deserializer::from_slice(text);
     let request: InvokeRequest = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
-        malformed_body(if field == "." { "" } else { &field }, &error.into_inner().to_string())
+        // `.` is the whole, and `?` a place that could not be read at all.
+        malformed_body(if matches!(field.as_str(), "." | "?") { "" } else { &field }, &error.into_inner().to_string())
     })?;
     json.end().map_err(|error| malformed_body("", &error.to_string()))?;
 
@@ -301,7 +304,9 @@ mod tests {
             ("{", "malformed_body", ""),
             ("[]", "malformed_body", ""),
             ("{} {}", "malformed_body", ""),
-            (r#"{"path": "/"}"#, "malformed_body", ""),
+            (r#"{"path": "/"}"#, "validation_failed", "method"),
+            (r#"{"method": "GET"}"#, "validation_failed", "path"),
+            (r#"{"method": null, "path": "/"}"#, "malformed_body", "method"),
             (r#"{"method": 1, "path": "/"}"#, "malformed_body", "method"),
             (r#"{"method": "GET", "path": "/", "headers": {"a": 1}}"#, "malformed_body", "headers.a"),
             (r#"{"method": "GET", "path": "/", "colour": 1}"#, "malformed_body", "colour"),

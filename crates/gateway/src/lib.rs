@@ -43,6 +43,8 @@ mod retry;
 mod service;
 pub mod snapshot;
 mod state;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod upgrade;
 mod upstream;
 

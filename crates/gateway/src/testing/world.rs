@@ -1,0 +1,295 @@
+//! A whole gateway in this process, with a control plane that says yes to everything.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use towline_model::{
+    AgentId, Clock, CredentialId, InstanceId, KeyKind, RawKey, Role, Scope, ServiceId, ServiceStatus, SystemClock,
+    TeamId, UserId,
+};
+use towline_tunnel::message::{Refusal, Report};
+
+use super::{AgentKind, Answer, Container, RawCaller, SimAgent, wait_until, within};
+use crate::{
+    AccessTokens, AgentEvent, Credential, CredentialTable, Gateway, GatewayConfig, InstanceRoute, RequestIdText,
+    RouteTable, ServiceRoute, Snapshot,
+};
+
+/// A gateway that is served on loopback, and everything that its control plane would know.
+#[derive(Debug)]
+pub struct World {
+    /// The gateway.
+    pub gateway: Gateway,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Cancel it to stop the server.
+    pub shutdown: CancellationToken,
+    /// Ends when the server has stopped.
+    pub served: TaskTracker,
+    known: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    services: Vec<ServiceRoute>,
+    keys: Vec<(RawKey, Credential)>,
+    memberships: Vec<(UserId, TeamId, Role)>,
+    agents: HashMap<(TeamId, String), AgentId>,
+    refusal: Option<Refusal>,
+    events: Vec<String>,
+    reports: Vec<(AgentId, Report)>,
+}
+
+/// A team with one key of each kind and a user.
+#[derive(Debug, Clone)]
+pub struct TeamSetup {
+    /// The team.
+    pub id: TeamId,
+    /// An `sk-` key with the default scopes.
+    pub key: String,
+    /// An `ak-` key.
+    pub agent_key: String,
+    /// A member.
+    pub member: UserId,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+impl World {
+    /// Starts a gateway with default limits.
+    pub async fn start() -> Self {
+        Self::start_with(GatewayConfig::default()).await
+    }
+
+    /// Starts a gateway.
+    pub async fn start_with(config: GatewayConfig) -> Self {
+        let tokens = AccessTokens::from_pkcs8(AccessTokens::generate_pkcs8().expose()).unwrap();
+        let (gateway, events) = Gateway::new(config, tokens, Arc::new(SystemClock));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let known = Arc::new(Mutex::new(Known::default()));
+        let shutdown = CancellationToken::new();
+        let served = TaskTracker::new();
+        let (server, stop) = (gateway.clone(), shutdown.clone());
+        let api = tower::service_fn(|request: Request<Incoming>| async move { Ok::<_, Infallible>(api(&request)) });
+        served.spawn(async move { server.serve(listener, api, stop).await.unwrap() });
+        // The stand-in of the control plane ends with the gateway, whose events it takes.
+        TaskTracker::new().spawn(control(Arc::clone(&known), events));
+        served.close();
+        Self { gateway, address, shutdown, served, known }
+    }
+
+    /// Adds a team.
+    pub fn team(&self) -> TeamSetup {
+        let id = TeamId::generate();
+        let member = UserId::generate();
+        let key = RawKey::generate(KeyKind::Integration, &mut rand::rng());
+        let agent_key = RawKey::generate(KeyKind::Agent, &mut rand::rng());
+        let team = TeamSetup { id, key: key.expose().clone(), agent_key: agent_key.expose().clone(), member };
+        let mut known = self.known();
+        known.memberships.push((member, id, Role::Member));
+        for (key, scopes) in [(key, Scope::DEFAULT.to_vec()), (agent_key, Vec::new())] {
+            let credential = Credential {
+                id: CredentialId::generate(),
+                kind: key.kind(),
+                team_id: id,
+                user_id: None,
+                scopes,
+                expires_at: None,
+            };
+            known.keys.push((key, credential));
+        }
+        drop(known);
+        self.publish();
+        team
+    }
+
+    /// Adds a key to a team.
+    pub fn add_key(&self, credential: Credential) -> String {
+        let key = RawKey::generate(credential.kind, &mut rand::rng());
+        let text = key.expose().clone();
+        self.known().keys.push((key, credential));
+        self.publish();
+        text
+    }
+
+    /// Takes a key away.
+    pub fn revoke(&self, key: &str) {
+        self.known().keys.retain(|(raw, _)| raw.expose() != key);
+        self.publish();
+    }
+
+    /// Puts a user into a team.
+    pub fn add_member(&self, user: UserId, team: TeamId, role: Role) {
+        self.known().memberships.push((user, team, role));
+        self.publish();
+    }
+
+    /// An access token of a user, good for an hour.
+    #[must_use]
+    pub fn token(&self, user: UserId) -> String {
+        self.gateway.tokens().issue(user, SystemClock.now(), Duration::from_secs(3600)).expose().clone()
+    }
+
+    /// Connects an agent and waits until it has carriers.
+    pub async fn agent(&self, team: &TeamSetup, name: &str) -> SimAgent {
+        let agent = SimAgent::connect(self.address, &team.agent_key, SimAgent::hello(name)).await.unwrap();
+        self.wait_for_carriers(&agent).await;
+        agent
+    }
+
+    /// Waits until the gateway has carriers of this very session.
+    pub async fn wait_for_carriers(&self, agent: &SimAgent) {
+        wait_until("carriers", || {
+            self.gateway.sessions().iter().any(|s| s.session_id == agent.session_id() && s.carriers >= 4)
+        })
+        .await;
+    }
+
+    /// Adds a running service without instances.
+    pub fn service(&self, team: &TeamSetup, slug: &str) -> ServiceId {
+        let service_id = ServiceId::generate();
+        self.known().services.push(ServiceRoute {
+            service_id,
+            team_id: team.id,
+            slug: slug.to_owned(),
+            status: ServiceStatus::Running,
+            exposed_port: 8080,
+            request_timeout: None,
+            instances: Vec::new(),
+        });
+        self.publish();
+        service_id
+    }
+
+    /// Changes a service.
+    pub fn change(&self, service: ServiceId, change: impl FnOnce(&mut ServiceRoute)) {
+        let mut known = self.known();
+        change(known.services.iter_mut().find(|route| route.service_id == service).unwrap());
+        drop(known);
+        self.publish();
+    }
+
+    /// Adds a ready instance to a service.
+    pub fn instance(&self, service: ServiceId, agent: &SimAgent, kind: AgentKind) -> InstanceId {
+        let instance_id = InstanceId::generate();
+        agent.set(instance_id, kind);
+        let route = InstanceRoute { instance_id, agent_id: agent.agent_id(), ready: true };
+        self.change(service, |service| service.instances.push(route));
+        instance_id
+    }
+
+    /// A team with an agent and a running service of one instance, which is that container.
+    pub async fn hello(&self, container: &Container) -> (TeamSetup, SimAgent, ServiceId) {
+        let team = self.team();
+        let agent = self.agent(&team, "one").await;
+        let service = self.service(&team, "hello");
+        self.instance(service, &agent, AgentKind::Connect(container.address()));
+        (team, agent, service)
+    }
+
+    /// Makes the control plane refuse agents.
+    pub fn refuse_agents(&self, refusal: Refusal) {
+        self.known().refusal = Some(refusal);
+    }
+
+    /// What agents did, in order: `hello <name>`, `joined`, `gone` with session ids where there are any.
+    #[must_use]
+    pub fn events(&self) -> Vec<String> {
+        self.known().events.clone()
+    }
+
+    /// What agents reported.
+    #[must_use]
+    pub fn reports(&self) -> Vec<(AgentId, Report)> {
+        self.known().reports.clone()
+    }
+
+    /// A caller's connection.
+    pub async fn caller(&self) -> RawCaller {
+        RawCaller::connect(self.address).await
+    }
+
+    /// Sends one request on a connection of its own: a request line, header lines, and no body.
+    pub async fn get(&self, key: &str, target: &str) -> Answer {
+        self.call(format!("GET {target} HTTP/1.1\r\nHost: gateway.test\r\nAuthorization: Bearer {key}\r\n\r\n")).await
+    }
+
+    /// Sends a POST with JSON.
+    pub async fn post_json(&self, key: &str, target: &str, json: &str) -> Answer {
+        self.call(format!(
+            "POST {target} HTTP/1.1\r\nHost: gateway.test\r\nAuthorization: Bearer {key}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{json}",
+            json.len()
+        ))
+        .await
+    }
+
+    /// Sends bytes on a connection of their own and reads one answer.
+    pub async fn call(&self, request: impl AsRef<[u8]>) -> Answer {
+        let mut caller = self.caller().await;
+        caller.send(request).await;
+        caller.answer().await
+    }
+
+    /// Stops the server and waits until it has stopped.
+    pub async fn stop(&self) {
+        self.shutdown.cancel();
+        within("the server's end", self.served.wait()).await;
+    }
+
+    fn publish(&self) {
+        let known = self.known();
+        let keys = known.keys.iter().map(|(key, credential)| (key.hash(), credential.clone()));
+        let snapshot = Snapshot {
+            routes: RouteTable::from_services(known.services.iter().cloned()),
+            credentials: CredentialTable::new(keys, known.memberships.iter().copied()),
+        };
+        drop(known);
+        self.gateway.swap(snapshot);
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The management API: tells what it was given.
+fn api(request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let id = request.extensions().get::<RequestIdText>().map_or("", RequestIdText::as_str);
+    Response::new(Full::new(Bytes::from(format!("api {} {} {id}", request.method(), request.uri()))))
+}
+
+async fn control(known: Arc<Mutex<Known>>, mut events: mpsc::Receiver<AgentEvent>) {
+    while let Some(event) = events.recv().await {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            AgentEvent::Hello { team_id, hello, reply, .. } => {
+                known.events.push(format!("hello {}", hello.name));
+                let answer = match &known.refusal {
+                    Some(refusal) => Err(refusal.clone()),
+                    None => Ok(*known.agents.entry((team_id, hello.name)).or_insert_with(AgentId::generate)),
+                };
+                let _ = reply.send(answer);
+            }
+            AgentEvent::Joined { session_id, .. } => known.events.push(format!("joined {session_id}")),
+            AgentEvent::Report { agent_id, report, .. } => known.reports.push((agent_id, report)),
+            AgentEvent::Gone { session_id, .. } => known.events.push(format!("gone {session_id}")),
+        }
+    }
+}
