@@ -1,0 +1,145 @@
+//! Keys: made once, shown once, revoked for the very next request.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use towline_model::{
+    CredentialId, KeyKind, RawKey, Scope, TeamId, Timestamp, UserId, ValidationError, validate::Checks,
+};
+use towline_store::{CredentialRow, Page, Paged, StoreError};
+
+use super::App;
+
+/// The key that is wished.
+#[derive(Debug, Clone)]
+pub struct NewCredential {
+    /// What it is for: an integration or an agent.
+    pub kind: KeyKind,
+    /// Its name for people, 1 to 100 characters.
+    pub display_name: String,
+    /// After how many days it ends, 1 to 365; `None` for never.
+    pub expires_in_days: Option<u32>,
+    /// What it may do; only for integrations. `None` for [`Scope::DEFAULT`].
+    pub scopes: Option<Vec<Scope>>,
+}
+
+/// A key that was just made.
+#[derive(Debug)]
+pub struct MadeCredential {
+    /// What is kept of it.
+    pub row: CredentialRow,
+    /// The key, which is not kept.
+    pub key: RawKey,
+}
+
+/// Why nothing was done with a key.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// What was wished is not allowed.
+    #[error(transparent)]
+    Invalid(#[from] ValidationError),
+    /// The team has no such key, or it was revoked before.
+    #[error("there is no key with this id in this team; GET /api/v1/credentials lists those that there are")]
+    NotFound,
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl NewCredential {
+    fn check(&self) -> Result<(), ValidationError> {
+        let mut checks = Checks::default();
+        let length = self.display_name.chars().count();
+        checks.require((1..=100).contains(&length), "display_name", "must have 1 to 100 characters");
+        let is_plain = !self.display_name.contains(char::is_control);
+        checks.require(is_plain, "display_name", "must not contain control characters");
+        let days_fit = self.expires_in_days.is_none_or(|days| (1..=365).contains(&days));
+        checks.require(days_fit, "expires_in_days", "must be from 1 to 365");
+        if let Some(scopes) = &self.scopes {
+            checks.require(
+                !scopes.is_empty(),
+                "scopes",
+                "must name at least one of read, invoke, manage, or be left out",
+            );
+            checks.require(self.kind == KeyKind::Integration, "scopes", "is for keys of the kind integration only");
+        }
+        checks.finish()
+    }
+
+    fn scopes(&self) -> Vec<Scope> {
+        match (&self.scopes, self.kind) {
+            (Some(scopes), _) => scopes.iter().copied().collect::<BTreeSet<_>>().into_iter().collect(),
+            (None, KeyKind::Integration) => Scope::DEFAULT.to_vec(),
+            (None, _) => Vec::new(),
+        }
+    }
+
+    /// Makes the key and the row that stands for it.
+    pub(crate) fn make(&self, team_id: TeamId, created_by: UserId, now: Timestamp) -> MadeCredential {
+        let key = RawKey::generate(self.kind, &mut rand::rng());
+        let day = Duration::from_secs(24 * 3600);
+        let row = CredentialRow {
+            id: CredentialId::generate(),
+            team_id,
+            user_id: None,
+            created_by,
+            kind: self.kind,
+            display_name: self.display_name.clone(),
+            key_prefix: key.visible_prefix().to_owned(),
+            key_hash: key.hash(),
+            scopes: self.scopes(),
+            created_at: now,
+            expires_at: self.expires_in_days.map(|days| now + day * days),
+            revoked_at: None,
+            last_used_at: None,
+        };
+        MadeCredential { row, key }
+    }
+}
+
+impl App {
+    /// Makes a key of the team.
+    ///
+    /// # Errors
+    /// See [`CredentialError`].
+    pub async fn create_credential(
+        &self,
+        team_id: TeamId,
+        created_by: UserId,
+        wished: &NewCredential,
+    ) -> Result<MadeCredential, CredentialError> {
+        wished.check()?;
+        let made = wished.make(team_id, created_by, self.now());
+        let mut tx = self.write().await?;
+        tx.insert_credential(&made.row).await?;
+        tx.commit().await?;
+        self.publish().await?;
+        Ok(made)
+    }
+
+    /// A page of the team's keys, of one kind or of all, the newest first.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn list_credentials(
+        &self,
+        team_id: TeamId,
+        kind: Option<KeyKind>,
+        page: Page,
+    ) -> Result<Paged<CredentialRow>, StoreError> {
+        self.read().await?.list_credentials(team_id, kind, page).await
+    }
+
+    /// Revokes a key of the team. When this returns, the key opens nothing any more.
+    ///
+    /// # Errors
+    /// See [`CredentialError`].
+    pub async fn revoke_credential(&self, team_id: TeamId, id: CredentialId) -> Result<(), CredentialError> {
+        let mut tx = self.write().await?;
+        if !tx.revoke_credential(team_id, id, self.now()).await? {
+            return Err(CredentialError::NotFound);
+        }
+        tx.commit().await?;
+        self.publish().await?;
+        Ok(())
+    }
+}

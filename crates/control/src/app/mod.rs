@@ -1,0 +1,127 @@
+//! What can be done with Towline: the rules, one file for each noun.
+//!
+//! A verb takes values and ids, works in one transaction, and returns a value or a small error that says what to do.
+//! It has been decided before that its principal may call it. It never sees HTTP. After a commit that changes routes or
+//! credentials it refreshes the gateway's snapshot before it returns, so that what was answered is already true.
+
+pub mod agent;
+pub mod credential;
+pub mod log;
+pub mod password;
+pub mod service;
+pub mod sign_in;
+pub mod user;
+
+use std::sync::Arc;
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use towline_gateway::Gateway;
+use towline_model::{Clock, Principal, Timestamp};
+use towline_store::{Store, StoreError, Tx};
+
+use crate::{
+    app::password::Passwords,
+    reconcile::{Limits, Wake},
+    snapshot::Publisher,
+};
+
+/// Everything that verbs work with. Clones share it.
+#[derive(Clone)]
+pub struct App {
+    pub(crate) inner: Arc<Parts>,
+}
+
+/// The parts of an [`App`].
+pub struct Parts {
+    /// The database.
+    pub store: Store,
+    /// The gateway: who asks, what is in flight, logs.
+    pub gateway: Gateway,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// The way to a fresh snapshot.
+    pub publisher: Publisher,
+    /// Wakes the reconciler.
+    pub wake: Wake,
+    /// The reconciler's deadlines.
+    pub limits: Limits,
+    /// Hashes passwords.
+    pub passwords: Passwords,
+    /// Owns the requests that change something, so that they end even when their caller goes away.
+    pub tasks: TaskTracker,
+    /// Cancelled when the server is told to end: endless answers end then.
+    pub shutdown: CancellationToken,
+}
+
+impl App {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self { inner: Arc::new(parts) }
+    }
+
+    /// The gateway.
+    #[must_use]
+    pub fn gateway(&self) -> &Gateway {
+        &self.inner.gateway
+    }
+
+    /// The owner of requests that run to their end.
+    #[must_use]
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.inner.tasks
+    }
+
+    /// Cancelled when the server is told to end.
+    #[must_use]
+    pub fn shutdown(&self) -> &CancellationToken {
+        &self.inner.shutdown
+    }
+
+    /// Wakes the reconciler.
+    #[must_use]
+    pub fn wake(&self) -> Wake {
+        self.inner.wake.clone()
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn check_database(&self) -> Result<(), StoreError> {
+        self.inner.store.revision().await.map(drop)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
+    async fn read(&self) -> Result<Tx, StoreError> {
+        self.inner.store.read().await
+    }
+
+    async fn write(&self) -> Result<Tx, StoreError> {
+        self.inner.store.write().await
+    }
+
+    /// Makes what was committed true for callers, then wakes the reconciler.
+    async fn publish(&self) -> Result<(), StoreError> {
+        let published = self.inner.publisher.refresh().await;
+        self.inner.wake.wake();
+        published
+    }
+}
+
+/// Who did something, as events tell it.
+async fn actor(tx: &mut Tx, principal: &Principal) -> Result<String, StoreError> {
+    match principal {
+        Principal::User { user_id, .. } | Principal::Device { user_id, .. } => {
+            let user = tx.find_user(*user_id).await?;
+            Ok(user.map_or_else(|| "a removed user".to_owned(), |user| user.email_address))
+        }
+        Principal::Integration { credential_id, team_id, .. } => {
+            let key = tx.find_credential(*team_id, *credential_id).await?;
+            Ok(key.map_or_else(|| "a removed key".to_owned(), |key| format!("the key {:?}", key.display_name)))
+        }
+    }
+}

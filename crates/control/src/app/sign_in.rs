@@ -1,0 +1,136 @@
+//! Signing in: a password becomes an access token and a refresh token; a refresh token becomes the next pair.
+//!
+//! An access token is short-lived and needs no look-up. A refresh token is 256 random bits, stored as a hash, and works
+//! once: when one comes back that was used before, somebody has a copy, and the whole sign-in is ended.
+
+use std::time::Duration;
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use towline_model::{KeyHash, Secret, Timestamp, UserId};
+use towline_store::{RefreshTokenRow, RefreshTokenUse, StoreError, Tx};
+use uuid::Uuid;
+
+use super::{App, password::Busy};
+
+/// How long an access token works.
+pub const ACCESS_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// How long a refresh token can be exchanged.
+pub const REFRESH_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// A pair of tokens.
+#[derive(Debug)]
+pub struct Tokens {
+    /// Opens the API for [`ACCESS_LIFETIME`].
+    pub access_token: Secret<String>,
+    /// Gets the next pair, once.
+    pub refresh_token: Secret<String>,
+}
+
+/// Why a sign-in is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SignInError {
+    /// One answer for both, so that nobody learns which addresses there are.
+    #[error("the e-mail address or the password is wrong")]
+    Wrong,
+    /// Too many at once.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a refresh token is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    /// It gets no new tokens.
+    #[error("the refresh token is unknown, expired or was used before; sign in again")]
+    Refused,
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl App {
+    /// Exchanges a password for tokens.
+    ///
+    /// # Errors
+    /// See [`SignInError`].
+    pub async fn sign_in(&self, email_address: &str, password: Secret<String>) -> Result<Tokens, SignInError> {
+        let user = self.read().await?.find_user_by_email_address(email_address).await?;
+        let hash = user.as_ref().map(|user| user.password_hash.clone());
+        let is_right = self.inner.passwords.verify(password, hash).await?;
+        let user = user.filter(|_| is_right).ok_or(SignInError::Wrong)?;
+        let now = self.now();
+        let mut tx = self.write().await?;
+        // Old sign-ins are swept out when a new one comes in.
+        tx.prune_refresh_tokens(now).await?;
+        let refresh_token = insert_refresh_token(&mut tx, user.id, Uuid::now_v7(), now).await?;
+        tx.commit().await?;
+        Ok(Tokens { access_token: self.access_token(user.id, now), refresh_token })
+    }
+
+    /// Exchanges a refresh token for the next pair.
+    ///
+    /// # Errors
+    /// See [`RefreshError`].
+    pub async fn refresh(&self, refresh_token: &Secret<String>) -> Result<Tokens, RefreshError> {
+        let now = self.now();
+        let mut tx = self.write().await?;
+        match tx.use_refresh_token(hash(refresh_token), now).await? {
+            RefreshTokenUse::Fresh(used) => {
+                let refresh_token = insert_refresh_token(&mut tx, used.user_id, used.family_id, now).await?;
+                tx.commit().await?;
+                Ok(Tokens { access_token: self.access_token(used.user_id, now), refresh_token })
+            }
+            RefreshTokenUse::Reused(token) => {
+                tracing::warn!(user = %token.user_id, "a refresh token was used twice; its sign-in is ended");
+                tx.commit().await?;
+                Err(RefreshError::Refused)
+            }
+            RefreshTokenUse::Revoked | RefreshTokenUse::Expired | RefreshTokenUse::Unknown => {
+                Err(RefreshError::Refused)
+            }
+        }
+    }
+
+    /// Ends the sign-in that a refresh token belongs to. Doing so twice, or with an unknown token, is no error: there is
+    /// nothing left to end.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn sign_out(&self, refresh_token: &Secret<String>) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        tx.revoke_refresh_token(hash(refresh_token), self.now()).await?;
+        tx.commit().await
+    }
+
+    fn access_token(&self, user: UserId, now: Timestamp) -> Secret<String> {
+        self.inner.gateway.tokens().issue(user, now, ACCESS_LIFETIME)
+    }
+}
+
+async fn insert_refresh_token(
+    tx: &mut Tx,
+    user_id: UserId,
+    family_id: Uuid,
+    now: Timestamp,
+) -> Result<Secret<String>, StoreError> {
+    let token = Secret::new(BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
+    let row = RefreshTokenRow {
+        id: Uuid::now_v7(),
+        family_id,
+        user_id,
+        token_hash: hash(&token),
+        created_at: now,
+        expires_at: now + REFRESH_LIFETIME,
+        used_at: None,
+        revoked_at: None,
+    };
+    tx.insert_refresh_token(&row).await?;
+    Ok(token)
+}
+
+fn hash(token: &Secret<String>) -> [u8; 32] {
+    *KeyHash::of(token.expose()).as_bytes()
+}

@@ -1,0 +1,120 @@
+//! Who may use a route: the one place where requests are authenticated and authorised.
+//!
+//! A route names its [`Access`] when it is registered, there is no other way to register one. Its handler takes the
+//! [`Caller`] or the [`SignedIn`] user that was found here.
+
+use axum::{
+    extract::{FromRequestParts, Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use http::{Method, request::Parts};
+use towline_model::{Action, ErrorCode, Principal, UserId};
+
+use super::problem::ApiError;
+use crate::app::App;
+
+/// What a request needs to reach a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing.
+    Public,
+    /// An access token; no team.
+    SignedIn,
+    /// A principal that may do this in its team.
+    Team(Action),
+}
+
+/// The principal of a request to a route of a team; it may do what the route needs.
+#[derive(Debug, Clone)]
+pub struct Caller(pub Principal);
+
+/// The user of a request that is not about a team.
+#[derive(Debug, Clone, Copy)]
+pub struct SignedIn(pub UserId);
+
+/// Lets a request through to its handler, or not. A request that changes something runs to its end even when its caller
+/// goes away; one that only reads is dropped.
+pub(super) async fn guard(State((app, access)): State<(App, Access)>, mut request: Request, next: Next) -> Response {
+    if let Err(error) = admit(&app, access, &mut request) {
+        return error.into_response();
+    }
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return next.run(request).await;
+    }
+    match app.tasks().spawn(next.run(request)).await {
+        Ok(response) => response,
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "a handler did not end");
+            ApiError::internal().into_response()
+        }
+    }
+}
+
+fn admit(app: &App, access: Access, request: &mut Request) -> Result<(), ApiError> {
+    match access {
+        Access::Public => {}
+        Access::SignedIn => {
+            let user_id = app.gateway().authenticate_user(request.headers())?;
+            request.extensions_mut().insert(SignedIn(user_id));
+        }
+        Access::Team(action) => {
+            let principal = app.gateway().authenticate(request.headers())?.principal;
+            authorize(&principal, action)?;
+            request.extensions_mut().insert(Caller(principal));
+        }
+    }
+    Ok(())
+}
+
+fn authorize(principal: &Principal, action: Action) -> Result<(), ApiError> {
+    if principal.may(action) { Ok(()) } else { Err(ApiError::new(ErrorCode::Forbidden, advice(principal, action))) }
+}
+
+/// What somebody who may not do it can do about that.
+fn advice(principal: &Principal, action: Action) -> String {
+    let doing = in_words(action);
+    match principal {
+        Principal::User { role, .. } => {
+            format!("your role in this team is {}, which does not allow {doing}", role.as_str())
+        }
+        Principal::Device { .. } => format!("a device's key does not allow {doing}; sign in"),
+        Principal::Integration { .. } => {
+            format!("this key's scopes do not allow {doing}; use another key, or sign in")
+        }
+    }
+}
+
+const fn in_words(action: Action) -> &'static str {
+    match action {
+        Action::ReadServices => "looking at services",
+        Action::ReadEnvValues => "seeing environment values",
+        Action::ManageServices => "changing services",
+        Action::InvokeServices => "calling services",
+        Action::ReadAgents => "looking at agents",
+        Action::ReadCredentials => "looking at keys",
+        Action::ManageCredentials => "making or revoking keys",
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(misrouted)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for SignedIn {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().copied().ok_or_else(misrouted)
+    }
+}
+
+/// A handler wants somebody whom its route's [`Access`] does not look for.
+fn misrouted() -> ApiError {
+    tracing::error!("a route's access does not fit its handler");
+    ApiError::internal()
+}

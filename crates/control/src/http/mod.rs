@@ -1,0 +1,38 @@
+//! The management API: parses, asks the application, answers. No rules and no SQL.
+//!
+//! [`router`] holds the whole URL table. One file for each noun holds the request and response types, their description
+//! and the handlers. What a route needs of its caller is checked in [`access`] and nowhere else.
+
+pub mod access;
+mod agents;
+mod auth;
+mod credentials;
+mod events;
+mod extract;
+mod finish;
+mod health;
+mod instances;
+mod logs;
+pub mod openapi;
+mod page;
+mod problem;
+pub mod router;
+mod runtime;
+mod services;
+mod users;
+
+use serde::Serialize;
+
+/// The answer to an action that was carried out.
+#[derive(Debug, Clone, Copy, Serialize, utoipa::ToSchema)]
+pub struct Success {
+    /// Always true.
+    #[schema(example = true)]
+    pub is_success: bool,
+}
+
+/// The one answer of actions.
+const SUCCESS: axum::Json<Success> = axum::Json(Success { is_success: true });
+
+#[cfg(test)]
+mod tests;

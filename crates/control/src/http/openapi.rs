@@ -1,0 +1,247 @@
+//! The OpenAPI 3.1 document, made from the code: operations and schemas from their descriptions beside the handlers,
+//! permissions and common errors from the table of routes.
+
+use std::sync::LazyLock;
+
+use axum::response::{IntoResponse, Response};
+use http::header;
+use serde_json::{Map, Value, json};
+use towline_model::{Action, CredentialId, ErrorCode, Principal, Role, Scope, TeamId, UserId};
+use utoipa::OpenApi;
+
+use super::{
+    access::Access,
+    agents, auth, credentials, events, health, instances, logs,
+    router::{Route, routes},
+    runtime, services, users,
+};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Towline",
+        description = "Deploys containers on machines that only dial out, and lets callers reach them through a tunnel.\n\n\
+            Calls of a service (`ANY /api/v1/r/containers/{slug}/…` and `POST /api/v1/r/invoke/{slug}`) are passed to its \
+            container and are described by the service itself.\n\n\
+            Every error is a problem document (RFC 9457) with a stable `error_code`. Every answer carries `X-Request-Id`.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    tags(
+        (name = "people", description = "Signing in, and who one is."),
+        (name = "credentials", description = "Keys of programs and agents."),
+        (name = "services", description = "Services: define, deploy, look at."),
+        (name = "agents", description = "The machines of the team."),
+        (name = "runtime", description = "What callers of services see."),
+        (name = "operations", description = "For whoever watches over the server."),
+    ),
+    paths(
+        auth::login, auth::refresh, auth::logout, users::me,
+        credentials::create, credentials::list, credentials::revoke,
+        services::create, services::list, services::show, services::update, services::delete,
+        services::deploy, services::undeploy, services::restart,
+        instances::list, events::list, logs::read, agents::list,
+        runtime::list_services, runtime::show_service, runtime::list_agents,
+        serve, health::healthz, health::readyz,
+    ),
+    components(schemas(towline_model::Problem)),
+)]
+struct Document;
+
+/// The document, in a form that is the same each time it is made.
+#[must_use]
+pub fn openapi_json() -> String {
+    let mut document = serde_json::to_value(Document::openapi()).expect("an OpenAPI document is JSON");
+    document["components"]["securitySchemes"] = security_schemes();
+    join_service_schemas(&mut document["components"]["schemas"]);
+    document["components"]["schemas"]["Problem"]["properties"]["error_code"]["enum"] =
+        ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+    for route in routes() {
+        let method = route.method.as_str().to_ascii_lowercase();
+        let operation = &mut document["paths"][route.path][method];
+        if operation.is_object() {
+            describe_access(operation, &route);
+        }
+    }
+    let mut text = serde_json::to_string_pretty(&sorted(document)).expect("a value is JSON");
+    text.push('\n');
+    text
+}
+
+/// Describe this API.
+///
+/// The OpenAPI 3.1 document of all of it.
+#[utoipa::path(
+    get,
+    path = "/api/v1/openapi.json",
+    operation_id = "get_openapi",
+    tag = "operations",
+    responses((status = 200, description = "The document.", body = serde_json::Value))
+)]
+pub async fn serve() -> Response {
+    static TEXT: LazyLock<String> = LazyLock::new(openapi_json);
+    ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str()).into_response()
+}
+
+fn security_schemes() -> Value {
+    json!({
+        "access_token": {
+            "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
+            "description": "A signed-in user's token from POST /api/v1/auth/login. On a team's resources send X-Team-ID, too.",
+        },
+        "team": {
+            "type": "apiKey", "in": "header", "name": "X-Team-ID",
+            "description": "The id of the team that a call with an access token is about.",
+        },
+        "key": {
+            "type": "http", "scheme": "bearer",
+            "description": "An integration key (sk-) or a device's key (dk-). It brings its team; X-Team-ID is ignored.",
+        },
+    })
+}
+
+/// What the table of routes says: who may, with what, and the errors that follow from it.
+fn describe_access(operation: &mut Value, route: &Route) {
+    let mut errors = vec![ErrorCode::Internal, ErrorCode::Unavailable];
+    operation["security"] = match route.access {
+        Access::Public => json!([]),
+        Access::SignedIn => json!([{"access_token": []}]),
+        Access::Team(action) if takes_keys(action) => json!([{"access_token": [], "team": []}, {"key": []}]),
+        Access::Team(_) => json!([{"access_token": [], "team": []}]),
+    };
+    operation["x-permission"] = permission(route.access);
+    if route.access != Access::Public {
+        errors.push(ErrorCode::Unauthenticated);
+    }
+    if let Access::Team(_) = route.access {
+        errors.extend([
+            ErrorCode::TeamRequired,
+            ErrorCode::InvalidParameter,
+            ErrorCode::Forbidden,
+            ErrorCode::NotInTeam,
+        ]);
+    }
+    if route.path.contains('{') {
+        errors.extend([ErrorCode::InvalidParameter, ErrorCode::NotFound]);
+    }
+    if operation["requestBody"].is_object() {
+        operation["requestBody"]["required"] = json!(true);
+        errors.extend([ErrorCode::MalformedBody, ErrorCode::ValidationFailed]);
+        errors.extend([ErrorCode::BodyTooLarge, ErrorCode::UnsupportedMediaType]);
+    }
+    if operation["parameters"].is_array() {
+        errors.push(ErrorCode::InvalidParameter);
+    }
+    add_errors(&mut operation["responses"], &errors);
+}
+
+/// Adds the answers that are not described yet; several codes of one status share an answer.
+fn add_errors(responses: &mut Value, errors: &[ErrorCode]) {
+    let Some(responses) = responses.as_object_mut() else { return };
+    let described: Vec<String> = responses.keys().cloned().collect();
+    for code in ErrorCode::ALL.iter().filter(|code| errors.contains(code)) {
+        let status = code.status().to_string();
+        if described.contains(&status) {
+            continue;
+        }
+        let sentence = format!("`{}`: {}", code.as_str(), code.title());
+        match responses.get_mut(&status) {
+            Some(answer) => {
+                let before = answer["description"].as_str().unwrap_or_default();
+                answer["description"] = json!(format!("{before} {sentence}"));
+            }
+            None => {
+                responses.insert(status, problem_response(&sentence));
+            }
+        }
+    }
+}
+
+fn problem_response(description: &str) -> Value {
+    let schema = json!({"$ref": "#/components/schemas/Problem"});
+    json!({"description": description, "content": {"application/problem+json": {"schema": schema}}})
+}
+
+/// Who may use a route: the weakest role, and the scope that an integration key needs.
+fn permission(access: Access) -> Value {
+    let action = match access {
+        Access::Public => return json!({"needs": "nothing"}),
+        Access::SignedIn => return json!({"needs": "a signed-in user"}),
+        Access::Team(action) => action,
+    };
+    let (user_id, team_id) = (UserId::from_uuid(uuid::Uuid::nil()), TeamId::from_uuid(uuid::Uuid::nil()));
+    let role = Role::ALL.into_iter().find(|&role| Principal::User { user_id, team_id, role }.may(action));
+    let scope = Scope::ALL.into_iter().find(|&scope| key_with(scope).may(action));
+    json!({"role": role.map(Role::as_str), "scope": scope.map(Scope::as_str)})
+}
+
+fn takes_keys(action: Action) -> bool {
+    Scope::ALL.into_iter().any(|scope| key_with(scope).may(action))
+}
+
+fn key_with(scope: Scope) -> Principal {
+    Principal::Integration {
+        credential_id: CredentialId::from_uuid(uuid::Uuid::nil()),
+        team_id: TeamId::from_uuid(uuid::Uuid::nil()),
+        scopes: vec![scope],
+    }
+}
+
+/// A service is its definition and what is observed of it; a change of it is a part of its definition.
+fn join_service_schemas(schemas: &mut Value) {
+    let definition = schemas["ServiceSpec"].clone();
+    let observed = schemas["ServiceObserved"].clone();
+    if let Some(schemas) = schemas.as_object_mut() {
+        schemas.remove("ServiceObserved");
+    }
+    let mut properties = definition["properties"].as_object().cloned().unwrap_or_default();
+    schemas["ServiceChanges"] = json!({
+        "type": "object",
+        "description": "Fields of a definition. One that is left out keeps its value, null returns an optional one to its default.",
+        "properties": properties.iter().map(|(name, schema)| (name.clone(), nullable(schema))).collect::<Map<_, _>>(),
+        "additionalProperties": false,
+    });
+    // Optional fields without a default are left out of an answer; all others are always there.
+    let mut required: Vec<_> =
+        properties.iter().filter(|(_, schema)| !is_nullable(schema)).map(|(name, _)| json!(name)).collect();
+    properties.extend(observed["properties"].as_object().cloned().unwrap_or_default());
+    required.extend(observed["properties"].as_object().into_iter().flat_map(Map::keys).map(|name| json!(name)));
+    schemas["Service"] = json!({
+        "type": "object",
+        "description": "A service: its definition, and what is observed of it.",
+        "properties": properties,
+        "required": required,
+    });
+}
+
+fn is_nullable(schema: &Value) -> bool {
+    let has_null = |types: &Value| types.as_array().is_some_and(|types| types.contains(&json!("null")));
+    has_null(&schema["type"])
+        || schema["oneOf"].as_array().is_some_and(|schemas| schemas.contains(&json!({"type": "null"})))
+}
+
+fn nullable(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    if is_nullable(&schema) {
+        return schema;
+    }
+    match schema["type"].clone() {
+        Value::String(kind) => {
+            schema["type"] = json!([kind, "null"]);
+            schema
+        }
+        _ => json!({"oneOf": [{"type": "null"}, schema]}),
+    }
+}
+
+/// The same with the names of every object in order, whatever map this build uses.
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.into_iter().collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            entries.into_iter().map(|(name, value)| (name, sorted(value))).collect::<Map<_, _>>().into()
+        }
+        Value::Array(items) => items.into_iter().map(sorted).collect(),
+        other => other,
+    }
+}

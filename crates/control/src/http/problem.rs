@@ -1,0 +1,170 @@
+//! Every error answer of the management API, and how the errors of the verbs become one.
+//!
+//! An [`ApiError`] travels as an extension of an empty response; the outermost layer, which knows the request's id, turns
+//! it into the body. What is inside an error of the database is logged there and never told.
+
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use towline_gateway::AuthError;
+use towline_model::{ErrorCode, Problem, ValidationError};
+use towline_store::StoreError;
+
+use crate::app::{
+    credential::CredentialError,
+    log::LogsError,
+    service::ServiceError,
+    sign_in::{RefreshError, SignInError},
+};
+
+/// An error answer.
+#[derive(Debug, Clone)]
+pub struct ApiError {
+    problem: Box<Problem>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+/// What a handler returns.
+pub type ApiResult<T> = Result<T, ApiError>;
+
+/// The body of an error answer, on its way to the outermost layer.
+#[derive(Debug, Clone)]
+pub(super) struct PendingProblem(pub(super) Problem);
+
+impl ApiError {
+    /// An error of this kind, in a sentence that says what to do next.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Problem::new(code, message).into()
+    }
+
+    /// A parameter of the path, the query or a header is wrong.
+    pub fn invalid_parameter(name: &str, message: impl std::fmt::Display) -> Self {
+        Self::new(ErrorCode::InvalidParameter, format!("{name}: {message}"))
+    }
+
+    /// Something is wrong inside. What it is goes to the log.
+    #[must_use]
+    pub fn internal() -> Self {
+        Self::new(
+            ErrorCode::Internal,
+            "something failed inside Towline; try again, and if it stays, tell whoever runs the server the request_id",
+        )
+    }
+
+    fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.header = Some((name, value));
+        self
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = status.into_response();
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
+        }
+        response.extensions_mut().insert(PendingProblem(*self.problem));
+        response
+    }
+}
+
+impl From<Problem> for ApiError {
+    fn from(problem: Problem) -> Self {
+        Self { problem: Box::new(problem), header: None }
+    }
+}
+
+impl From<ValidationError> for ApiError {
+    fn from(error: ValidationError) -> Self {
+        Problem::from(error).into()
+    }
+}
+
+impl From<AuthError> for ApiError {
+    fn from(error: AuthError) -> Self {
+        let api_error = Self::from(error.problem());
+        match error.challenge() {
+            Some(challenge) => api_error.with_header(header::WWW_AUTHENTICATE, challenge),
+            None => api_error,
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Concurrent => Self::new(
+                ErrorCode::ConcurrentChange,
+                "somebody else changed this at the same moment; read it again and repeat your change",
+            ),
+            StoreError::Unavailable(_) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the database is not available");
+                Self::new(ErrorCode::Unavailable, "the server's database does not answer; try again shortly")
+                    .with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
+            }
+            error => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a request failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<ServiceError> for ApiError {
+    fn from(error: ServiceError) -> Self {
+        let message = error.to_string();
+        match error {
+            ServiceError::Invalid(error) => error.into(),
+            ServiceError::SlugTaken { .. } => Self::new(ErrorCode::AlreadyExists, message),
+            ServiceError::NotFound => Self::new(ErrorCode::NotFound, message),
+            ServiceError::WrongStatus { .. } => Self::new(ErrorCode::InvalidState, message),
+            ServiceError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<CredentialError> for ApiError {
+    fn from(error: CredentialError) -> Self {
+        let message = error.to_string();
+        match error {
+            CredentialError::Invalid(error) => error.into(),
+            CredentialError::NotFound => Self::new(ErrorCode::NotFound, message),
+            CredentialError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<SignInError> for ApiError {
+    fn from(error: SignInError) -> Self {
+        let message = error.to_string();
+        match error {
+            SignInError::Wrong => Self::new(ErrorCode::InvalidLogin, message),
+            SignInError::Busy(_) => Self::new(ErrorCode::RateLimited, message)
+                .with_header(header::RETRY_AFTER, HeaderValue::from_static("1")),
+            SignInError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<RefreshError> for ApiError {
+    fn from(error: RefreshError) -> Self {
+        let message = error.to_string();
+        match error {
+            RefreshError::Refused => Self::new(ErrorCode::Unauthenticated, message)
+                .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"towline\"")),
+            RefreshError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<LogsError> for ApiError {
+    fn from(error: LogsError) -> Self {
+        let message = error.to_string();
+        match error {
+            LogsError::NotFound | LogsError::UnknownInstance => Self::new(ErrorCode::NotFound, message),
+            LogsError::Unreachable(_) => Self::new(ErrorCode::AgentUnreachable, message)
+                .with_header(header::RETRY_AFTER, HeaderValue::from_static("5")),
+            LogsError::Store(error) => error.into(),
+        }
+    }
+}

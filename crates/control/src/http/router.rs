@@ -1,0 +1,115 @@
+//! The whole URL table of the management API.
+//!
+//! A route is registered with its [`Access`] or not at all. What is not here belongs to the gateway: agents' sockets,
+//! the proxy (`/api/v1/r/containers/{slug}/…`) and invoke (`/api/v1/r/invoke/{slug}`).
+
+use axum::{
+    Router,
+    handler::Handler,
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{MethodFilter, MethodRouter, on},
+};
+use http::Method;
+use towline_model::{Action, ErrorCode};
+
+use super::{
+    access::{Access, guard},
+    agents, auth, credentials, events,
+    finish::finish,
+    health, instances, logs, openapi,
+    problem::ApiError,
+    runtime, services, users,
+};
+use crate::app::App;
+
+/// One row of the table.
+pub struct Route {
+    /// The method.
+    pub method: Method,
+    /// The path, with `{names}` of parameters.
+    pub path: &'static str,
+    /// What a request needs.
+    pub access: Access,
+    handler: MethodRouter<App>,
+}
+
+/// Every route.
+#[must_use]
+#[rustfmt::skip]
+pub fn routes() -> Vec<Route> {
+    use Access::{Public, SignedIn, Team};
+    use Action::{ManageCredentials, ManageServices, ReadAgents, ReadCredentials, ReadServices};
+    vec![
+        post("/api/v1/auth/login", Public, auth::login),
+        post("/api/v1/auth/refresh", Public, auth::refresh),
+        post("/api/v1/auth/logout", Public, auth::logout),
+        get("/api/v1/users/me", SignedIn, users::me),
+
+        post("/api/v1/credentials", Team(ManageCredentials), credentials::create),
+        get("/api/v1/credentials", Team(ReadCredentials), credentials::list),
+        delete("/api/v1/credentials/{id}", Team(ManageCredentials), credentials::revoke),
+
+        post("/api/v1/containers", Team(ManageServices), services::create),
+        get("/api/v1/containers", Team(ReadServices), services::list),
+        get("/api/v1/containers/{id}", Team(ReadServices), services::show),
+        put("/api/v1/containers/{id}", Team(ManageServices), services::update),
+        delete("/api/v1/containers/{id}", Team(ManageServices), services::delete),
+        post("/api/v1/containers/{id}/deploy", Team(ManageServices), services::deploy),
+        post("/api/v1/containers/{id}/undeploy", Team(ManageServices), services::undeploy),
+        post("/api/v1/containers/{id}/restart", Team(ManageServices), services::restart),
+        get("/api/v1/containers/{id}/instances", Team(ReadServices), instances::list),
+        get("/api/v1/containers/{id}/events", Team(ReadServices), events::list),
+        get("/api/v1/containers/{id}/logs", Team(ReadServices), logs::read),
+
+        get("/api/v1/agents", Team(ReadAgents), agents::list),
+
+        get("/api/v1/r/containers", Team(ReadServices), runtime::list_services),
+        get("/api/v1/r/containers/{slug}", Team(ReadServices), runtime::show_service),
+        get("/api/v1/r/agents", Team(ReadAgents), runtime::list_agents),
+
+        get("/api/v1/openapi.json", Public, openapi::serve),
+        get("/healthz", Public, health::healthz),
+        get("/readyz", Public, health::readyz),
+    ]
+}
+
+/// The management API as a service.
+pub fn router(app: &App) -> Router {
+    let mut router = Router::new();
+    for route in routes() {
+        let guard = middleware::from_fn_with_state((app.clone(), route.access), guard);
+        router = router.route(route.path, route.handler.route_layer(guard));
+    }
+    router
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(finish))
+        .with_state(app.clone())
+}
+
+async fn not_found() -> Response {
+    let message = "there is nothing at this path; GET /api/v1/openapi.json describes what there is";
+    ApiError::new(ErrorCode::NotFound, message).into_response()
+}
+
+async fn method_not_allowed() -> Response {
+    let message = "this path does not take this method; the Allow header names those that it takes";
+    ApiError::new(ErrorCode::MethodNotAllowed, message).into_response()
+}
+
+fn get<H: Handler<T, App>, T: 'static>(path: &'static str, access: Access, handler: H) -> Route {
+    Route { method: Method::GET, path, access, handler: on(MethodFilter::GET, handler) }
+}
+
+fn post<H: Handler<T, App>, T: 'static>(path: &'static str, access: Access, handler: H) -> Route {
+    Route { method: Method::POST, path, access, handler: on(MethodFilter::POST, handler) }
+}
+
+fn put<H: Handler<T, App>, T: 'static>(path: &'static str, access: Access, handler: H) -> Route {
+    Route { method: Method::PUT, path, access, handler: on(MethodFilter::PUT, handler) }
+}
+
+fn delete<H: Handler<T, App>, T: 'static>(path: &'static str, access: Access, handler: H) -> Route {
+    Route { method: Method::DELETE, path, access, handler: on(MethodFilter::DELETE, handler) }
+}

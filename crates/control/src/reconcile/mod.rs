@@ -1,0 +1,31 @@
+//! Joins what users wish with what agents report.
+//!
+//! The doctrine, which every change here has to keep:
+//!
+//! * **A pass takes no input but the state.** Nobody hands it a message, an id or a "what to do". It reads the database,
+//!   asks the gateway what is in flight and who is there, and looks at the clock.
+//! * **A pass may run at any time, any number of times, and be cut off anywhere.** What it wrote stands; what it did not
+//!   get to is planned again by the next one. Each service is written in one transaction or not at all.
+//! * **Events only wake it.** A lost hint costs at most the period. Correctness never depends on one.
+//! * **No retry loops inside a pass.** The next pass is the retry. Waiting is a deadline in the state, never a sleep here.
+//! * **Every wish that is not met carries its reason in words**, in `status_reason`.
+//!
+//! [`world`] reads the state, [`plan`] decides (purely), [`apply`] writes down, [`desired`] tells the agents, [`run`] is the
+//! loop around them. [`placement`] and [`verdict`] are parts of the planner: where an instance can go, and what is to be
+//! thought of one that is somewhere.
+
+pub mod apply;
+pub mod desired;
+pub mod limits;
+mod placement;
+pub mod plan;
+pub mod run;
+pub(crate) mod verdict;
+pub mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub use desired::DesiredSets;
+pub use limits::Limits;
+pub use run::{Reconciler, Wake};

@@ -1,0 +1,134 @@
+//! Where an instance can go: which agents are eligible, which of them has the least to do, and if none, why.
+
+use std::collections::BTreeMap;
+
+use towline_model::{AgentId, ServiceId, ServiceSpec, TeamId, Timestamp};
+use towline_store::AgentRow;
+
+use super::{limits::Limits, world::World};
+
+/// How many agents an explanation names.
+const AGENTS_NAMED: usize = 5;
+
+/// The agents, with what each has to do. Placing something adds to that.
+pub(super) struct Fleet<'a> {
+    agents: BTreeMap<AgentId, Member<'a>>,
+}
+
+struct Member<'a> {
+    row: &'a AgentRow,
+    lost: bool,
+    instances: usize,
+    by_deploy: BTreeMap<(ServiceId, i64), usize>,
+}
+
+/// What is to be placed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Demand<'a> {
+    pub(super) team_id: TeamId,
+    pub(super) service_id: ServiceId,
+    pub(super) generation: i64,
+    pub(super) spec: &'a ServiceSpec,
+}
+
+impl<'a> Fleet<'a> {
+    pub(super) fn of(world: &'a World, now: Timestamp, limits: &Limits) -> Self {
+        let agents = world.agents.iter().map(|row| {
+            // Nobody is lost merely because this server was not there to be talked to.
+            let heard = row.last_seen_at.unwrap_or(row.created_at).max(world.up_since);
+            let lost = row.session_id.is_none() && now.since(heard) >= limits.agent_lost;
+            (row.id, Member { row, lost, instances: 0, by_deploy: BTreeMap::new() })
+        });
+        let mut fleet = Self { agents: agents.collect() };
+        for service in &world.services {
+            for instance in service.instances.iter().filter(|instance| instance.stop_requested_at.is_none()) {
+                if let Some(agent) = instance.agent_id {
+                    fleet.count(agent, (instance.service_id, instance.generation));
+                }
+            }
+        }
+        fleet
+    }
+
+    /// Chooses the agent for one more instance: of those that are eligible the one with the fewest instances of this
+    /// deploy, then the fewest in all, then the oldest. If there is none, says why.
+    pub(super) fn place(&mut self, demand: Demand<'_>) -> Result<AgentId, String> {
+        let deploy = (demand.service_id, demand.generation);
+        let eligible = self.agents.values().filter(|agent| agent.obstacle(demand).is_none());
+        let chosen = eligible
+            .min_by_key(|agent| (agent.by_deploy.get(&deploy).copied().unwrap_or(0), agent.instances, agent.row.id));
+        let Some(chosen) = chosen.map(|agent| agent.row.id) else { return Err(self.explain(demand)) };
+        self.count(chosen, deploy);
+        Ok(chosen)
+    }
+
+    /// The agent's name, for messages.
+    pub(super) fn name(&self, agent: AgentId) -> &str {
+        self.agents.get(&agent).map_or("an unknown agent", |agent| agent.row.name.as_str())
+    }
+
+    pub(super) fn is_online(&self, agent: AgentId) -> bool {
+        self.agents.get(&agent).is_some_and(|agent| agent.row.session_id.is_some())
+    }
+
+    /// Whether the agent has been offline for so long that its instances are replaced.
+    pub(super) fn is_lost(&self, agent: AgentId) -> bool {
+        self.agents.get(&agent).is_none_or(|agent| agent.lost)
+    }
+
+    /// Why the agent's engine runs nothing at the moment.
+    pub(super) fn engine_problem(&self, agent: AgentId) -> Option<String> {
+        self.agents.get(&agent).and_then(|agent| agent.engine_problem())
+    }
+
+    fn count(&mut self, agent: AgentId, deploy: (ServiceId, i64)) {
+        if let Some(agent) = self.agents.get_mut(&agent) {
+            agent.instances += 1;
+            *agent.by_deploy.entry(deploy).or_default() += 1;
+        }
+    }
+
+    fn explain(&self, demand: Demand<'_>) -> String {
+        let team: Vec<_> = self.agents.values().filter(|agent| agent.row.team_id == demand.team_id).collect();
+        if team.is_empty() {
+            return "no agent has joined this team yet; run `towline agent` with an ak- key on a machine".to_owned();
+        }
+        let named = team.iter().take(AGENTS_NAMED).map(|agent| {
+            let obstacle = agent.obstacle(demand).unwrap_or_else(|| "is eligible".to_owned());
+            format!("{} {obstacle}", agent.row.name)
+        });
+        let mut text = format!("no agent can run it: {}", named.collect::<Vec<_>>().join("; "));
+        if team.len() > AGENTS_NAMED {
+            text.push_str(&format!("; and {} more", team.len() - AGENTS_NAMED));
+        }
+        text
+    }
+}
+
+impl Member<'_> {
+    /// Why this agent is not eligible.
+    fn obstacle(&self, demand: Demand<'_>) -> Option<String> {
+        if self.row.team_id != demand.team_id {
+            return Some("belongs to another team".to_owned());
+        }
+        if self.row.session_id.is_none() {
+            return Some("is offline".to_owned());
+        }
+        let missing: Vec<_> =
+            demand.spec.required_labels.iter().filter(|label| !self.row.labels.contains(label)).cloned().collect();
+        if !missing.is_empty() {
+            let noun = if missing.len() == 1 { "label" } else { "labels" };
+            return Some(format!("lacks the {noun} {}", missing.join(", ")));
+        }
+        let gpus = if demand.spec.gpu_count < 0 { 1 } else { demand.spec.gpu_count };
+        if self.row.gpu_count < gpus {
+            return Some(format!("has {} GPUs where {gpus} are needed", self.row.gpu_count));
+        }
+        self.engine_problem().map(|problem| format!("has no working container engine ({problem})"))
+    }
+
+    fn engine_problem(&self) -> Option<String> {
+        let unknown = || "no reason was given".to_owned();
+        (!self.row.engine_ready).then(|| self.row.engine_message.clone().unwrap_or_else(unknown))
+    }
+}

@@ -1,0 +1,81 @@
+//! The loop: one pass after another, woken by hints and by a period.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use towline_gateway::Gateway;
+use towline_model::{Clock, Timestamp};
+use towline_store::{Store, StoreError};
+
+use super::{apply::apply, desired::DesiredSets, limits::Limits, plan::plan, world::World};
+use crate::snapshot::Publisher;
+
+/// How long the loop sleeps when nobody wakes it: deadlines are noticed this late.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Wakes the reconciler. A hint: without it the same happens within the period.
+#[derive(Debug, Clone, Default)]
+pub struct Wake(Arc<Notify>);
+
+impl Wake {
+    /// Asks for a pass soon.
+    pub fn wake(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Everything that the reconciler works with.
+pub struct Reconciler {
+    pub(crate) store: Store,
+    pub(crate) gateway: Gateway,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) publisher: Publisher,
+    pub(crate) desired: Arc<DesiredSets>,
+    pub(crate) limits: Limits,
+    pub(crate) wake: Wake,
+    pub(crate) up_since: Timestamp,
+}
+
+impl Reconciler {
+    /// Runs until `shutdown` is cancelled; a pass that has begun is finished.
+    pub async fn run(self, shutdown: CancellationToken) {
+        loop {
+            if let Err(error) = self.pass().await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a pass of the reconciler failed; the next one follows"
+                );
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.wake.0.notified() => {}
+                () = tokio::time::sleep(PERIOD) => {}
+            }
+        }
+    }
+
+    /// One pass.
+    ///
+    /// # Errors
+    /// When the database does not answer. What was done until then stands; the rest is for the next pass.
+    pub async fn pass(&self) -> Result<(), StoreError> {
+        let mut world = self.load().await?;
+        let plans = plan(&world, self.clock.now(), &self.limits);
+        for plan in &plans {
+            tracing::debug!(service = %plan.service_id, changes = ?plan.changes.len(), "planned");
+            apply(&self.store, &world, plan, self.clock.now()).await?;
+        }
+        if !plans.is_empty() {
+            world = self.load().await?;
+        }
+        // Callers are led away from what is about to stop before its agent hears of it.
+        self.publisher.catch_up().await?;
+        self.desired.sync(&self.gateway, &world, self.clock.now());
+        Ok(())
+    }
+
+    async fn load(&self) -> Result<World, StoreError> {
+        World::load(&self.store, &self.gateway, self.up_since).await
+    }
+}

@@ -1,0 +1,58 @@
+//! Everything that a pass looks at, read in one consistent snapshot.
+
+use std::collections::HashMap;
+
+use towline_gateway::Gateway;
+use towline_model::{ServiceId, Timestamp};
+use towline_store::{AgentRow, InstanceRow, ServiceRow, Store, StoreError};
+
+use crate::rollout::Rollout;
+
+/// The state that a pass decides by.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// The services that are wished to run, are on their way, or have instances left.
+    pub services: Vec<ServiceState>,
+    /// Every agent.
+    pub agents: Vec<AgentRow>,
+    /// Since when this server can be talked to. An agent is not taken for lost because it was not.
+    pub up_since: Timestamp,
+}
+
+/// A service with everything that belongs to it.
+#[derive(Debug, Clone)]
+pub struct ServiceState {
+    /// The service.
+    pub row: ServiceRow,
+    /// Its newest deploy.
+    pub rollout: Option<Rollout>,
+    /// Its instances, of all generations, the oldest first.
+    pub instances: Vec<InstanceRow>,
+    /// Requests of callers that are in flight.
+    pub in_flight: usize,
+}
+
+impl World {
+    /// Reads the state.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn load(store: &Store, gateway: &Gateway, up_since: Timestamp) -> Result<Self, StoreError> {
+        let mut tx = store.read().await?;
+        let services = tx.services_to_reconcile().await?;
+        let instances = tx.all_instances().await?;
+        let agents = tx.all_agents().await?;
+        drop(tx);
+        let mut by_service: HashMap<ServiceId, Vec<InstanceRow>> = HashMap::new();
+        for instance in instances {
+            by_service.entry(instance.service_id).or_default().push(instance);
+        }
+        let services = services.into_iter().map(|row| ServiceState {
+            rollout: Rollout::of(&row),
+            instances: by_service.remove(&row.id).unwrap_or_default(),
+            in_flight: gateway.in_flight(row.id),
+            row,
+        });
+        Ok(Self { services: services.collect(), agents, up_since })
+    }
+}

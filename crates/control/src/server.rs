@@ -1,0 +1,244 @@
+//! A whole server in one process: store, gateway, reconciler and API put together, started and ended in order.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use towline_gateway::{Gateway, GatewayConfig};
+use towline_model::{Clock, Secret};
+use towline_store::{ConnectError, Store, StoreError, StoreOptions};
+
+use crate::{
+    agent_events::AgentEvents,
+    app::{App, Parts, password::Passwords},
+    bootstrap::{Bootstrap, BootstrapError, FirstStart},
+    http::router::router,
+    private_file,
+    reconcile::{DesiredSets, Limits, Reconciler, Wake},
+    signing_key::{self, SigningKeyError},
+    snapshot::Publisher,
+};
+
+/// How a server runs.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Where the signing key and the bootstrap file are. Created if it is missing.
+    pub data_dir: PathBuf,
+    /// `sqlite://PATH` or `postgres://…`.
+    pub database_url: Secret<String>,
+    /// How the database is used.
+    pub store: StoreOptions,
+    /// Where callers and agents reach the server; `None` for `http://` and the address that is listened on.
+    pub public_url: Option<String>,
+    /// Whether an empty database gets its first owner, team and keys.
+    pub bootstrap: bool,
+    /// Limits of the gateway.
+    pub gateway: GatewayConfig,
+    /// Deadlines of services.
+    pub limits: Limits,
+}
+
+impl ServerConfig {
+    /// A server with SQLite in its data directory and every default.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir = data_dir.into();
+        let database_url = Secret::new(format!("sqlite://{}", data_dir.join("towline.db").display()));
+        Self {
+            data_dir,
+            database_url,
+            store: StoreOptions::default(),
+            public_url: None,
+            bootstrap: false,
+            gateway: GatewayConfig::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be made.
+    #[error("cannot create the data directory {}: {source}; choose another with --data-dir", path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The listener has no address.
+    #[error("the listening socket cannot be used: {0}")]
+    Listener(io::Error),
+    /// The signing key.
+    #[error(transparent)]
+    SigningKey(#[from] SigningKeyError),
+    /// The database cannot be opened.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The first start.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+    /// The database does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A server that runs. Dropping it ends it at once; [`Server::shutdown`] ends it in order.
+pub struct Server {
+    addr: SocketAddr,
+    url: String,
+    bootstrap: Option<Bootstrap>,
+    app: App,
+    store: Store,
+    /// Ends the listener.
+    stop_serving: CancellationToken,
+    /// Ends the loops behind it.
+    stop_working: CancellationToken,
+    serving: JoinSet<io::Result<()>>,
+    working: JoinSet<()>,
+}
+
+impl Server {
+    /// Opens the database and starts serving on the listener.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub async fn start(config: ServerConfig, listener: TcpListener, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        let addr = listener.local_addr().map_err(StartError::Listener)?;
+        let url = config.public_url.clone().unwrap_or_else(|| url_of(addr));
+        private_file::create_directory(&config.data_dir)
+            .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
+        let tokens = signing_key::load_or_create(&config.data_dir)?;
+        let store = Store::connect(&config.database_url, config.store.clone()).await?;
+        let passwords = Passwords::new();
+        let first_start =
+            FirstStart { store: &store, passwords: &passwords, clock: &*clock, data_dir: &config.data_dir, url: &url };
+        let bootstrap = if config.bootstrap { first_start.run().await? } else { None };
+        forget_sessions(&store).await?;
+
+        let (gateway, events) = Gateway::new(config.gateway.clone(), tokens, Arc::clone(&clock));
+        let publisher = Publisher::new(store.clone(), gateway.clone(), Arc::clone(&clock));
+        publisher.refresh().await?;
+        let (stop_serving, stop_working) = (CancellationToken::new(), CancellationToken::new());
+        let app = App::new(Parts {
+            store: store.clone(),
+            gateway: gateway.clone(),
+            clock: Arc::clone(&clock),
+            publisher: publisher.clone(),
+            wake: Wake::default(),
+            limits: config.limits,
+            passwords,
+            tasks: TaskTracker::new(),
+            shutdown: stop_serving.clone(),
+        });
+
+        let desired = Arc::new(DesiredSets::default());
+        let mut working = JoinSet::new();
+        let reconciler = Reconciler {
+            store: store.clone(),
+            gateway: gateway.clone(),
+            clock: Arc::clone(&clock),
+            publisher: publisher.clone(),
+            desired: Arc::clone(&desired),
+            limits: config.limits,
+            wake: app.wake(),
+            up_since: clock.now(),
+        };
+        working.spawn(reconciler.run(stop_working.clone()));
+        let agents = AgentEvents::new(&app, desired);
+        working.spawn(agents.run(events, stop_working.clone()));
+
+        let mut serving = JoinSet::new();
+        let (api, stop) = (router(&app), stop_serving.clone());
+        serving.spawn(async move { gateway.serve(listener, api, stop).await });
+        tracing::info!(%addr, "serving");
+        Ok(Self { addr, url, bootstrap, app, store, stop_serving, stop_working, serving, working })
+    }
+
+    /// The address that is listened on.
+    #[must_use]
+    pub const fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Where callers and agents reach the server.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What the first start made, now or once; `None` without [`ServerConfig::bootstrap`], and when the file is gone.
+    #[must_use]
+    pub const fn bootstrap(&self) -> Option<&Bootstrap> {
+        self.bootstrap.as_ref()
+    }
+
+    /// Returns when the server has stopped serving by itself.
+    ///
+    /// # Errors
+    /// Why it did.
+    pub async fn ended(&mut self) -> io::Result<()> {
+        match self.serving.join_next().await {
+            Some(Ok(result)) => result,
+            Some(Err(error)) => Err(io::Error::other(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the server: takes nothing new, finishes what is in flight (as long as the gateway's drain may last), then
+    /// stops what works behind it and closes the database.
+    pub async fn shutdown(mut self) {
+        self.stop_serving.cancel();
+        while let Some(result) = self.serving.join_next().await {
+            if let Ok(Err(error)) = result {
+                tracing::warn!(%error, "the listener ended with an error");
+            }
+        }
+        self.app.tasks().close();
+        self.app.tasks().wait().await;
+        self.stop_working.cancel();
+        while self.working.join_next().await.is_some() {}
+        self.store.close().await;
+    }
+}
+
+/// Nobody has a session with a server that has just started. (With several servers on one database this is each server's
+/// own sessions only; there is one for now.)
+async fn forget_sessions(store: &Store) -> Result<(), StoreError> {
+    let mut tx = store.write().await?;
+    tx.clear_all_sessions().await?;
+    tx.commit().await
+}
+
+/// A server that listens on every address is reached on this machine's own.
+fn url_of(addr: SocketAddr) -> String {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    format!("http://{}", SocketAddr::new(ip, addr.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_an_address_that_can_be_reached() {
+        for (addr, url) in [
+            ("127.0.0.1:7070", "http://127.0.0.1:7070"),
+            ("0.0.0.0:80", "http://127.0.0.1:80"),
+            ("[::]:1", "http://[::1]:1"),
+            ("192.0.2.1:9", "http://192.0.2.1:9"),
+        ] {
+            assert_eq!(url_of(addr.parse().unwrap()), url);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Keeps the gateway's snapshot true: builds it from the store and swaps it in.
+//!
+//! Whoever has committed a change of routes or credentials calls [`Publisher::refresh`] before answering; it returns when
+//! a snapshot is in place whose reading began after the call. Several calls share one build, but never one that began
+//! before them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::sync::Mutex;
+use towline_gateway::{Credential, CredentialTable, Gateway, RouteTable, Snapshot};
+use towline_model::{Clock, ServiceId};
+use towline_store::{CredentialRow, InstanceRow, Store, StoreError};
+
+use crate::routes::service_route;
+
+/// The way to a fresh snapshot. Clones share the work.
+#[derive(Clone)]
+pub struct Publisher {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Store,
+    gateway: Gateway,
+    clock: Arc<dyn Clock>,
+    /// How many refreshes have been asked for.
+    asked: AtomicU64,
+    published: Mutex<Published>,
+}
+
+#[derive(Default)]
+struct Published {
+    /// Every refresh up to this one is covered by what is published.
+    covers: u64,
+    /// The store's revision that is published.
+    revision: Option<i64>,
+}
+
+impl Publisher {
+    /// A publisher that has not published anything yet.
+    #[must_use]
+    pub fn new(store: Store, gateway: Gateway, clock: Arc<dyn Clock>) -> Self {
+        let shared = Shared { store, gateway, clock, asked: AtomicU64::new(0), published: Mutex::default() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Returns when everything that was committed before the call is in the gateway's snapshot.
+    ///
+    /// # Errors
+    /// When the database does not answer. The reconciler tries again within its period.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        let ticket = self.shared.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut published = self.shared.published.lock().await;
+        if published.covers >= ticket {
+            return Ok(());
+        }
+        self.publish(&mut published).await
+    }
+
+    /// Publishes if the store has moved on since, whoever moved it.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn catch_up(&self) -> Result<(), StoreError> {
+        let revision = self.shared.store.revision().await?;
+        let mut published = self.shared.published.lock().await;
+        if published.revision.is_some_and(|known| known >= revision) {
+            return Ok(());
+        }
+        self.publish(&mut published).await
+    }
+
+    async fn publish(&self, published: &mut Published) -> Result<(), StoreError> {
+        let covers = self.shared.asked.load(Ordering::SeqCst);
+        let (snapshot, revision) = self.build().await?;
+        self.shared.gateway.swap(snapshot);
+        *published = Published { covers, revision: Some(revision) };
+        Ok(())
+    }
+
+    async fn build(&self) -> Result<(Snapshot, i64), StoreError> {
+        let mut tx = self.shared.store.read().await?;
+        let revision = tx.revision().await?;
+        let services = tx.all_services().await?;
+        let instances = tx.all_instances().await?;
+        let credentials = tx.active_credentials(self.shared.clock.now()).await?;
+        let memberships = tx.all_memberships().await?;
+        drop(tx);
+        let mut by_service: HashMap<ServiceId, Vec<InstanceRow>> = HashMap::new();
+        for instance in instances {
+            by_service.entry(instance.service_id).or_default().push(instance);
+        }
+        let routes = RouteTable::from_services(services.iter().map(|service| {
+            let instances = by_service.get(&service.id).map_or(&[][..], Vec::as_slice);
+            service_route(service, instances)
+        }));
+        let credentials = CredentialTable::new(
+            credentials.into_iter().map(|row| (row.key_hash, credential(row))),
+            memberships.into_iter().map(|row| (row.user_id, row.team_id, row.role)),
+        );
+        Ok((Snapshot { routes, credentials }, revision))
+    }
+}
+
+fn credential(row: CredentialRow) -> Credential {
+    Credential {
+        id: row.id,
+        kind: row.kind,
+        team_id: row.team_id,
+        user_id: row.user_id,
+        scopes: row.scopes,
+        expires_at: row.expires_at,
+    }
+}
