@@ -46,7 +46,7 @@ pub enum Identity {
     /// As a user in a team.
     User {
         /// Gives valid access tokens.
-        sign_in: SignIn,
+        sign_in: Box<SignIn>,
         /// The team that calls are about.
         team_id: TeamId,
     },

@@ -7,6 +7,7 @@ pub mod call;
 pub mod completion;
 pub mod key;
 pub mod login;
+pub mod serve;
 pub mod server;
 pub mod service;
 #[cfg(test)]

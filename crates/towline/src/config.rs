@@ -171,7 +171,7 @@ mod tests {
         }
     }
 
-    fn serve(cli: Cli) -> cmd::server::ServeArgs {
+    fn serve(cli: Cli) -> cmd::serve::ServeArgs {
         match cli.command {
             cli::Command::Server(args) => args.serve,
             cli::Command::Up(args) => args.serve,

@@ -3,7 +3,10 @@
 //! In this order: a key that was given; the data directory that was named (its `bootstrap.json`); the sign-in of `towline login`;
 //! the default data directory. A sign-in is only ever sent to the server that it was made with.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use towline_model::{KeyKind, RawKey, Secret};
 use url::Url;
@@ -51,7 +54,7 @@ pub fn connect(args: &ClientArgs, context: &Context) -> Result<Client, Failure> 
         && let Some(login) = credentials.logins.get(server.as_str())
     {
         context.verbose(|| format!("signed in to {server} as {} ({})", login.email_address, file.path().display()));
-        let sign_in = SignIn::new(server.clone(), file, None);
+        let sign_in = Box::new(SignIn::new(server.clone(), file, None));
         return Ok(Client::new(server, Identity::User { sign_in, team_id: login.team_id })?);
     }
     match matching(args, local(args, context)?) {
@@ -77,14 +80,17 @@ pub fn server_to_sign_in_to(args: Option<&Url>, credentials: &Credentials) -> Re
     }
 }
 
-/// The key in a file that holds only a key.
+/// The secret in a file that holds nothing else, without the white space around it.
 ///
 /// # Errors
-/// When the file cannot be read.
-pub fn read_key_file(path: &std::path::Path) -> Result<Secret<String>, Failure> {
+/// When the file cannot be read or is empty.
+pub fn read_secret_file(path: &Path) -> Result<Secret<String>, Failure> {
     let text = fs::read_to_string(path)
-        .map_err(|error| Failure::usage(format!("cannot read the key file {}: {error}", path.display())))?;
-    Ok(Secret::new(text.trim().to_owned()))
+        .map_err(|error| Failure::usage(format!("cannot read the secret in {}: {error}", path.display())))?;
+    match text.trim() {
+        "" => Err(Failure::usage(format!("{} is empty; it must hold a secret", path.display()))),
+        secret => Ok(Secret::new(secret.to_owned())),
+    }
 }
 
 /// A server on this machine whose data directory we may read.
@@ -108,7 +114,7 @@ impl Local {
         let team_id = owner.team_id;
         // Whoever can read the password may as well keep a token beside it; so not every command signs in.
         let file = CredentialsFile::at(self.data_dir.join("sign-in.json"));
-        let sign_in = SignIn::new(self.server.clone(), file, Some(owner));
+        let sign_in = Box::new(SignIn::new(self.server.clone(), file, Some(owner)));
         Ok(Client::new(self.server, Identity::User { sign_in, team_id })?)
     }
 }
@@ -128,7 +134,7 @@ fn matching(args: &ClientArgs, local: Option<Local>) -> Option<Local> {
 fn given_key(args: &ClientArgs) -> Result<Option<Secret<String>>, Failure> {
     let key = match (&args.key, &args.key_file) {
         (Some(key), _) => key.clone(),
-        (None, Some(path)) => read_key_file(path)?,
+        (None, Some(path)) => read_secret_file(path)?,
         (None, None) => return Ok(None),
     };
     let parsed = RawKey::parse(key.expose()).map_err(|error| Failure::usage(format!("the given key: {error}")))?;

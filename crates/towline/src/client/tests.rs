@@ -114,7 +114,7 @@ async fn keep(file: &CredentialsFile, server: &Url, login: Login) {
 }
 
 fn user_client(server: &TestServer, file: &CredentialsFile, owner: Option<Owner>) -> Client {
-    let sign_in = SignIn::new(server.url.clone(), file.clone(), owner);
+    let sign_in = Box::new(SignIn::new(server.url.clone(), file.clone(), owner));
     Client::new(server.url.clone(), Identity::User { sign_in, team_id: TeamId::generate() }).unwrap()
 }
 

@@ -51,7 +51,13 @@ pub struct CallArgs {
           value_hint = ValueHint::FilePath)]
     data: Option<String>,
     /// The same, but a file is sent as it is, streamed, of any size.
-    #[arg(long, value_name = "DATA", allow_hyphen_values = true, conflicts_with = "json", value_hint = ValueHint::FilePath)]
+    #[arg(
+        long,
+        value_name = "DATA",
+        allow_hyphen_values = true,
+        conflicts_with = "json",
+        value_hint = ValueHint::FilePath
+    )]
     data_binary: Option<String>,
     /// A JSON body; @FILE and @- as with --data-binary. Sets Content-Type and Accept.
     #[arg(long, value_name = "DATA", allow_hyphen_values = true, value_hint = ValueHint::FilePath)]

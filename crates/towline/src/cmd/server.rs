@@ -1,14 +1,13 @@
 //! `towline server`: control plane and gateway in one process.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use clap::{Args, ValueHint};
+use serde_json::json;
 use towline_model::Secret;
-use url::Url;
 
-use crate::{
-    cli::parse_server_url, client::connect::read_key_file, cmd::Context, failure::Failure, units::parse_duration,
-};
+use super::serve::{self, ServeArgs, Started};
+use crate::{client::connect::read_secret_file, cmd::Context, failure::Failure, signals::SignalWatch};
 
 const EXAMPLE: &str = "\
 Example:
@@ -20,23 +19,6 @@ The first start with --bootstrap creates the owner, a team and the first keys, a
 data directory, readable by its owner only. The limit of open files is raised to the hard limit (ulimit -Hn): count one \
 for each caller, carrier and agent.
 SIGTERM and SIGINT finish the requests in flight; a second one ends at once.";
-
-/// Settings of a server, whether alone or in `towline up`.
-#[derive(Debug, Clone, Args)]
-pub struct ServeArgs {
-    /// The address and port to listen on, for callers and agents; port 0 takes a free one.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7070")]
-    pub listen: SocketAddr,
-    /// Where the server keeps its state [default: ~/.local/share/towline].
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub data_dir: Option<PathBuf>,
-    /// The URL by which callers and agents reach this server [default: http:// and the address it listens on].
-    #[arg(long, value_name = "URL", value_parser = parse_server_url)]
-    pub public_url: Option<Url>,
-    /// How long requests in flight may go on when the server is told to stop: a number with ms, s, m or h.
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
-    pub drain_timeout: Duration,
-}
 
 /// Arguments of `towline server`.
 #[derive(Debug, Args)]
@@ -60,6 +42,34 @@ pub struct ServerArgs {
 /// # Errors
 /// When it cannot start or its listener fails.
 pub async fn run(args: ServerArgs, context: &Context) -> Result<(), Failure> {
-    let _ = (args, context, read_key_file);
-    Err(Failure::new("not built yet"))
+    let signals = SignalWatch::start()?;
+    let database_url = match (args.database_url, &args.database_url_file) {
+        (Some(url), _) => Some(url),
+        (None, Some(path)) => Some(read_secret_file(path)?),
+        (None, None) => None,
+    };
+    let mut started = serve::start(&args.serve, database_url, args.bootstrap, context).await?;
+    announce(&started, context)?;
+    let shutdown = signals.shutdown();
+    tokio::select! {
+        () = shutdown.cancelled() => {
+            started.server.shutdown().await;
+            Ok(())
+        }
+        ended = started.server.ended() => Err(match ended {
+            Ok(()) => Failure::new("the server has stopped serving by itself"),
+            Err(error) => Failure::new(format!("the server has stopped serving: {error}")),
+        }),
+    }
+}
+
+/// Says where the server is; secrets stay in their file.
+fn announce(started: &Started, context: &Context) -> Result<(), Failure> {
+    let url = started.server.url();
+    let file = started.bootstrap().map(|_| started.bootstrap_path().display().to_string());
+    let shown = json!({"url": url, "address": started.server.addr(), "bootstrap_file": file});
+    context.output.show(&shown, || match (&file, started.is_first) {
+        (Some(file), true) => format!("Towline listens at {url}; the first sign-in and keys are in {file}"),
+        _ => format!("Towline listens at {url}"),
+    })
 }

@@ -228,7 +228,8 @@ async fn a_call_streams_what_arrives_when_it_arrives() {
     })
     .await;
     let (run, captured) = Shell::new(&server).start(&["call", "hello", "/sse"]);
-    let run = tokio::spawn(run);
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(run);
     tokio::io::AsyncWriteExt::write_all(&mut writer, b"first").await.unwrap();
     let seen = async {
         while captured.data() != "first" {
@@ -238,7 +239,7 @@ async fn a_call_streams_what_arrives_when_it_arrives() {
     tokio::time::timeout(std::time::Duration::from_secs(20), seen).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut writer, b" second").await.unwrap();
     drop(writer);
-    run.await.unwrap().unwrap();
+    running.join_next().await.unwrap().unwrap().unwrap();
     assert_eq!(captured.data(), "first second");
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{agent::AgentIdentityArgs, server::ServeArgs};
+use super::{agent::AgentIdentityArgs, serve::ServeArgs};
 use crate::{cmd::Context, failure::Failure};
 
 const EXAMPLE: &str = "\

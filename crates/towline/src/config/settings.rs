@@ -157,7 +157,7 @@ fn setting(argument: &Arg, path: &[String]) -> Option<Setting> {
     let (variable, key) = if let Some((_, variable, key)) = SHARED.iter().find(|(shared, ..)| *shared == id) {
         ((*variable).to_owned(), key.map(str::to_owned))
     } else {
-        let key = if id.contains('.') { id.clone() } else { [path, &[long.clone()]].concat().join(".") };
+        let key = if id.contains('.') { id.clone() } else { [path, std::slice::from_ref(&long)].concat().join(".") };
         let key = key.replace('-', "_");
         (format!("TOWLINE_{}", key.replace('.', "_").to_uppercase()), Some(key))
     };

@@ -151,8 +151,8 @@ fn summary(service: &Service, instances: &[InstanceView]) -> String {
     if !phases.is_empty() {
         text = format!("{text} ({})", phases.join(", "));
     }
-    let reasons = instances.iter().filter_map(|instance| instance.reason.as_deref());
-    match view.status_reason.as_deref().or_else(|| reasons.last()) {
+    let mut reasons = instances.iter().filter_map(|instance| instance.reason.as_deref());
+    match view.status_reason.as_deref().or_else(|| reasons.next_back()) {
         Some(reason) => format!("{text}: {reason}"),
         None => text,
     }

@@ -1,0 +1,275 @@
+//! What `towline server` and `towline up` share: the settings of a server, and starting one.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::{Args, ValueHint};
+use tokio::net::TcpListener;
+use towline_control::{Bootstrap, Server, ServerConfig};
+use towline_gateway::{GatewayConfig, forwarded::AddressRange};
+use towline_model::{Secret, SystemClock};
+use url::Url;
+
+use crate::{
+    cli::parse_server_url,
+    client,
+    cmd::Context,
+    failure::Failure,
+    units::{parse_duration, parse_size},
+};
+
+/// Settings of a server, whether alone or in `towline up`.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// The address and port to listen on, for callers and agents; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7070")]
+    pub listen: SocketAddr,
+    /// Where the server keeps its state [default: ~/.local/share/towline].
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub data_dir: Option<PathBuf>,
+    /// The URL by which callers and agents reach this server [default: http:// and the address it listens on].
+    #[arg(long, value_name = "URL", value_parser = parse_server_url)]
+    pub public_url: Option<Url>,
+    /// How long requests in flight may go on when the server is told to stop: a number with ms, s, m or h.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
+    pub drain_timeout: Duration,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// Limits of a server. The defaults suit a production server.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits of the server")]
+struct LimitArgs {
+    /// The most connections, callers' and agents' together.
+    #[arg(id = "limits.max_connections", long = "max-connections", value_name = "N", default_value_t = 50_000)]
+    max_connections: usize,
+    /// The most agents of one team that may be connected.
+    #[arg(id = "limits.max_agents_per_team", long = "max-agents-per-team", value_name = "N", default_value_t = 1000)]
+    max_agents_per_team: usize,
+    /// The most agents that may be connected from one address.
+    #[arg(
+        id = "limits.max_agents_per_address",
+        long = "max-agents-per-address",
+        value_name = "N",
+        default_value_t = 1000
+    )]
+    max_agents_per_address: usize,
+    /// The memory that data on its way to slow readers may take in all.
+    #[arg(
+        id = "limits.tunnel_memory",
+        long = "tunnel-memory",
+        value_name = "SIZE",
+        value_parser = parse_size,
+        default_value = "256MiB"
+    )]
+    tunnel_memory: u64,
+    /// The longest request body of an invoke. The proxy has no such limit.
+    #[arg(
+        id = "limits.invoke_request_limit",
+        long = "invoke-request-limit",
+        value_name = "SIZE",
+        value_parser = parse_size,
+        default_value = "32MiB"
+    )]
+    invoke_request_limit: u64,
+    /// The longest response body of an invoke. The proxy has no such limit.
+    #[arg(
+        id = "limits.invoke_response_limit",
+        long = "invoke-response-limit",
+        value_name = "SIZE",
+        value_parser = parse_size,
+        default_value = "32MiB"
+    )]
+    invoke_response_limit: u64,
+    /// An address or range such as 10.0.0.0/8 of proxies in front of this server, whose Forwarded and X-Forwarded-* headers are
+    /// believed; repeat for several [default: none].
+    #[arg(id = "limits.trusted_proxy", long = "trusted-proxy", value_name = "RANGE")]
+    trusted_proxy: Vec<AddressRange>,
+    /// How long an instance may wait for an eligible agent before its deploy has failed.
+    #[arg(
+        id = "limits.placement_timeout",
+        long = "placement-timeout",
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        default_value = "30s"
+    )]
+    placement_timeout: Duration,
+    /// How long requests in flight may go on after an undeploy or an update.
+    #[arg(
+        id = "limits.undeploy_drain",
+        long = "undeploy-drain",
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        default_value = "30s"
+    )]
+    undeploy_drain: Duration,
+    /// How long an agent may be offline before its instances are replaced elsewhere.
+    #[arg(
+        id = "limits.agent_lost_after",
+        long = "agent-lost-after",
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        default_value = "60s"
+    )]
+    agent_lost_after: Duration,
+    /// How long an image may take to be pulled.
+    #[arg(
+        id = "limits.pull_timeout",
+        long = "pull-timeout",
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        default_value = "1h"
+    )]
+    pull_timeout: Duration,
+}
+
+/// A server that runs, and what belongs to its process.
+pub struct Started {
+    /// The server.
+    pub server: Server,
+    /// Where its state is.
+    pub data_dir: PathBuf,
+    /// Whether this start made the first owner, team and keys.
+    pub is_first: bool,
+    _lock: File,
+}
+
+impl Started {
+    /// What the first start made, as far as its file is still there.
+    pub fn bootstrap(&self) -> Option<&Bootstrap> {
+        self.server.bootstrap()
+    }
+
+    /// Where the file of the first start is, or was.
+    pub fn bootstrap_path(&self) -> PathBuf {
+        client::bootstrap::Bootstrap::path(&self.data_dir)
+    }
+
+    /// Where other machines reach the server, as far as this one can tell.
+    pub fn url_for_others(&self, public_url: Option<&Url>) -> String {
+        let addr = self.server.addr();
+        match public_url {
+            None if addr.ip().is_unspecified() => {
+                let ip = outward_address(addr.ip()).unwrap_or(addr.ip());
+                format!("http://{}", SocketAddr::new(ip, addr.port()))
+            }
+            _ => self.server.url().to_owned(),
+        }
+    }
+}
+
+/// Starts a server: locks its data directory, listens, opens its database.
+///
+/// # Errors
+/// When another one uses the directory or the port, or the database cannot be opened.
+pub async fn start(
+    args: &ServeArgs,
+    database_url: Option<Secret<String>>,
+    bootstrap: bool,
+    context: &Context,
+) -> Result<Started, Failure> {
+    let data_dir = args.data_dir.clone().unwrap_or_else(|| context.environment.data_dir());
+    let lock = lock(&data_dir)?;
+    let listener = TcpListener::bind(args.listen).await.map_err(|error| cannot_listen(args.listen, &error))?;
+    let path = client::bootstrap::Bootstrap::path(&data_dir);
+    let was_there = path.exists();
+    let mut config = ServerConfig::new(&data_dir);
+    config.bootstrap = bootstrap;
+    config.public_url = args.public_url.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned());
+    config.database_url = database_url.unwrap_or(config.database_url);
+    args.limits.apply(&mut config);
+    config.gateway.drain_timeout = args.drain_timeout;
+    let started = Box::pin(Server::start(config, listener, Arc::new(SystemClock))).await;
+    let server = started.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+    let is_first = !was_there && server.bootstrap().is_some();
+    Ok(Started { server, data_dir, is_first, _lock: lock })
+}
+
+impl LimitArgs {
+    fn apply(&self, config: &mut ServerConfig) {
+        let bytes = |size| usize::try_from(size).unwrap_or(usize::MAX);
+        config.gateway = GatewayConfig {
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            max_connections: self.max_connections,
+            max_agents_per_team: self.max_agents_per_team,
+            max_agents_per_address: self.max_agents_per_address,
+            tunnel_budget_bytes: bytes(self.tunnel_memory),
+            invoke_request_limit: bytes(self.invoke_request_limit),
+            invoke_response_limit: bytes(self.invoke_response_limit),
+            trusted_proxies: self.trusted_proxy.clone(),
+            ..GatewayConfig::default()
+        };
+        config.limits.placement = self.placement_timeout;
+        config.limits.drain = self.undeploy_drain;
+        config.limits.agent_lost = self.agent_lost_after;
+        config.limits.pull = self.pull_timeout;
+    }
+}
+
+/// Two servers on one data directory would both decide what runs.
+fn lock(data_dir: &Path) -> Result<File, Failure> {
+    let cannot = |error: &io::Error| {
+        Failure::io(format!("cannot use the data directory {}", data_dir.display()), error)
+            .hint("choose another with --data-dir")
+    };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(|error| cannot(&error))?;
+    let open =
+        OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(data_dir.join("server.lock"));
+    let file = open.map_err(|error| cannot(&error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(Failure::new(format!("another towline server uses the data directory {}", data_dir.display()))
+                .hint("end it, or choose another directory with --data-dir"))
+        }
+        Err(TryLockError::Error(error)) => Err(cannot(&error)),
+    }
+}
+
+fn cannot_listen(addr: SocketAddr, error: &io::Error) -> Failure {
+    let failure = Failure::new(format!("cannot listen on {addr}: {error}"));
+    match error.kind() {
+        io::ErrorKind::AddrInUse => failure.hint(format!(
+            "something listens there already; choose another port, or a free one with --listen {}:0",
+            addr.ip()
+        )),
+        io::ErrorKind::AddrNotAvailable => failure.hint("this machine does not have that address"),
+        io::ErrorKind::PermissionDenied => failure.hint("ports below 1024 need a privilege; choose a higher one"),
+        _ => failure,
+    }
+}
+
+/// The address of this machine that its packets to elsewhere bear. Nothing is sent to find out.
+fn outward_address(like: IpAddr) -> Option<IpAddr> {
+    // Addresses of documentation (RFC 5737, RFC 3849): routed like any other, owned by nobody.
+    let (from, to) = if like.is_ipv4() { ("0.0.0.0:0", "192.0.2.1:9") } else { ("[::]:0", "[2001:db8::1]:9") };
+    let socket = UdpSocket::bind(from).ok()?;
+    socket.connect(to).ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_server_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(&dir.path().join("data")).unwrap();
+        let failure = lock(&dir.path().join("data")).unwrap_err();
+        assert!(failure.message().starts_with("another towline server uses"), "{failure}");
+        drop(held);
+        lock(&dir.path().join("data")).unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let failure = lock(&dir.path().join("file")).unwrap_err();
+        assert_eq!(failure.hint_text(), Some("choose another with --data-dir"));
+    }
+}
