@@ -224,6 +224,39 @@ async fn an_invoke_carries_a_request_and_its_answer_as_json() {
 }
 
 #[tokio::test]
+async fn an_invoke_names_a_path_and_never_a_host() {
+    let running = Running::start(1).await;
+    for (body, field) in [
+        (json!({"method": "GET", "path": "http://evil/"}), "path"),
+        (json!({"method": "GET", "path": "//evil/x"}), "path"),
+        (json!({"method": "GET", "path": "evil"}), "path"),
+        (json!({"method": "GET", "path": "/a\\b"}), "path"),
+        (json!({"method": "GET", "path": "/a\r\nHost: evil"}), "path"),
+        (json!({"method": "GET", "path": ""}), "path"),
+        (json!({"method": "TRACE", "path": "/"}), "method"),
+        (json!({"method": "get me", "path": "/"}), "method"),
+        (json!({"path": "/"}), "method"),
+        (json!({"method": "GET"}), "path"),
+        (json!({"method": "POST", "path": "/", "body_base64": "%%"}), "body_base64"),
+        (json!({"method": "GET", "path": "/", "headers": {"a b": "c"}}), "headers"),
+        (json!({"method": "GET", "path": "/", "headers": {"a": "b\r\nc: d"}}), "headers"),
+        (json!({"method": "GET", "path": "/", "colour": 1}), "colour"),
+    ] {
+        let answer = running.api.post("/r/invoke/hello", &body).await;
+        assert_eq!(answer.status, 400, "{body}: {}", answer.text());
+        let code = answer.json()["error_code"].as_str().unwrap().to_owned();
+        let message = answer.gateway_problem(400, &code);
+        assert!(message.contains(field), "{body}: {message}");
+    }
+}
+
+#[tokio::test]
+async fn an_invoke_is_a_post() {
+    let running = Running::start(1).await;
+    running.api.get("/r/invoke/hello").await.gateway_problem(405, "method_not_allowed");
+}
+
+#[tokio::test]
 async fn both_replicas_answer() {
     let running = Running::start(2).await;
     let mut seen = std::collections::BTreeSet::new();
