@@ -142,6 +142,10 @@ async fn read_description(body: Incoming, body_limit: usize) -> Result<Bytes, Ga
 
 /// Reads the description and checks every field of it.
 fn describe(text: &[u8], body_limit: usize) -> Result<Described, GatewayError> {
+    if text.trim_ascii_start().first() != Some(&b'{') {
+        // serde would also read an array, field by field.
+        return Err(malformed_body("", "must be a JSON object with `method` and `path`"));
+    }
     let mut json = serde_json::Deserializer::from_slice(text);
     let request: InvokeRequest = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();

@@ -4,8 +4,8 @@
 //! about is answered `400`, `414` or `431` by hyper itself, without a body, and the connection is closed:
 //!
 //! * a request line that is not three words, a method that is no token, a version other than 1.0 and 1.1;
-//! * a target with a byte that [`http::Uri`] does not take: controls, space, `"`(in a path it does take `"`, `{`, `}`,
-//!   `|` and others, and keeps them), `<`, `>`, or bytes that are not UTF-8;
+//! * a target with a byte that [`http::Uri`] does not take: controls, space, `"`, `<`, `>`, a back-tick, or bytes that are
+//!   not UTF-8 (it does take `{`, `}`, `|`, `^`, `[`, `]`, a backslash and UTF-8, and keeps them as they are);
 //! * a header line without a colon, with a space before the colon, folded, or with a control byte in it;
 //! * a `Content-Length` that is not a number, or several that differ; `Transfer-Encoding` in HTTP/1.0, or one that does
 //!   not end in `chunked`; more than 128 fields, or more than 64 KiB of head.

@@ -222,16 +222,16 @@ impl Connection {
         if error.is_user() {
             return FailureReason::CallerBody;
         }
+        if error.is_parse() {
+            return FailureReason::BrokeHttp(describe(error));
+        }
         match self.stream_end(error) {
             Some(StreamEnd::Refused(refused)) => FailureReason::Refused(refused),
             Some(StreamEnd::Reset { code: ResetCode::ConnectionReset | ResetCode::ConnectFailed, .. }) => {
                 FailureReason::Closed
             }
-            Some(StreamEnd::Reset { .. } | StreamEnd::CarrierLost(_) | StreamEnd::LocalReset(_)) => {
-                FailureReason::TunnelLost
-            }
-            Some(StreamEnd::Finished) | None if error.is_parse() => FailureReason::BrokeHttp(error.to_string()),
-            Some(StreamEnd::Finished) | None => FailureReason::Closed,
+            Some(StreamEnd::Reset { .. } | StreamEnd::CarrierLost(_)) => FailureReason::TunnelLost,
+            Some(StreamEnd::Finished | StreamEnd::LocalReset(_)) | None => FailureReason::Closed,
         }
     }
 
@@ -239,12 +239,13 @@ impl Connection {
     pub(crate) fn body_failure(&self, error: &hyper::Error) -> ExchangeFailure {
         match self.stream_end(error) {
             Some(StreamEnd::CarrierLost(_)) => ExchangeFailure::TunnelLost,
-            Some(_) => ExchangeFailure::Incomplete,
-            None if error.is_incomplete_message() || is_early_end(error) => ExchangeFailure::Incomplete,
-            None => ExchangeFailure::BrokeHttp(error.to_string()),
+            Some(StreamEnd::Reset { .. } | StreamEnd::Refused(_)) => ExchangeFailure::Incomplete,
+            _ if error.is_incomplete_message() || is_early_end(error) => ExchangeFailure::Incomplete,
+            _ => ExchangeFailure::BrokeHttp(describe(error)),
         }
     }
 
+    /// How the stream ended. A reset of our own is only the consequence of a failure.
     fn stream_end(&self, error: &hyper::Error) -> Option<StreamEnd> {
         StreamEnd::of(error).cloned().or_else(|| self.monitor.end())
     }
@@ -254,6 +255,11 @@ impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection").field("reused", &self.reused).finish_non_exhaustive()
     }
+}
+
+/// What is wrong with a container's answer, with the cause that hyper keeps inside.
+fn describe(error: &hyper::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 fn is_early_end(error: &hyper::Error) -> bool {

@@ -1,3 +1,13 @@
 //! The gateway from outside: real sockets on both sides, a simulated agent that speaks the real protocol between them.
 
+mod agents;
+mod expect;
+mod failure;
+mod framing;
+mod http2;
+mod invoke;
 mod proxy;
+mod retry;
+mod status;
+mod streaming;
+mod upgrade;

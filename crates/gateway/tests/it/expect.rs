@@ -1,0 +1,95 @@
+//! `Expect: 100-continue` from end to end (RFC 9110 §10.1.1): nobody says `100 Continue` before the container does.
+
+use std::time::Duration;
+
+use tokio::{io::AsyncReadExt, time::timeout};
+use towline_gateway::testing::{Container, World, within};
+
+fn head(key: &str) -> String {
+    format!(
+        "POST /api/v1/r/containers/hello/ HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\n\
+         Expect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+    )
+}
+
+#[tokio::test]
+async fn the_containers_go_ahead_is_passed_on() {
+    let (go, wait) = tokio::sync::watch::channel(false);
+    let container = Container::start(move |mut exchange, _| {
+        let mut wait = wait.clone();
+        async move {
+            let head = exchange.head().await?.unwrap();
+            assert!(head.to_lowercase().contains("expect: 100-continue"));
+            let _ = wait.wait_for(|go| *go).await;
+            exchange.write("HTTP/1.1 100 Continue\r\n\r\n").await?;
+            let body = exchange.exactly(4).await?;
+            exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await?;
+            exchange.write(body).await
+        }
+    })
+    .await;
+    let world = World::start().await;
+    let (team, _agent, _) = world.hello(&container).await;
+    let mut caller = world.caller().await;
+    caller.send(head(&team.key)).await;
+    let early = timeout(Duration::from_millis(200), caller.socket.read_u8()).await;
+    assert!(early.is_err(), "nothing is said before the container has said it");
+    go.send_replace(true);
+    let interim = within("100", caller.head()).await.unwrap();
+    assert_eq!(interim.status, 100);
+    caller.send("body").await;
+    let answer = caller.answer().await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "body"));
+}
+
+#[tokio::test]
+async fn a_refusal_comes_instead_of_the_go_ahead() {
+    let container = Container::start(|mut exchange, _| async move {
+        exchange.head().await?;
+        exchange.write("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno").await?;
+        exchange.ended().await
+    })
+    .await;
+    let world = World::start().await;
+    let (team, _agent, _) = world.hello(&container).await;
+    let mut caller = world.caller().await;
+    caller.send(head(&team.key)).await;
+    let answer = caller.answer().await;
+    assert_eq!((answer.status, answer.text().as_str()), (417, "no"));
+    within("the end of the connection", caller.ended()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_container_that_ignores_the_expectation_gets_its_body() {
+    let container = Container::start(|mut exchange, _| async move {
+        exchange.head().await?;
+        let body = exchange.exactly(4).await?;
+        exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await?;
+        exchange.write(body).await
+    })
+    .await;
+    let world = World::start().await;
+    let (team, _agent, _) = world.hello(&container).await;
+    let mut caller = world.caller().await;
+    caller.send(head(&team.key)).await;
+    caller.send("body").await;
+    let mut answer = within("an answer", caller.head()).await.unwrap();
+    if answer.status == 100 {
+        answer = within("an answer", caller.head()).await.unwrap();
+    }
+    assert_eq!(answer.status, 200);
+    assert_eq!(caller.exactly(4).await.unwrap(), b"body");
+}
+
+#[tokio::test]
+async fn other_interim_answers_do_not_disturb() {
+    let container = Container::answering(
+        "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+    )
+    .await;
+    let world = World::start().await;
+    let (team, _agent, _) = world.hello(&container).await;
+    let answer = world.get(&team.key, "/api/v1/r/containers/hello/").await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "hi"));
+    assert!(answer.header("link").is_none());
+}
