@@ -299,7 +299,7 @@ fn allow(row: &ServiceRow, command: Command) -> Result<(), ServiceError> {
 }
 
 /// A new generation. What callers are served by now goes on until the new one is ready.
-fn begin_deploy(row: &mut ServiceRow, spec: ServiceSpec, now: Timestamp) {
+pub(crate) fn begin_deploy(row: &mut ServiceRow, spec: ServiceSpec, now: Timestamp) {
     let rollout = Rollout::of(row);
     let previous = Deploys::of(row, rollout.as_ref()).serving.map(|deploy| deploy.to_owned());
     row.generation += 1;
@@ -313,7 +313,7 @@ fn begin_deploy(row: &mut ServiceRow, spec: ServiceSpec, now: Timestamp) {
     }
 }
 
-fn new_service(team_id: TeamId, spec: ServiceSpec, now: Timestamp) -> ServiceRow {
+pub(crate) fn new_service(team_id: TeamId, spec: ServiceSpec, now: Timestamp) -> ServiceRow {
     ServiceRow {
         id: ServiceId::generate(),
         team_id,

@@ -53,7 +53,7 @@ async fn write(
     tx.commit().await
 }
 
-fn change_row(row: &mut ServiceRow, change: &Change, now: Timestamp) {
+pub(super) fn change_row(row: &mut ServiceRow, change: &Change, now: Timestamp) {
     match change {
         Change::Status(status) => {
             row.status = *status;

@@ -171,6 +171,7 @@ impl<'w> Planner<'_, 'w> {
         if progress.ready == progress.total {
             self.set_reason(None);
             self.end_rollout(RolloutState::Succeeded, None);
+            self.changes.extend(progress.changes);
         } else if progress.doomed.is_empty() {
             self.changes.extend(progress.changes);
             self.keep_up(serving);
@@ -192,8 +193,7 @@ impl<'w> Planner<'_, 'w> {
         if self.is_drained(drain_until) {
             self.stop_all_but(&[], "the service is undeployed");
         }
-        let forgotten = self.changes.iter().filter(|change| matches!(change, Change::Forget { .. })).count();
-        if forgotten == self.service.instances.len() {
+        if self.remaining().next().is_none() {
             self.set_status(ServiceStatus::Stopped, None);
             return;
         }
@@ -210,7 +210,7 @@ impl<'w> Planner<'_, 'w> {
         if self.is_drained(rollout.drain_until.unwrap_or(self.now)) {
             self.stop_all_of(retiring.generation, "a newer deploy has taken over");
         }
-        if !self.service.instances.iter().any(|instance| instance.generation == retiring.generation) {
+        if !self.remaining().any(|instance| instance.generation == retiring.generation) {
             self.changes.push(Change::Rollout(Box::new(Rollout {
                 previous: None,
                 drain_until: None,
@@ -300,6 +300,12 @@ impl<'w> Planner<'_, 'w> {
                 self.changes.push(Change::Forget { instance: instance.id });
             }
         }
+    }
+
+    /// The instances that this plan does not forget.
+    fn remaining(&self) -> impl Iterator<Item = &InstanceRow> {
+        let is_forgotten = |id| self.changes.contains(&Change::Forget { instance: id });
+        self.service.instances.iter().filter(move |instance| !is_forgotten(instance.id))
     }
 
     fn wished(&self, generation: Option<i64>) -> impl Iterator<Item = &'w InstanceRow> + use<'w> {
