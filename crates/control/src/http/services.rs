@@ -45,6 +45,8 @@ pub struct ServiceObserved {
     instances_total: u32,
     /// How the newest deploy goes; null before the first.
     rollout: Option<RolloutView>,
+    /// Whether the definition was changed since it was last deployed: the next deploy takes the changes up.
+    has_undeployed_changes: bool,
     /// When it was created.
     created_at: Timestamp,
     /// When its definition or its status last changed.
@@ -113,6 +115,7 @@ impl Service {
     /// A service as this principal may see it.
     pub(super) fn seen_by(principal: &Principal, details: ServiceDetails) -> Self {
         let ServiceDetails { row, rollout, instances_ready, instances_total } = details;
+        let has_undeployed_changes = row.deployed_spec.as_ref().is_some_and(|deployed| *deployed != row.spec);
         let spec = if principal.may(Action::ReadEnvValues) { row.spec } else { row.spec.masked() };
         let observed = ServiceObserved {
             id: row.id,
@@ -121,6 +124,7 @@ impl Service {
             instances_ready,
             instances_total,
             rollout: rollout.as_ref().map(Into::into),
+            has_undeployed_changes,
             created_at: row.created_at,
             updated_at: row.updated_at,
         };
