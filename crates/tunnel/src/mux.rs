@@ -376,7 +376,8 @@ impl Mux {
         // What the peer may still send before it hears of this.
         let late = if stream.recv.fin { 0 } else { stream.recv.open_credit() };
         self.flood.stream_ended(late);
-        if output::discards_unread(&end) {
+        // After FIN what has arrived is all there is, and the reader must not take less for the whole.
+        if output::discards_unread(&end) && !stream.recv.fin {
             stream.recv.discard();
         }
         stream.recv.finish();

@@ -89,7 +89,7 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(&id) else { return Poll::Ready(Err(StreamEnd::Finished)) };
         if !stream.recv.queue.is_empty() {
             let bytes = stream.recv.read(dst);
-            let credit_is_due = stream.on_wire() && !stream.recv.update_queued && stream.recv.credit_is_due();
+            let credit_is_due = stream.on_wire() && stream.recv.credit_is_due();
             return Poll::Ready(Ok(ReadOutcome { bytes, credit_is_due }));
         }
         if stream.recv.fin {
@@ -107,7 +107,7 @@ impl Mux {
         let rtt = self.liveness.rtt_or_guess();
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.recv.give_credit(rtt, now);
-        if stream.on_wire() && !stream.recv.update_queued {
+        if stream.on_wire() && stream.recv.wants_update() {
             stream.recv.update_queued = true;
             self.control.push_back(Control::Window(id));
         }
@@ -170,6 +170,7 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.released = true;
         stream.send.waker = None;
+        stream.recv.waker = None;
         stream.open_waker = None;
         let in_order = match stream.send.state {
             SendState::Finishing | SendState::Closed => stream.recv.fin,
@@ -180,6 +181,9 @@ impl Mux {
             self.reset(id, ResetCode::Cancelled);
         } else if stream.on_wire() {
             stream.recv.discard();
+            if stream.recv.credit_is_due() {
+                self.give_credit(id, now);
+            }
         } else {
             self.forget(id);
         }

@@ -140,6 +140,10 @@ impl Mux {
             return self.flood.spend(now);
         }
         stream.recv.push(payload, now)?;
+        if stream.recv.is_discarding() && stream.recv.credit_is_due() {
+            self.give_credit(id, now);
+            return Ok(());
+        }
         let mut waker = stream.recv.waker.take();
         self.wakes.task(&mut waker);
         Ok(())

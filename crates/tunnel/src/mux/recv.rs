@@ -149,13 +149,16 @@ pub struct RecvHalf {
     pub fin: bool,
     /// A WINDOW frame is queued.
     pub update_queued: bool,
-    /// Nobody reads any more: what arrives is thrown away, and no more credit is given.
+    /// Nobody reads any more: what arrives is thrown away. Credit is still given, because the peer may read what this
+    /// side still has to send only after it has sent all of its own.
     discard: bool,
     window: u64,
     granted: u64,
     announced: u64,
     received: u64,
+    /// Read, or thrown away.
     consumed: u64,
+    read: u64,
     /// When the first bytes since the last credit came.
     busy_since: Option<Instant>,
     charge: Charge,
@@ -177,6 +180,7 @@ impl RecvHalf {
             announced: initial,
             received: 0,
             consumed: 0,
+            read: 0,
             busy_since: None,
             charge: Charge { budget, bytes: 0 },
             initial,
@@ -184,9 +188,13 @@ impl RecvHalf {
         }
     }
 
-    /// Bytes that were read.
-    pub const fn consumed(&self) -> u64 {
-        self.consumed
+    /// Bytes that the application has read.
+    pub const fn bytes_read(&self) -> u64 {
+        self.read
+    }
+
+    pub const fn is_discarding(&self) -> bool {
+        self.discard
     }
 
     /// Bytes that the peer may still send.
@@ -206,7 +214,9 @@ impl RecvHalf {
             return Err(ProtocolError::WindowOverrun);
         }
         self.received += length;
-        if !self.discard {
+        if self.discard {
+            self.consumed += length;
+        } else {
             self.busy_since.get_or_insert(now);
             self.queue.push(payload);
         }
@@ -216,12 +226,13 @@ impl RecvHalf {
     pub fn read(&mut self, dst: &mut impl BufMut) -> usize {
         let bytes = self.queue.read(dst);
         self.consumed += bytes as u64;
+        self.read += bytes as u64;
         bytes
     }
 
     /// Whether it is time to give credit: half of the window is used up.
     pub const fn credit_is_due(&self) -> bool {
-        !self.fin && !self.discard && self.granted - self.consumed <= self.window / 2
+        !self.fin && self.granted - self.consumed <= self.window / 2
     }
 
     /// Sizes the window by how fast half of it was drained, and gives credit.
@@ -235,7 +246,7 @@ impl RecvHalf {
             _ => {}
         }
         self.granted = self.granted.max(self.consumed + self.window);
-        self.settle(self.granted - self.consumed);
+        self.settle(if self.discard { 0 } else { self.granted - self.consumed });
         if !self.queue.is_empty() {
             self.busy_since = Some(now);
         }
@@ -256,10 +267,15 @@ impl RecvHalf {
         self.charge.shrink_to(needed);
     }
 
+    /// Whether a WINDOW frame is to be queued. A window that shrinks may have nothing to tell.
+    pub const fn wants_update(&self) -> bool {
+        !self.update_queued && self.granted > self.announced
+    }
+
     /// The increment that a WINDOW frame is to carry; `None` when there is nothing to tell.
     pub fn announce(&mut self) -> Option<u32> {
         self.update_queued = false;
-        if self.fin || self.discard || self.granted <= self.announced {
+        if self.fin || self.granted <= self.announced {
             return None;
         }
         let increment = u32::try_from(self.granted - self.announced).unwrap_or(u32::MAX);
@@ -275,8 +291,10 @@ impl RecvHalf {
     /// Nobody will read any more.
     pub fn discard(&mut self) {
         self.discard = true;
+        self.consumed += self.queue.len() as u64;
         self.queue.clear();
-        self.waker = None;
+        self.window = self.initial;
+        self.busy_since = None;
         self.settle(0);
     }
 }

@@ -116,6 +116,6 @@ impl Stream {
 
     /// What RST tells as delivered.
     pub fn delivered(&self) -> u64 {
-        self.delivered.unwrap_or_else(|| self.recv.consumed())
+        self.delivered.unwrap_or_else(|| self.recv.bytes_read())
     }
 }

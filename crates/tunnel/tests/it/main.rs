@@ -6,3 +6,4 @@
 mod carrier;
 mod carrier_end;
 mod session;
+mod sim;
