@@ -1,0 +1,203 @@
+//! Carriers: dialled when the gateway asks, and served until they end.
+//!
+//! A carrier outlives its session: streams that run go on, and new ones are refused. All carriers of the process are in one
+//! [`Carriers`]; the ones of a session are behind its [`SessionCarriers`], whose drop lets them run dry.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use towline_tunnel::{
+    Budget, Carrier, CarrierConfig, agent_carrier,
+    message::{CARRIER_PATH, CARRIER_UPGRADE},
+};
+
+use crate::{
+    connect::{Dialler, UpgradedSocket},
+    runtime::Runtime,
+    streams::Streams,
+};
+
+/// Carriers that are being dialled at a time.
+const DIALS_AT_A_TIME: usize = 16;
+/// A ticket is good for so long; a dial that has not come through by then is in vain.
+const TICKET_LIFETIME: Duration = Duration::from_secs(30);
+/// What the windows of all streams may grow under, in bytes.
+const WINDOW_BUDGET: usize = 64 << 20;
+
+/// Every carrier of the process.
+#[derive(Debug)]
+pub struct Carriers<R> {
+    dialler: Arc<Dialler>,
+    streams: Arc<Streams<R>>,
+    max_carriers: usize,
+    budget: Budget,
+    dials: Semaphore,
+    tasks: TaskTracker,
+    live: Mutex<HashMap<u64, Carrier>>,
+    next_id: AtomicU64,
+}
+
+impl<R: Runtime> Carriers<R> {
+    /// No carriers yet.
+    pub fn new(dialler: Arc<Dialler>, streams: Arc<Streams<R>>, max_carriers: usize) -> Self {
+        Self {
+            dialler,
+            streams,
+            max_carriers,
+            budget: Budget::new(WINDOW_BUDGET),
+            dials: Semaphore::new(DIALS_AT_A_TIME),
+            tasks: TaskTracker::new(),
+            live: Mutex::default(),
+            next_id: AtomicU64::new(0),
+        }
+    }
+
+    /// Starts the set of one session.
+    pub fn for_session(self: &Arc<Self>) -> SessionCarriers<R> {
+        SessionCarriers {
+            carriers: Arc::clone(self),
+            count: Arc::default(),
+            own: Arc::default(),
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// No new streams on any carrier; those that run may finish until the deadline, then everything is closed.
+    pub async fn drain(&self, deadline: Duration) {
+        for carrier in self.live().values() {
+            carrier.go_away();
+        }
+        self.streams.close();
+        if timeout(deadline, self.streams.finished()).await.is_err() {
+            tracing::warn!(streams = self.streams.count(), "streams still run at the deadline and are cut");
+        }
+    }
+
+    /// Closes every carrier and waits for the tasks to end.
+    pub async fn close(&self) {
+        for carrier in self.live().values() {
+            carrier.close();
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.streams.close();
+        self.streams.finished().await;
+    }
+
+    async fn dial(&self, ticket: &str, asked_at: Instant) -> Option<UpgradedSocket> {
+        let dial = async {
+            let _turn = self.dials.acquire().await.expect("the semaphore is never closed");
+            self.dialler.dial(CARRIER_PATH, CARRIER_UPGRADE, ticket).await
+        };
+        match timeout(TICKET_LIFETIME.saturating_sub(asked_at.elapsed()), dial).await {
+            Ok(Ok(socket)) => Some(socket),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a carrier could not be dialled");
+                None
+            }
+            Err(_) => {
+                tracing::warn!("a carrier could not be dialled within its ticket's life");
+                None
+            }
+        }
+    }
+
+    fn live(&self) -> MutexGuard<'_, HashMap<u64, Carrier>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The carriers of one session. Dropped, dials are given up, and its carriers take no new streams.
+#[derive(Debug)]
+pub struct SessionCarriers<R> {
+    carriers: Arc<Carriers<R>>,
+    /// Carriers that live or are being dialled.
+    count: Arc<AtomicUsize>,
+    own: Arc<Mutex<HashMap<u64, Carrier>>>,
+    ended: CancellationToken,
+}
+
+impl<R: Runtime> SessionCarriers<R> {
+    /// Dials one carrier for each ticket, as far as the limit allows. Does not wait.
+    pub fn dial(&self, tickets: Vec<String>) {
+        for ticket in tickets {
+            let Some(seat) = Seat::take(&self.count, self.carriers.max_carriers) else {
+                tracing::debug!(limit = self.carriers.max_carriers, "the gateway asks for more carriers than the limit");
+                return;
+            };
+            let (carriers, own, ended) = (Arc::clone(&self.carriers), Arc::clone(&self.own), self.ended.clone());
+            let asked_at = Instant::now();
+            self.carriers.tasks.spawn(async move {
+                let socket = ended.run_until_cancelled(carriers.dial(&ticket, asked_at)).await;
+                if let Some(Some(socket)) = socket {
+                    serve(&carriers, socket, &own, &ended).await;
+                }
+                drop(seat);
+            });
+        }
+    }
+}
+
+impl<R> Drop for SessionCarriers<R> {
+    fn drop(&mut self) {
+        // In this order: a carrier that enters between the two sees that the session has ended.
+        self.ended.cancel();
+        for carrier in self.own.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            carrier.go_away();
+        }
+    }
+}
+
+/// Serves one carrier until its connection ends.
+async fn serve<R: Runtime>(
+    carriers: &Arc<Carriers<R>>,
+    socket: UpgradedSocket,
+    own: &Mutex<HashMap<u64, Carrier>>,
+    ended: &CancellationToken,
+) {
+    let config = CarrierConfig { budget: carriers.budget.clone(), ..CarrierConfig::default() };
+    let (carrier, mut incoming, driver) = agent_carrier(socket, config);
+    let id = carriers.next_id.fetch_add(1, Ordering::Relaxed);
+    carriers.live().insert(id, carrier.clone());
+    own.lock().unwrap_or_else(PoisonError::into_inner).insert(id, carrier.clone());
+    if ended.is_cancelled() {
+        carrier.go_away();
+    }
+    // The driver has a task of its own: it is awake for every read, the loop below only for new streams.
+    let driver = carriers.tasks.spawn(driver.run());
+    while let Some(stream) = incoming.next().await {
+        carriers.streams.serve(stream);
+    }
+    own.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    carriers.live().remove(&id);
+    let end = carrier.closed().await;
+    let _ = driver.await;
+    tracing::debug!(carrier = id, %end, "carrier ended");
+}
+
+/// A place among the carriers of a session; given back on drop.
+struct Seat(Arc<AtomicUsize>);
+
+impl Seat {
+    fn take(count: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
+        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < limit).then_some(count + 1));
+        taken.ok().map(|_| Self(Arc::clone(count)))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

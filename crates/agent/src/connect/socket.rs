@@ -1,0 +1,83 @@
+//! TCP: every address of a name gets its chance, and a dead peer is noticed.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use super::ConnectError;
+
+/// The next address is tried beside the ones before it after so long (RFC 8305 §5).
+const STAGGER: Duration = Duration::from_millis(250);
+/// The kernel gives a connection up whose bytes were not acknowledged for so long.
+const USER_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes that may wait unsent in the kernel: more only delays what is urgent (pings, resets, small answers).
+const NOTSENT_LOWAT: u32 = 128 << 10;
+
+/// Connects to the first address that answers.
+pub(super) async fn connect(addresses: &[SocketAddr], deadline: Duration) -> Result<TcpStream, ConnectError> {
+    let mut waiting = addresses.iter().copied();
+    let mut attempts = FuturesUnordered::new();
+    let mut last = None;
+    loop {
+        let stagger = if attempts.is_empty() { Duration::ZERO } else { STAGGER };
+        let more = waiting.len() > 0;
+        if !more && attempts.is_empty() {
+            return Err(last.unwrap_or(ConnectError::Timeout("TCP")));
+        }
+        tokio::select! {
+            biased;
+            Some(outcome) = attempts.next(), if !attempts.is_empty() => match outcome {
+                Ok(socket) => return Ok(socket),
+                Err(error) => last = Some(error),
+            },
+            () = sleep(stagger), if more => attempts.extend(waiting.next().map(|address| attempt(address, deadline))),
+        }
+    }
+}
+
+async fn attempt(address: SocketAddr, deadline: Duration) -> Result<TcpStream, ConnectError> {
+    let failed = |source| ConnectError::Connect { address, source };
+    let socket = timeout(deadline, TcpStream::connect(address)).await;
+    let socket = socket.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?.map_err(failed)?;
+    tune(&socket).map_err(failed)?;
+    Ok(socket)
+}
+
+fn tune(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let socket = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    {
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+        // Worth thirty times the throughput on a lossy path. Kernels without it refuse, and keep what they have.
+        let _ = socket.set_tcp_congestion(b"bbr");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_refuses_leaves_the_chance_to_the_next() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = listener.local_addr().unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let socket = connect(&[closed, good], Duration::from_secs(5)).await.unwrap();
+        assert_eq!(socket.peer_addr().unwrap(), good);
+        assert!(socket.nodelay().unwrap());
+        let error = connect(&[closed], Duration::from_secs(5)).await.unwrap_err();
+        assert!(error.to_string().contains(&closed.to_string()), "{error}");
+    }
+}

@@ -1,0 +1,302 @@
+//! The HTTP/1.1 upgrade (RFC 9110 §7.8), and what it means when the server answers anything else.
+
+use std::{
+    io::{self, IoSlice},
+    pin::{Pin, pin},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{body::Incoming, client::conn::http1, upgrade::Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::timeout,
+};
+
+use super::{ConnectError, ServerSocket};
+
+/// The most of a refusal's body that is read, in bytes.
+const REFUSAL_LIMIT: usize = 16 << 10;
+/// How long a refusal's body may take.
+const REFUSAL_DEADLINE: Duration = Duration::from_secs(2);
+/// The most of a foreign answer's words that is repeated, in characters.
+const QUOTE_LIMIT: usize = 300;
+
+/// One request to switch protocols.
+#[derive(Debug)]
+pub(super) struct UpgradeRequest {
+    pub(super) uri: Uri,
+    pub(super) protocol: &'static str,
+    pub(super) host: HeaderValue,
+    pub(super) authorization: HeaderValue,
+}
+
+impl UpgradeRequest {
+    /// Sends the request on a fresh connection and takes the connection over when the server switches.
+    pub(super) async fn send(self, socket: ServerSocket) -> Result<UpgradedSocket, ConnectError> {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
+        let mut connection = pin!(connection.with_upgrades());
+        let protocol = self.protocol;
+        let mut answer = pin!(sender.send_request(self.into_request()));
+        let response = tokio::select! {
+            response = &mut answer => response?,
+            ended = &mut connection => {
+                ended?;
+                // The connection's last words may be the answer.
+                answer.await?
+            }
+        };
+        if !switches_to(&response, protocol) {
+            let rejection = tokio::select! {
+                biased;
+                rejection = read_rejection(response) => rejection,
+                _ = &mut connection => Rejection::bare(StatusCode::BAD_GATEWAY),
+            };
+            return Err(rejection.into());
+        }
+        let (upgraded, ended) = tokio::join!(hyper::upgrade::on(response), connection);
+        let upgraded = upgraded?;
+        ended?;
+        Ok(UpgradedSocket::new(upgraded))
+    }
+
+    fn into_request(self) -> Request<Empty<Bytes>> {
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = self.uri;
+        let headers = request.headers_mut();
+        headers.insert(header::HOST, self.host);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static(self.protocol));
+        headers.insert(header::AUTHORIZATION, self.authorization);
+        let agent = concat!("towline-agent/", env!("CARGO_PKG_VERSION"));
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(agent));
+        request
+    }
+}
+
+fn switches_to(response: &Response<Incoming>, protocol: &str) -> bool {
+    let upgrade = response.headers().get(header::UPGRADE);
+    response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(protocol.as_bytes()))
+}
+
+async fn read_rejection(response: Response<Incoming>) -> Rejection {
+    let (head, body) = response.into_parts();
+    let body = timeout(REFUSAL_DEADLINE, Limited::new(body, REFUSAL_LIMIT).collect()).await;
+    let body = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    Rejection::new(head.status, &head.headers, &body)
+}
+
+/// The server's answer when it does not switch protocols.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.advice())]
+pub struct Rejection {
+    status: StatusCode,
+    /// What the server said in its problem body; empty when it is not one of ours.
+    said: String,
+    location: Option<String>,
+}
+
+impl Rejection {
+    fn new(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
+        let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+        let said = problem.as_ref().and_then(|problem| problem.get("error_message")?.as_str()).unwrap_or_default();
+        let said = said.chars().filter(|c| !c.is_control()).take(QUOTE_LIMIT).collect();
+        let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+        Self { status, said, location: location.map(|text| text.chars().take(QUOTE_LIMIT).collect()) }
+    }
+
+    const fn bare(status: StatusCode) -> Self {
+        Self { status, said: String::new(), location: None }
+    }
+
+    /// Whether somebody has to change something before trying again can help. Rate limits and failures pass.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        !self.status.is_server_error() && self.status != StatusCode::TOO_MANY_REQUESTS
+    }
+
+    fn advice(&self) -> String {
+        let said = if self.said.is_empty() { String::new() } else { format!(" (it says: {})", self.said) };
+        let status = self.status.as_u16();
+        match status {
+            401 => format!(
+                "the server does not accept the key: it is unknown, revoked or expired; make a new one with \
+                 `towline key create --kind agent` and start the agent with it{said}"
+            ),
+            403 => format!("the key may not be used by an agent; an agent key starts with ak-{said}"),
+            404 if self.said.is_empty() => {
+                "there is no Towline server at this URL (404 Not Found); check the server's URL".to_owned()
+            }
+            426 => format!("the server speaks another version of the agents' protocol; install an agent of its version{said}"),
+            300..=399 => {
+                let location = self.location.as_deref().unwrap_or("another URL");
+                format!("the server's URL redirects to {location}; use the URL at its end")
+            }
+            429 | 500..=599 => format!("the server is not available at the moment (status {status}){said}"),
+            _ => format!(
+                "the server answered {status} instead of switching protocols; is there a Towline server at this URL, \
+                 and does every proxy before it pass `Upgrade`?{said}"
+            ),
+        }
+    }
+}
+
+/// The connection after the switch. What the server sent right behind its answer is read first.
+#[derive(Debug)]
+pub struct UpgradedSocket {
+    ahead: Bytes,
+    socket: Switched,
+}
+
+/// The socket itself, freed from the HTTP layer around it.
+#[derive(Debug)]
+enum Switched {
+    Direct(ServerSocket),
+    /// Cannot happen as long as hyper gives back what it was given; it is still a connection.
+    Wrapped(TokioIo<Upgraded>),
+}
+
+impl UpgradedSocket {
+    fn new(upgraded: Upgraded) -> Self {
+        match upgraded.downcast::<TokioIo<ServerSocket>>() {
+            Ok(parts) => Self { ahead: parts.read_buf, socket: Switched::Direct(parts.io.into_inner()) },
+            Err(upgraded) => Self { ahead: Bytes::new(), socket: Switched::Wrapped(TokioIo::new(upgraded)) },
+        }
+    }
+}
+
+impl AsyncRead for UpgradedSocket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.ahead.has_remaining() {
+            let step = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead.split_to(step));
+            return Poll::Ready(Ok(()));
+        }
+        match &mut this.socket {
+            Switched::Direct(socket) => Pin::new(socket).poll_read(cx, buf),
+            Switched::Wrapped(socket) => Pin::new(socket).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for UpgradedSocket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().socket {
+            Switched::Direct(socket) => Pin::new(socket).poll_write(cx, data),
+            Switched::Wrapped(socket) => Pin::new(socket).poll_write(cx, data),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().socket {
+            Switched::Direct(socket) => Pin::new(socket).poll_write_vectored(cx, data),
+            Switched::Wrapped(socket) => Pin::new(socket).poll_write_vectored(cx, data),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.socket {
+            Switched::Direct(socket) => socket.is_write_vectored(),
+            Switched::Wrapped(socket) => socket.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().socket {
+            Switched::Direct(socket) => Pin::new(socket).poll_flush(cx),
+            Switched::Wrapped(socket) => Pin::new(socket).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().socket {
+            Switched::Direct(socket) => Pin::new(socket).poll_shutdown(cx),
+            Switched::Wrapped(socket) => Pin::new(socket).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    /// Sends the upgrade request to a server that answers with exactly these bytes.
+    async fn answered_with(answer: &[u8]) -> (String, Result<UpgradedSocket, ConnectError>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let request = UpgradeRequest {
+            uri: "/api/v1/agent/session".parse().unwrap(),
+            protocol: "towline-session/1",
+            host: HeaderValue::from_static("example.com"),
+            authorization: HeaderValue::from_static("Bearer ak-1"),
+        };
+        let serve = async {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(server.read_u8().await.unwrap());
+            }
+            server.write_all(answer).await.unwrap();
+            server.shutdown().await.unwrap();
+            String::from_utf8(head).unwrap()
+        };
+        let (head, outcome) = tokio::join!(serve, request.send(ServerSocket::Plain(client)));
+        (head, outcome)
+    }
+
+    #[tokio::test]
+    async fn the_connection_is_taken_over_with_what_came_right_behind_the_answer() {
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: towline-session/1\r\n\r\nframes";
+        let (head, outcome) = answered_with(answer).await;
+        assert!(head.starts_with("GET /api/v1/agent/session HTTP/1.1\r\n"), "{head}");
+        for line in ["host: example.com", "upgrade: towline-session/1", "connection: Upgrade", "authorization: Bearer ak-1"] {
+            assert!(head.contains(&format!("{line}\r\n")), "{line} is not in {head}");
+        }
+        let mut socket = outcome.unwrap();
+        assert!(matches!(socket.socket, Switched::Direct(_)));
+        let mut frames = String::new();
+        socket.read_to_string(&mut frames).await.unwrap();
+        assert_eq!(frames, "frames");
+    }
+
+    #[tokio::test]
+    async fn another_answer_is_explained() {
+        let check = async |answer: &str, expected: &str, lasting: bool| {
+            let (_, outcome) = answered_with(answer.as_bytes()).await;
+            let error = outcome.unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+            assert_eq!(error.is_lasting(), lasting, "{error}");
+        };
+        let problem = r#"{"error_message":"the key was revoked"}"#;
+        let unauthorised =
+            format!("HTTP/1.1 401 Unauthorized\r\ncontent-length: {}\r\n\r\n{problem}", problem.len());
+        check(&unauthorised, "towline key create --kind agent", true).await;
+        check(&unauthorised, "the key was revoked", true).await;
+        check("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", "no Towline server", true).await;
+        check("HTTP/1.1 426 Upgrade Required\r\ncontent-length: 0\r\n\r\n", "install an agent", true).await;
+        check("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", "pass `Upgrade`", true).await;
+        check("HTTP/1.1 301 Moved\r\nlocation: https://x.example/\r\ncontent-length: 0\r\n\r\n", "https://x.example/", true)
+            .await;
+        check("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n", "not available", false).await;
+        check("HTTP/1.1 429 Slow\r\ncontent-length: 0\r\n\r\n", "not available", false).await;
+        check("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n", "answered 101", true).await;
+        check("", "broke off", false).await;
+        check("SSH-2.0-OpenSSH_9.2\r\n", "broke off", false).await;
+    }
+}

@@ -1,0 +1,242 @@
+//! One stream and one connection to a container, joined: bytes both ways, half-close both ways, resets both ways.
+//!
+//! Everything happens in one task and without knowledge of what the bytes mean. A side that does not take bytes holds up
+//! the side that sends them and nobody else. What ends how:
+//!
+//! | what happens | what the other side sees |
+//! |---|---|
+//! | the caller closes its direction (FIN) | the container's connection is half-closed |
+//! | the caller goes away (RST, carrier lost) | the container's connection is reset |
+//! | the container closes its direction | FIN, after its last byte |
+//! | the container resets its connection | RST, after its last byte, with the bytes that reached it |
+//! | the container takes no more bytes, and still answers | the answer; what the caller still sends is thrown away |
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
+use towline_tunnel::{ResetCode, TunnelStream};
+
+/// Buffers start small: most streams carry a request of a few hundred bytes and are then idle.
+const FIRST_BUFFER: usize = 8 << 10;
+/// And grow while they are filled by one read.
+const LARGEST_BUFFER: usize = 256 << 10;
+/// After so many reads in a row that fill an eighth at most, a buffer shrinks.
+const SMALL_READS: u8 = 32;
+/// How long a caller may go on sending to a container that takes no more, after the container's answer is complete.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Joins a stream and a connection until both directions have ended, or one side has given up.
+pub async fn join(stream: TunnelStream, socket: TcpStream) {
+    let mut pipe = Pipe {
+        stream,
+        socket,
+        up: Buffer::default(),
+        down: Buffer::default(),
+        caller: Caller::Sends,
+        container: Container::Sends,
+        linger: None,
+    };
+    let end = poll_fn(|cx| pipe.poll(cx)).await;
+    let Pipe { stream, socket, .. } = pipe;
+    match end {
+        End::Finished => {}
+        // The container is to see at once that nobody waits for its answer any more.
+        End::CallerGone => drop(socket.set_zero_linger()),
+        End::ContainerReset(code) => stream.reset_after_data(code),
+    }
+}
+
+/// How a pipe ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Finished,
+    CallerGone,
+    ContainerReset(ResetCode),
+}
+
+/// The direction from the caller to the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Sends,
+    /// Everything is sent; the container is still to be told.
+    Closing,
+    /// The container takes no more. What comes is thrown away.
+    Ignored,
+    Closed,
+}
+
+/// The direction from the container to the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Container {
+    Sends,
+    Closing,
+    Closed,
+}
+
+struct Pipe {
+    stream: TunnelStream,
+    socket: TcpStream,
+    up: Buffer,
+    down: Buffer,
+    caller: Caller,
+    container: Container,
+    linger: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pipe {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if let Poll::Ready(end) = self.poll_down(cx) {
+            return Poll::Ready(end);
+        }
+        if let Poll::Ready(end) = self.poll_up(cx) {
+            return Poll::Ready(end);
+        }
+        match (self.container, self.caller) {
+            (Container::Closed, Caller::Closed) => Poll::Ready(End::Finished),
+            (Container::Closed, Caller::Ignored) => {
+                let linger = self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+                linger.as_mut().poll(cx).map(|()| End::ContainerReset(ResetCode::ConnectionReset))
+            }
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Moves bytes to the caller. Ready only when the pipe is over.
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        while self.container == Container::Sends {
+            if self.down.is_empty() {
+                match ready!(self.down.poll_fill(&mut self.socket, cx)) {
+                    Ok(0) => self.container = Container::Closing,
+                    Ok(_) => {}
+                    Err(error) => return Poll::Ready(End::ContainerReset(code_of(&error))),
+                }
+            } else if ready!(self.down.poll_drain(&mut self.stream, cx)).is_err() {
+                return Poll::Ready(End::CallerGone);
+            }
+        }
+        if self.container == Container::Closing {
+            if ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).is_err() {
+                return Poll::Ready(End::CallerGone);
+            }
+            self.container = Container::Closed;
+            self.down.free();
+        }
+        Poll::Pending
+    }
+
+    /// Moves bytes to the container. Ready only when the pipe is over.
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        while matches!(self.caller, Caller::Sends | Caller::Ignored) {
+            if self.up.is_empty() {
+                match ready!(self.up.poll_fill(&mut self.stream, cx)) {
+                    Ok(0) if self.caller == Caller::Sends => self.caller = Caller::Closing,
+                    Ok(0) => self.caller = Caller::Closed,
+                    Ok(_) if self.caller == Caller::Ignored => self.up.clear(),
+                    Ok(_) => {}
+                    Err(_) => return Poll::Ready(End::CallerGone),
+                }
+                continue;
+            }
+            match ready!(self.up.poll_drain(&mut self.socket, cx)) {
+                Ok(delivered) => self.stream.note_delivered(delivered as u64),
+                // It may have answered before it closed (413, and bytes that it did not want): the answer counts.
+                Err(_) => {
+                    self.caller = Caller::Ignored;
+                    self.up.clear();
+                }
+            }
+        }
+        if self.caller == Caller::Closing {
+            // The container may be gone already; then its direction tells.
+            let _ = ready!(Pin::new(&mut self.socket).poll_shutdown(cx));
+            self.caller = Caller::Closed;
+            self.up.free();
+        }
+        Poll::Pending
+    }
+}
+
+fn code_of(error: &io::Error) -> ResetCode {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+            ResetCode::ConnectionReset
+        }
+        _ => ResetCode::ConnectFailed,
+    }
+}
+
+/// Bytes on their way in one direction. Its size follows what one read brings.
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+    was_filled: bool,
+    small_reads: u8,
+}
+
+impl Buffer {
+    const fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    const fn clear(&mut self) {
+        self.start = 0;
+        self.end = 0;
+    }
+
+    fn free(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Reads once into the empty buffer; says how many bytes came.
+    fn poll_fill(&mut self, source: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.clear();
+        self.resize();
+        let mut buf = ReadBuf::new(&mut self.bytes);
+        ready!(Pin::new(source).poll_read(cx, &mut buf))?;
+        self.end = buf.filled().len();
+        self.was_filled = self.end == self.bytes.len();
+        self.small_reads = if self.end <= self.bytes.len() / 8 { self.small_reads.saturating_add(1) } else { 0 };
+        Poll::Ready(Ok(self.end))
+    }
+
+    /// Writes what is there; says how many bytes went.
+    fn poll_drain(&mut self, target: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(target).poll_write(cx, &self.bytes[self.start..self.end]))?;
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.start += written;
+        Poll::Ready(Ok(written))
+    }
+
+    /// Between two reads: twice the size after one that filled it, back to the first after many small ones.
+    fn resize(&mut self) {
+        let size = self.bytes.len();
+        let next = match size {
+            0 => FIRST_BUFFER,
+            _ if self.was_filled => (size * 2).min(LARGEST_BUFFER),
+            _ if self.small_reads >= SMALL_READS => FIRST_BUFFER,
+            _ => size,
+        };
+        if next != size {
+            self.bytes = vec![0; next].into_boxed_slice();
+            self.small_reads = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "pipe_tests.rs"]
+mod tests;

@@ -1,0 +1,305 @@
+//! Sessions: one control connection at a time, and a next one when it is lost.
+//!
+//! [`Sessions::run`] owns the backoff, `connect_once` owns one session from the dial to its end. A lost session stops
+//! nothing: containers run on, and so do the streams on its carriers.
+
+mod hello;
+mod sleep_watch;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use towline_model::{Clock, SessionId};
+use towline_tunnel::{
+    SessionConfig, SessionEnd, SessionReceiver, SessionSender, agent_session,
+    message::{AgentMessage, Desired, Refusal, SESSION_PATH, SESSION_UPGRADE, ServerMessage, Welcome},
+};
+
+use self::sleep_watch::SleepWatch;
+use crate::{
+    AgentStatus,
+    backoff::Reconnect,
+    carriers::{Carriers, SessionCarriers},
+    config::AgentConfig,
+    connect::{ConnectError, Dialler},
+    converge::Wish,
+    observed::{AgentReport, Observed},
+    runtime::{Owner, Runtime},
+    task::spawn_owned,
+};
+
+/// How long a message may wait for the server to take it.
+const SEND_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the server may take to answer hello. It asks its database.
+const WELCOME_DEADLINE: Duration = Duration::from_secs(20);
+/// A report is sent this often even when nothing changes.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+/// Reports are at least so far apart: changes that come together are told together.
+const REPORT_GAP: Duration = Duration::from_millis(100);
+/// How long the last words of a session may take.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// How often the clocks are compared.
+const CLOCK_TICK: Duration = Duration::from_secs(2);
+/// The same failure is said aloud again after so many repetitions.
+const REPEAT_EVERY: u32 = 20;
+
+/// Opens sessions, one after the other.
+pub struct Sessions<R> {
+    pub(crate) config: Arc<AgentConfig>,
+    pub(crate) dialler: Arc<Dialler>,
+    pub(crate) carriers: Arc<Carriers<R>>,
+    pub(crate) observed: Arc<Observed>,
+    pub(crate) wishes: watch::Sender<Option<Wish>>,
+    pub(crate) status: watch::Sender<AgentStatus>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) gpu_count: u32,
+}
+
+/// Why a session is over, or never began.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the server refuses this agent: {}", .0.reason)]
+    Refused(Refusal),
+    #[error("the server speaks version {0} of the agents' protocol, which this agent does not; install an agent of the server's version")]
+    Version(u32),
+    #[error("the server did not answer in time ({0})")]
+    Silent(&'static str),
+    #[error("the connection to the server was lost: {0}")]
+    Lost(#[from] SessionEnd),
+    #[error("the server broke the protocol: {0}")]
+    Protocol(&'static str),
+    #[error("the server is about to end")]
+    GoAway,
+    #[error("the machine was asleep")]
+    Slept,
+}
+
+impl Failure {
+    /// Whether trying again soon is in vain.
+    fn is_lasting(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_lasting(),
+            Self::Refused(refusal) => !refusal.retry,
+            Self::Version(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// How a session that was welcomed ended, and how long it had lasted.
+enum Ended {
+    /// The agent was told to stop, and has said goodbye.
+    Left,
+    Failed(Failure, Duration),
+}
+
+/// One welcomed session.
+struct Session<R> {
+    sender: SessionSender<AgentMessage>,
+    receiver: SessionReceiver<ServerMessage>,
+    owner: Owner,
+    id: SessionId,
+    carriers: SessionCarriers<R>,
+}
+
+impl<R: Runtime> Sessions<R> {
+    /// Keeps a session until `shutdown`. Then says goodbye, lets streams finish, and returns.
+    pub async fn run(&self, shutdown: &CancellationToken) {
+        let mut backoff = Reconnect::default();
+        let mut said = Said::default();
+        loop {
+            let (failure, healthy) = match self.connect_once(shutdown).await {
+                Ended::Left => return,
+                Ended::Failed(failure, healthy) => (failure, healthy),
+            };
+            if !healthy.is_zero() {
+                said = Said::default();
+            }
+            let wait = match &failure {
+                failure if failure.is_lasting() => backoff.slow(&mut rand::rng()),
+                Failure::Slept => Duration::ZERO,
+                _ => backoff.next(healthy, &mut rand::rng()),
+            };
+            said.say(&failure.to_string(), wait);
+            self.status.send_replace(AgentStatus::Disconnected { reason: failure.to_string() });
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    /// One session, from the dial to its end.
+    async fn connect_once(&self, shutdown: &CancellationToken) -> Ended {
+        let opened = tokio::select! {
+            opened = self.open() => opened,
+            () = shutdown.cancelled() => return Ended::Left,
+        };
+        let (mut session, driver) = match opened {
+            Ok(opened) => opened,
+            Err(failure) => return Ended::Failed(failure, Duration::ZERO),
+        };
+        let began = Instant::now();
+        tracing::info!(agent = %session.owner.agent_id, session = %session.id, "connected to the server");
+        self.status.send_replace(AgentStatus::Connected { agent_id: session.owner.agent_id });
+        let failure = tokio::select! {
+            failure = self.attend(&mut session) => failure,
+            () = shutdown.cancelled() => {
+                self.leave(&mut session).await;
+                session.sender.close();
+                let _ = timeout(CLOSE_DEADLINE, driver).await;
+                return Ended::Left;
+            }
+        };
+        Ended::Failed(failure, began.elapsed())
+    }
+
+    /// Dials, says hello and waits to be welcomed.
+    async fn open(&self) -> Result<(Session<R>, impl Future + Unpin + use<R>), Failure> {
+        let socket = self.dialler.dial(SESSION_PATH, SESSION_UPGRADE, self.config.key.expose()).await?;
+        let (sender, mut receiver, driver) = agent_session(socket, SessionConfig::default());
+        let driver = spawn_owned(driver.run());
+        let hello = hello::hello(&self.config, &self.observed, self.gpu_count).await;
+        send(&sender, &AgentMessage::Hello(hello)).await?;
+        let answer = timeout(WELCOME_DEADLINE, receiver.next()).await.map_err(|_| Failure::Silent("hello"))??;
+        let welcome = match answer {
+            ServerMessage::Welcome(welcome) => hello::check_version(welcome)?,
+            ServerMessage::Refused(refusal) => return Err(Failure::Refused(refusal)),
+            _ => return Err(Failure::Protocol("it did not answer hello")),
+        };
+        let Welcome { agent_id, session_id: id, .. } = welcome;
+        let owner = Owner { agent_id, server: self.config.server.to_string() };
+        let carriers = self.carriers.for_session();
+        Ok((Session { sender, receiver, owner, id, carriers }, driver))
+    }
+
+    /// Passes wishes in and reports out until the session is lost.
+    async fn attend(&self, session: &mut Session<R>) -> Failure {
+        let mut reports = self.observed.reports();
+        reports.mark_changed();
+        let mut next_report = Instant::now();
+        let mut heartbeat = interval(REPORT_INTERVAL);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_due = false;
+        let mut clocks = interval(CLOCK_TICK);
+        clocks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sleep_watch = SleepWatch::new(self.clock.now(), Instant::now());
+        loop {
+            let step = tokio::select! {
+                message = session.receiver.next() => match message {
+                    Ok(message) => self.hear(session, message),
+                    Err(end) => Err(end.into()),
+                },
+                Ok(()) = reports.changed(), if !is_due => {
+                    is_due = true;
+                    Ok(())
+                }
+                () = sleep_until(next_report), if is_due => {
+                    is_due = false;
+                    next_report = Instant::now() + REPORT_GAP;
+                    heartbeat.reset();
+                    let report = reports.borrow_and_update().clone();
+                    session.report(report).await
+                }
+                _ = heartbeat.tick() => session.report(reports.borrow().clone()).await,
+                _ = clocks.tick() => {
+                    let slept = sleep_watch.has_slept(self.clock.now(), Instant::now());
+                    if slept { Err(Failure::Slept) } else { Ok(()) }
+                }
+            };
+            if let Err(failure) = step {
+                return failure;
+            }
+        }
+    }
+
+    fn hear(&self, session: &Session<R>, message: ServerMessage) -> Result<(), Failure> {
+        match message {
+            ServerMessage::Desired(desired) => {
+                self.wish(session, desired);
+                Ok(())
+            }
+            ServerMessage::DialCarriers { tickets } => {
+                session.carriers.dial(tickets);
+                Ok(())
+            }
+            ServerMessage::GoAway { drain_millis } => {
+                tracing::info!(drain_millis, "the server is about to end; connecting anew");
+                Err(Failure::GoAway)
+            }
+            ServerMessage::Refused(refusal) => Err(Failure::Refused(refusal)),
+            ServerMessage::Welcome(_) => Err(Failure::Protocol("it said welcome twice")),
+        }
+    }
+
+    fn wish(&self, session: &Session<R>, desired: Desired) {
+        tracing::info!(revision = desired.revision, instances = desired.instances.len(), "told what should run");
+        let wish = Wish { owner: session.owner.clone(), desired: Arc::new(desired) };
+        self.wishes.send_replace(Some(wish));
+    }
+
+    /// Says goodbye and lets streams finish. The session stays open meanwhile: without it the server would cut them.
+    async fn leave(&self, session: &mut Session<R>) {
+        let _ = send(&session.sender, &AgentMessage::Leaving).await;
+        let drained = self.carriers.drain(self.config.leave_deadline);
+        tokio::pin!(drained);
+        loop {
+            tokio::select! {
+                () = &mut drained => return,
+                // What the server still says is of no interest any more, and must not stop its pings.
+                message = session.receiver.next() => if message.is_err() {
+                    return drained.await;
+                },
+            }
+        }
+    }
+}
+
+impl<R> Session<R> {
+    async fn report(&self, report: Option<AgentReport>) -> Result<(), Failure> {
+        match report {
+            // A report that was made as another agent (of a server before) is nobody's business here.
+            Some(AgentReport { agent_id, report }) if agent_id == self.owner.agent_id => {
+                send(&self.sender, &AgentMessage::Report(report.as_ref().clone())).await
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn send(sender: &SessionSender<AgentMessage>, message: &AgentMessage) -> Result<(), Failure> {
+    timeout(SEND_DEADLINE, sender.send(message)).await.map_err(|_| Failure::Silent("message"))?.map_err(Failure::from)
+}
+
+/// Says a failure aloud once, and then now and again.
+#[derive(Default)]
+struct Said {
+    text: String,
+    times: u32,
+}
+
+impl Said {
+    fn say(&mut self, text: &str, wait: Duration) {
+        if self.text == text {
+            self.times += 1;
+        } else {
+            *self = Self { text: text.to_owned(), times: 0 };
+        }
+        let wait = format!("{:.1} s", wait.as_secs_f64());
+        if self.times.is_multiple_of(REPEAT_EVERY) {
+            tracing::warn!(next_try_in = wait, "not connected: {text}");
+        } else {
+            tracing::debug!(next_try_in = wait, "not connected: {text}");
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "session/session_tests.rs"]
+mod tests;

@@ -1,0 +1,38 @@
+//! What the tests of several modules share.
+
+use towline_model::{
+    InstanceId, ServiceId,
+    service::{EnvVar, ProbeSpec, VolumeMount},
+};
+use towline_tunnel::message::InstanceSpec;
+
+/// A definition that is the same each time but for its generation.
+pub fn spec(generation: i64) -> InstanceSpec {
+    InstanceSpec {
+        instance_id: instance(1),
+        service_id: ServiceId::from_uuid(uuid::Uuid::from_u128(2)),
+        service_slug: "hello".to_owned(),
+        generation,
+        image: "towline-demo:latest".to_owned(),
+        exposed_port: 8080,
+        health_path: "/health".to_owned(),
+        probe: ProbeSpec::default(),
+        env: vec![EnvVar { env_name: "MODEL".to_owned(), env_value: "small".to_owned() }],
+        volumes: vec![VolumeMount {
+            host_path: "/srv/models".to_owned(),
+            container_path: "/models".to_owned(),
+            read_only: true,
+        }],
+        command: None,
+        args: None,
+        cpu_limit: None,
+        memory_limit_bytes: None,
+        gpu_count: 0,
+        stop_grace_seconds: 10,
+    }
+}
+
+/// An instance's id that is the same each time.
+pub fn instance(number: u128) -> InstanceId {
+    InstanceId::from_uuid(uuid::Uuid::from_u128(number))
+}
