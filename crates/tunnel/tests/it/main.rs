@@ -5,5 +5,7 @@
 
 mod carrier;
 mod carrier_end;
+mod garbage;
+mod harness;
 mod session;
 mod sim;

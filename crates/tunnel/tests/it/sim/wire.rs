@@ -19,8 +19,10 @@ pub struct Wire {
 impl Wire {
     pub fn new(random: &mut Random) -> Self {
         let capacity = *random.pick(&[1, 7, 60, 1000, 100_000]);
-        let latency = random.millis(100);
-        Self { on_the_way: VecDeque::new(), held: 0, capacity, latency, jitter_ms: random.skewed(50) }
+        // A narrow wire that is long as well would take hours.
+        let longest = if capacity < 60 { 1 } else { 100 };
+        let latency = random.millis(longest);
+        Self { on_the_way: VecDeque::new(), held: 0, capacity, latency, jitter_ms: random.skewed(longest) }
     }
 
     pub fn has_room(&self) -> bool {
