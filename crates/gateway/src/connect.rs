@@ -14,8 +14,6 @@ use crate::{
     upstream::Connection,
 };
 
-/// How long a request waits for a carrier of an agent that has a session.
-const CARRIER_WAIT: Duration = Duration::from_secs(5);
 /// A carrier that was silent for so long is asked for a sign of life before a request that cannot be sent twice.
 const SILENCE: Duration = Duration::from_secs(16);
 /// How long it may take to give one.
@@ -30,11 +28,13 @@ pub(crate) struct Need {
     pub idempotent: bool,
     /// Only a new stream will do.
     pub fresh: bool,
+    /// How long it may wait for a carrier.
+    pub wait: Duration,
 }
 
 /// Finds a connection that is in use from now on. `None` when no carrier of the agent takes the request.
 pub(crate) async fn connect(instance: &Instance, need: Need) -> Option<Connection> {
-    let deadline = Instant::now() + CARRIER_WAIT;
+    let deadline = Instant::now() + need.wait;
     loop {
         if !need.fresh
             && let Some(connection) = take_exclusive(instance, need).await

@@ -102,7 +102,12 @@ impl<'a> Dispatch<'a> {
                 Err(none) => return Err(last.unwrap_or_else(|| self.unavailable(none))),
             };
             let in_flight = InFlight::begin(self.service, instance);
-            let need = Need { upgrade: self.upgrade, idempotent: self.idempotent, fresh: self.fresh };
+            let need = Need {
+                upgrade: self.upgrade,
+                idempotent: self.idempotent,
+                fresh: self.fresh,
+                wait: self.shared.config.carrier_wait,
+            };
             let Some(mut connection) = connect(in_flight.instance(), need).await else {
                 self.tried.push(in_flight.instance().id);
                 last = Some(self.unavailable(NoInstance::NoneReachable));

@@ -58,6 +58,8 @@ pub struct GatewayConfig {
     pub invoke_request_limit: usize,
     /// The longest response body of an invoke, before encoding, in bytes. Default 32 MiB.
     pub invoke_response_limit: usize,
+    /// How long a request waits for a carrier of an agent that is connected and has none free. Default 5 s.
+    pub carrier_wait: Duration,
     /// How long requests in flight may go on when the server stops. Default 30 s.
     pub drain_timeout: Duration,
 }
@@ -74,6 +76,7 @@ impl Default for GatewayConfig {
             trusted_proxies: Vec::new(),
             invoke_request_limit: 32 << 20,
             invoke_response_limit: 32 << 20,
+            carrier_wait: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
         }
     }

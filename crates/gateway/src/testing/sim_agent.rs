@@ -63,6 +63,7 @@ struct Shared {
     gone: CancellationToken,
     carriers: AtomicUsize,
     streams: AtomicUsize,
+    half_closed: AtomicUsize,
     /// Whether carriers are dialled when they are asked for.
     dials: bool,
     tickets: watch::Sender<Vec<String>>,
@@ -115,6 +116,7 @@ impl SimAgent {
             gone: CancellationToken::new(),
             carriers: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
+            half_closed: AtomicUsize::new(0),
             dials,
             tickets: watch::Sender::new(Vec::new()),
         });
@@ -186,6 +188,12 @@ impl SimAgent {
     #[must_use]
     pub fn streams(&self) -> usize {
         self.shared.streams.load(Ordering::SeqCst)
+    }
+
+    /// Containers' connections whose end was passed on, in all.
+    #[must_use]
+    pub fn half_closed(&self) -> usize {
+        self.shared.half_closed.load(Ordering::SeqCst)
     }
 
     /// Waits until the server has ended the session.
@@ -262,7 +270,7 @@ async fn serve(shared: Arc<Shared>, stream: IncomingStream) {
             drop(stream.monitor().ended().await);
         }
         Some(AgentKind::Connect(address)) if !wants_logs => match TcpStream::connect(address).await {
-            Ok(socket) => pipe(stream.accept(), socket).await,
+            Ok(socket) => pipe(&shared, stream.accept(), socket).await,
             Err(error) => stream.refuse(Refused::new(RefuseCode::ConnectFailed, error.to_string())),
         },
         Some(_) => stream.refuse(Refused::new(RefuseCode::Unsupported, "not that kind of target")),
@@ -277,13 +285,17 @@ enum Broken {
 }
 
 /// Passes bytes both ways with half-close; a side that fails is seen by the other as a reset.
-async fn pipe(stream: TunnelStream, mut socket: TcpStream) {
+async fn pipe(shared: &Shared, stream: TunnelStream, mut socket: TcpStream) {
     let _ = socket.set_nodelay(true);
     let (mut from_tunnel, mut to_tunnel) = tokio::io::split(stream);
     let broken = {
         let (mut from_container, mut to_container) = socket.split();
         let up = upload(&mut from_tunnel, &mut to_container);
-        let down = download(&mut from_container, &mut to_tunnel);
+        let down = async {
+            download(&mut from_container, &mut to_tunnel).await?;
+            shared.half_closed.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        };
         tokio::try_join!(up, down).err()
     };
     match broken {

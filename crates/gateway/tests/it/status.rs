@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use towline_gateway::{
-    Credential,
+    Credential, GatewayConfig,
     testing::{AgentKind, Answer, Container, SimAgent, World},
 };
 use towline_model::{Clock, CredentialId, KeyKind, Role, Scope, ServiceStatus, SystemClock, TeamId, UserId};
@@ -179,13 +179,13 @@ async fn what_is_missing_is_told_apart() {
 
 #[tokio::test]
 async fn an_agent_without_carriers_is_waited_for() {
-    let world = World::start().await;
+    let config = GatewayConfig { carrier_wait: Duration::from_millis(50), ..GatewayConfig::default() };
+    let world = World::start_with(config).await;
     let team = world.team();
     let agent =
         SimAgent::connect_without_carriers(world.address, &team.agent_key, SimAgent::hello("one")).await.unwrap();
     let service = world.service(&team, "hello");
     world.instance(service, &agent, AgentKind::Silent);
-    tokio::time::pause();
     check(&world.get(&team.key, HELLO).await, 503, "agent_unreachable");
 }
 
