@@ -207,7 +207,10 @@ impl<R: Runtime> Sessions<R> {
                     let report = reports.borrow_and_update().clone();
                     session.report(report).await
                 }
-                _ = heartbeat.tick() => session.report(reports.borrow().clone()).await,
+                _ = heartbeat.tick() => {
+                    let report = reports.borrow().clone();
+                    session.report(report).await
+                }
                 _ = clocks.tick() => {
                     let slept = sleep_watch.has_slept(self.clock.now(), Instant::now());
                     if slept { Err(Failure::Slept) } else { Ok(()) }
