@@ -273,6 +273,15 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
     }
 
+    /// Checks the status.
+    ///
+    /// # Panics
+    /// When it is another.
+    #[track_caller]
+    pub fn assert_status(&self, status: u16) {
+        assert_eq!(self.status, status, "{}", self.text());
+    }
+
     /// The JSON of an answer with this status.
     ///
     /// # Panics
