@@ -75,7 +75,7 @@ impl Client {
 
     /// The URL of a path of the API, such as `/containers`. The path is taken as it is.
     pub fn url(&self, path: &str) -> String {
-        format!("{}/api/v1{path}", self.base.as_str().trim_end_matches('/'))
+        format!("{}/api/v1{path}", shown(&self.base))
     }
 
     /// Reads something.
@@ -208,6 +208,11 @@ fn http_client(base: &Url) -> Result<reqwest::Client, ClientError> {
         builder = builder.no_proxy();
     }
     builder.build().map_err(|error| ClientError::Setup(error::with_causes(&error)))
+}
+
+/// A server's URL as people write it.
+pub fn shown(server: &Url) -> &str {
+    server.as_str().trim_end_matches('/')
 }
 
 /// Whether a URL names this machine and nothing else.

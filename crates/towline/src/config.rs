@@ -1,7 +1,7 @@
 //! The one place that reads the environment and the configuration file.
 //!
-//! Every long option has a variable and a key in the file, by one rule (see [`settings`]), so nothing has to be wired up
-//! by hand: what the environment and the file say is put into the command line as if it had been typed, before what
+//! Every long option has a variable and a key in the file, by one rule (see [`settings`]), so nothing has to be wired
+//! up by hand: what the environment and the file say is put into the command line as if it had been typed, before what
 //! was really typed. So values are checked by the same parsers, and an option that was typed wins.
 
 pub mod environment;

@@ -1,7 +1,7 @@
 //! The one binary: command line, configuration, the API client, and the processes that it starts.
 //!
-//! What the processes do is in the libraries: `towline-control` (with `towline-gateway`) and `towline-agent`. This crate
-//! reads settings, wires them up, and talks to the person in front of it.
+//! What the processes do is in the libraries: `towline-control` (with `towline-gateway`) and `towline-agent`. This
+//! crate reads settings, wires them up, and talks to the person in front of it.
 
 mod cli;
 mod client;

@@ -3,6 +3,7 @@
 //! Commands never print by themselves. So `-o json` is the same everywhere, a reader that goes away (`| head`) ends a
 //! command quietly, and tests see exactly what a user sees.
 
+mod ask;
 mod progress;
 mod table;
 
@@ -99,8 +100,12 @@ impl Output {
 
     /// Writes a message to stderr. That it cannot be read by anybody is no reason to fail.
     pub fn note(&self, text: impl AsRef<str>) {
+        self.message(&format!("{}\n", text.as_ref()));
+    }
+
+    fn message(&self, text: &str) {
         let mut messages = self.0.messages.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = writeln!(messages, "{}", text.as_ref()).and_then(|()| messages.flush());
+        let _ = messages.write_all(text.as_bytes()).and_then(|()| messages.flush());
     }
 
     /// Writes something the user should look at.

@@ -23,8 +23,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "too long".to_owned())
 }
 
-/// Reads a size in bytes: a whole number and nothing, `KiB`, `MiB`, `GiB` or `TiB` (also `K`, `M`, `G`, `T`), or `kB`, `MB`, `GB`, `TB`
-/// in powers of a thousand.
+/// Reads a size in bytes: a whole number and nothing, `KiB`, `MiB`, `GiB` or `TiB` (also `K`, `M`, `G`, `T`), or `kB`,
+/// `MB`, `GB`, `TB` in powers of a thousand.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || "expected a size such as 512MiB, 2GiB or 1000000".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -1,7 +1,7 @@
 //! Decides which server is meant, and with what identity.
 //!
-//! In this order: a key that was given; the data directory that was named (its `bootstrap.json`); the sign-in of `towline login`;
-//! the default data directory. A sign-in is only ever sent to the server that it was made with.
+//! In this order: a key that was given; the data directory that was named (its `bootstrap.json`); the sign-in of
+//! `towline login`; the default data directory. A sign-in is only ever sent to the server that it was made with.
 
 use std::{
     fs,
@@ -15,6 +15,7 @@ use super::{
     Client, Identity, SignIn,
     bootstrap::Bootstrap,
     credentials::{Credentials, CredentialsFile},
+    shown,
     sign_in::Owner,
 };
 use crate::{
@@ -38,7 +39,7 @@ pub fn connect(args: &ClientArgs, context: &Context) -> Result<Client, Failure> 
             (None, Some(current)) => parse_stored(current)?,
             (None, None) => local(args, context)?.map_or_else(default_server, |local| Ok(local.server))?,
         };
-        context.verbose(|| format!("using the given key at {server}"));
+        context.verbose(|| format!("using the given key at {}", shown(&server)));
         return Ok(Client::new(server, Identity::Key(key))?);
     }
     if args.data_dir.is_some()
@@ -53,7 +54,9 @@ pub fn connect(args: &ClientArgs, context: &Context) -> Result<Client, Failure> 
     if let (Some(server), Some(file)) = (server, file)
         && let Some(login) = credentials.logins.get(server.as_str())
     {
-        context.verbose(|| format!("signed in to {server} as {} ({})", login.email_address, file.path().display()));
+        context.verbose(|| {
+            format!("signed in to {} as {} ({})", shown(&server), login.email_address, file.path().display())
+        });
         let sign_in = Box::new(SignIn::new(server.clone(), file, None));
         return Ok(Client::new(server, Identity::User { sign_in, team_id: login.team_id })?);
     }
@@ -104,7 +107,7 @@ impl Local {
     fn client(self, context: &Context) -> Result<Client, Failure> {
         context.verbose(|| {
             let path = Bootstrap::path(&self.data_dir);
-            format!("signing in to {} as {} with {}", self.server, self.bootstrap.email_address, path.display())
+            format!("signing in to {} as {} with {}", shown(&self.server), self.bootstrap.email_address, path.display())
         });
         let owner = Owner {
             email_address: self.bootstrap.email_address,
@@ -147,7 +150,7 @@ fn given_key(args: &ClientArgs) -> Result<Option<Secret<String>>, Failure> {
 
 fn nobody(args: &ClientArgs) -> Failure {
     let (place, option) = match &args.server {
-        Some(server) => (format!(" to {server}"), format!(" --server {server}")),
+        Some(server) => (format!(" to {}", shown(server)), format!(" --server {}", shown(server))),
         None => (String::new(), String::new()),
     };
     Failure::new(format!("nobody has signed in{place}")).hint(format!(

@@ -1,7 +1,7 @@
 //! `credentials.json`: who has signed in where, readable by nobody but the user.
 //!
-//! Refresh tokens are used once: each use gives a new one and ends the old. So the file is locked while a token is being
-//! renewed, read again under the lock, and replaced whole before the new token is used.
+//! Refresh tokens are used once: each use gives a new one and ends the old. So the file is locked while a token is
+//! being renewed, read again under the lock, and replaced whole before the new token is used.
 
 use std::{
     collections::BTreeMap,

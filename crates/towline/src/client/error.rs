@@ -70,7 +70,7 @@ impl ClientError {
     /// A connection that could not be made or broke.
     pub fn transport(server: &Url, error: &reqwest::Error) -> Self {
         let reason = if error.is_timeout() { "it did not answer in time".to_owned() } else { root_cause(error) };
-        Self::Unreachable { server: server.to_string(), reason }
+        Self::Unreachable { server: super::shown(server).to_owned(), reason }
     }
 
     /// The error that an answer stands for.

@@ -113,7 +113,7 @@ impl SignIn {
 
     async fn sign_in_anew(&self, http: &reqwest::Client, locked: &Locked<'_>) -> Result<Login, ClientError> {
         let Some(owner) = &self.owner else {
-            return Err(ClientError::SignInEnded(self.server.to_string()));
+            return Err(ClientError::SignInEnded(super::shown(&self.server).to_owned()));
         };
         let tokens = sign_in(http, &self.server, &owner.email_address, &owner.user_password).await?;
         self.keep(locked, tokens.into_login(owner.email_address.clone(), owner.team_id))
@@ -147,7 +147,7 @@ async fn ask_for_tokens(
     path: &str,
     body: &serde_json::Value,
 ) -> Result<Tokens, ClientError> {
-    let url = format!("{}/api/v1{path}", server.as_str().trim_end_matches('/'));
+    let url = format!("{}/api/v1{path}", super::shown(server));
     let sent = http.post(url).json(body).timeout(TIMEOUT).send().await;
     let response = sent.map_err(|error| ClientError::transport(server, &error))?;
     super::decode(super::check(response).await?).await

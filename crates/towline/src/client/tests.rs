@@ -46,7 +46,7 @@ async fn a_stranger_and_silence_are_told_apart() {
     drop(server);
     let nobody = Client::new(Url::parse("http://127.0.0.1:1").unwrap(), Identity::Nobody).unwrap();
     let error = nobody.get::<Value>("/containers", &[]).await.unwrap_err();
-    assert!(error.to_string().starts_with("cannot reach the server at http://127.0.0.1:1/: "), "{error}");
+    assert!(error.to_string().starts_with("cannot reach the server at http://127.0.0.1:1: "), "{error}");
     assert!(error.to_string().contains("refused"), "{error}");
     assert_ne!(url, *nobody.base());
 }
@@ -185,7 +185,7 @@ async fn a_sign_in_that_has_ended_says_how_to_sign_in_again() {
     let server = rotating_server().await;
     keep(&file, &server.url, login("used", "old", Timestamp::from_micros(0))).await;
     let error = user_client(&server, &file, None).get::<Value>("/containers", &[]).await.unwrap_err();
-    let url = &server.url;
+    let url = super::shown(&server.url);
     assert_eq!(
         said(&error.into()),
         format!("error: your sign-in to {url} has ended\nhint: sign in again: towline login --server {url}\n")
@@ -280,7 +280,7 @@ async fn who_is_meant_and_where() {
     assert_eq!(home.connect(&no_args()).unwrap(), "user at http://127.0.0.1:4321/");
     assert_eq!(home.connect(&ClientArgs { key: key(), ..no_args() }).unwrap(), "key at http://127.0.0.1:4321/");
     let failure = home.connect(&ClientArgs { server: other(), ..no_args() }).unwrap_err();
-    assert_eq!(failure.message(), "nobody has signed in to http://other:1/");
+    assert_eq!(failure.message(), "nobody has signed in to http://other:1");
 
     let home = home.signed_in("http://signed:1/").await;
     assert_eq!(home.connect(&no_args()).unwrap(), "user at http://signed:1/");

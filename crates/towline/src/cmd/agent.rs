@@ -3,18 +3,23 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use towline_agent::{AgentConfig, DockerConfig, DockerRuntime, VolumeRules};
 use towline_model::Secret;
 use url::Url;
 
-use crate::{cli::parse_server_url, cmd::Context, failure::Failure};
+use crate::{
+    cli::parse_server_url, client::connect::read_secret_file, cmd::Context, failure::Failure, signals::SignalWatch,
+};
 
 const EXAMPLE: &str = "\
 Example:
   towline agent --server https://towline.example.com --key ak-… --label gpu --label eu
   towline agent --server http://10.0.0.5:7070 --key-file /etc/towline/agent.key --name lab-machine
 
-The agent dials the server and listens on no port. It finds the container engine by --docker-host, DOCKER_HOST, or at the \
-usual sockets of Docker and Podman, and waits for one when there is none. When it is stopped, its containers go on \
+The agent dials the server and listens on no port. It finds the container engine by --docker-host, DOCKER_HOST, or at \
+the usual sockets of Docker and Podman, and waits for one when there is none. When it is stopped, its containers go on \
 running.";
 
 /// How an agent appears and what it works with, whether alone or in `towline up`.
@@ -34,6 +39,13 @@ pub struct AgentIdentityArgs {
     /// [default: DOCKER_HOST, else the usual sockets].
     #[arg(id = "agent.docker_host", long = "docker-host", value_name = "URL")]
     pub docker_host: Option<String>,
+    /// A directory of this machine that services may mount from, even a system directory; repeat for several
+    /// [default: everything but system directories].
+    #[arg(id = "agent.volume_root", long = "volume-root", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub volume_root: Vec<PathBuf>,
+    /// The most streams at a time, each of them one connection to a container.
+    #[arg(id = "agent.max_streams", long = "max-streams", value_name = "N", default_value_t = 8192)]
+    pub max_streams: usize,
 }
 
 /// What can run containers.
@@ -62,6 +74,9 @@ pub struct AgentArgs {
     /// A file that holds only the key.
     #[arg(id = "agent.key_file", long = "key-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
     key_file: Option<PathBuf>,
+    /// A PEM file with the certificates that the server's is checked against [default: the machine's trusted ones].
+    #[arg(id = "agent.ca_file", long = "ca-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    ca_file: Option<PathBuf>,
     #[command(flatten)]
     identity: AgentIdentityArgs,
 }
@@ -69,8 +84,89 @@ pub struct AgentArgs {
 /// Runs the agent until it is told to stop.
 ///
 /// # Errors
-/// When a setting is wrong, or the server will never accept it.
+/// When a setting is wrong.
 pub async fn run(args: AgentArgs, context: &Context) -> Result<(), Failure> {
-    let _ = (args, context);
-    Err(Failure::new("not built yet"))
+    let signals = SignalWatch::start()?;
+    let key = match (args.key, &args.key_file) {
+        (Some(key), _) => key,
+        (None, Some(path)) => read_secret_file(path)?,
+        (None, None) => return Err(Failure::usage("a key is needed").hint("give --key or --key-file")),
+    };
+    let config = AgentConfig { ca_file: args.ca_file, ..config(args.server, key, &args.identity)? };
+    let mut agent = Some(start(config, runtime(&args.identity, context)));
+    let shutdown = signals.shutdown();
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        failure = failed(&mut agent) => return Err(failure),
+    }
+    if let Some(agent) = agent {
+        agent.stop().await;
+    }
+    Ok(())
+}
+
+/// The settings of an agent.
+///
+/// # Errors
+/// When one of them is wrong.
+pub fn config(server: Url, key: Secret<String>, args: &AgentIdentityArgs) -> Result<AgentConfig, Failure> {
+    let mut config = AgentConfig::new(server, key);
+    if let Some(name) = &args.name {
+        name.clone_into(&mut config.name);
+    }
+    args.label.clone_into(&mut config.labels);
+    config.max_streams = args.max_streams;
+    config.validate().map_err(|error| Failure::usage(error.to_string()))?;
+    Ok(config)
+}
+
+/// What runs the containers. Nothing is connected to yet.
+pub fn runtime(args: &AgentIdentityArgs, context: &Context) -> DockerRuntime {
+    let environment = &context.environment;
+    DockerRuntime::new(DockerConfig {
+        host: args.docker_host.clone().or_else(|| environment.text("DOCKER_HOST").map(str::to_owned)),
+        runtime_dir: environment.path("XDG_RUNTIME_DIR"),
+        volumes: VolumeRules { allowed_roots: args.volume_root.clone() },
+    })
+}
+
+/// An agent that runs in this process.
+pub struct RunningAgent {
+    shutdown: CancellationToken,
+    task: JoinSet<Result<(), Failure>>,
+}
+
+/// Starts an agent.
+pub fn start(config: AgentConfig, runtime: DockerRuntime) -> RunningAgent {
+    let shutdown = CancellationToken::new();
+    let token = shutdown.clone();
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let ended = towline_agent::run(config, runtime, token).await;
+        ended.map_err(|error| Failure::new(format!("the agent has ended: {error}")))
+    });
+    RunningAgent { shutdown, task }
+}
+
+/// Returns when the agent, if there is one, cannot go on. It is gone then.
+pub async fn failed(agent: &mut Option<RunningAgent>) -> Failure {
+    let Some(running) = agent else { return std::future::pending().await };
+    let ended = running.task.join_next().await;
+    *agent = None;
+    match ended {
+        Some(Ok(Err(failure))) => failure,
+        _ => Failure::new("the agent has ended by itself"),
+    }
+}
+
+impl RunningAgent {
+    /// Lets the agent finish what it carries, and ends it. Its containers go on.
+    pub async fn stop(mut self) {
+        self.shutdown.cancel();
+        while let Some(ended) = self.task.join_next().await {
+            if let Ok(Err(failure)) = ended {
+                tracing::warn!("{failure}");
+            }
+        }
+    }
 }

@@ -1,16 +1,13 @@
 //! `towline apply`: makes the services what a file says.
 //!
-//! The file is the whole truth about each service in it: a field that it leaves out has its default. Applying the same file
-//! twice changes nothing the second time. Nothing is remembered between runs; `--prune` deletes what the file does not name.
+//! The file is the whole truth about each service in it: a field that it leaves out has its default. Applying the same
+//! file twice changes nothing the second time. Nothing is remembered between runs; `--prune` deletes what the file does
+//! not name.
 
 mod file;
 mod plan;
 
-use std::{
-    io::{self, IsTerminal, Write},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueHint};
 use serde_json::{Value, json};
@@ -146,16 +143,10 @@ fn confirm_deletions(steps: &[Step], args: &ApplyArgs, context: &Context) -> Res
         return Ok(());
     }
     let question = format!("delete {}?", doomed.join(", "));
-    if !(io::stdin().is_terminal() && context.output.is_interactive()) {
+    if !context.output.can_ask() {
         return Err(Failure::usage(format!("there is no terminal to ask on: {question}")).hint("say --yes"));
     }
-    let mut answer = String::new();
-    let asked = write!(io::stderr(), "{question} [y/N] ").and_then(|()| io::stdin().read_line(&mut answer));
-    asked.map_err(|error| Failure::io("cannot ask", &error))?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(Failure::new("nothing was changed")),
-    }
+    if context.output.confirm(&question)? { Ok(()) } else { Err(Failure::new("nothing was changed")) }
 }
 
 fn to_value(spec: &ServiceSpec) -> Value {

@@ -1,6 +1,6 @@
 //! `towline login` and `towline logout`: a user's sign-in on this machine.
 
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, Read};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::{
     cli::parse_server_url,
-    client::{Client, CredentialsFile, Identity, Tokens, connect, types::text},
+    client::{Client, CredentialsFile, Identity, Tokens, connect, shown, types::text},
     cmd::Context,
     failure::Failure,
 };
@@ -63,7 +63,13 @@ pub struct LogoutArgs {
 pub async fn login(args: LoginArgs, context: &Context) -> Result<(), Failure> {
     let file = file(context)?;
     let server = connect::server_to_sign_in_to(args.server.as_ref(), &file.read()?)?;
-    let password = if args.password_stdin { read_password()? } else { ask_password(&args.email, &server)? };
+    let password = if args.password_stdin {
+        read_password()?
+    } else if context.output.can_ask() {
+        context.output.ask_secret(&format!("Password of {} at {}", args.email, shown(&server)))?
+    } else {
+        return Err(Failure::usage("there is no terminal to ask for the password on").hint("use --password-stdin"));
+    };
     let nobody = Client::new(server.clone(), Identity::Nobody)?;
     let tokens: Tokens = nobody
         .post("/auth/login", Some(&json!({"email_address": args.email, "user_password": password.expose()})))
@@ -77,8 +83,8 @@ pub async fn login(args: LoginArgs, context: &Context) -> Result<(), Failure> {
     credentials.logins.insert(server.to_string(), tokens.into_login(args.email.clone(), team_id));
     credentials.current = Some(server.to_string());
     locked.write(&credentials)?;
-    let shown = json!({"server": server, "email_address": args.email, "team_id": team_id});
-    context.output.show(&shown, || format!("signed in to {server} as {}", args.email))
+    let answer = json!({"server": server, "email_address": args.email, "team_id": team_id});
+    context.output.show(&answer, || format!("signed in to {} as {}", shown(&server), args.email))
 }
 
 /// Ends a sign-in at the server and forgets it here.
@@ -102,7 +108,7 @@ pub async fn logout(args: LogoutArgs, context: &Context) -> Result<(), Failure> 
         credentials.current = credentials.logins.keys().next().cloned();
     }
     locked.write(&credentials)?;
-    context.output.show(&json!({"server": server}), || format!("signed out of {server}"))
+    context.output.show(&json!({"server": server}), || format!("signed out of {}", server.trim_end_matches('/')))
 }
 
 fn file(context: &Context) -> Result<CredentialsFile, Failure> {
@@ -139,16 +145,6 @@ fn read_password() -> Result<Secret<String>, Failure> {
         .map_err(|error| Failure::io("cannot read the password from stdin", &error))?;
     let password = text.strip_suffix('\n').unwrap_or(&text);
     Ok(Secret::new(password.strip_suffix('\r').unwrap_or(password).to_owned()))
-}
-
-fn ask_password(email: &str, server: &Url) -> Result<Secret<String>, Failure> {
-    if !io::stdin().is_terminal() {
-        return Err(Failure::usage("there is no terminal to ask for the password on").hint("use --password-stdin"));
-    }
-    let terminal = console::Term::stderr();
-    let asked =
-        terminal.write_str(&format!("Password of {email} at {server}: ")).and_then(|()| terminal.read_secure_line());
-    asked.map(Secret::new).map_err(|error| Failure::io("cannot ask for the password", &error))
 }
 
 #[cfg(test)]

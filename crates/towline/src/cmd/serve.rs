@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
@@ -89,8 +89,8 @@ struct LimitArgs {
         default_value = "32MiB"
     )]
     invoke_response_limit: u64,
-    /// An address or range such as 10.0.0.0/8 of proxies in front of this server, whose Forwarded and X-Forwarded-* headers are
-    /// believed; repeat for several [default: none].
+    /// An address or range such as 10.0.0.0/8 of proxies in front of this server, whose Forwarded and X-Forwarded-*
+    /// headers are believed; repeat for several [default: none].
     #[arg(id = "limits.trusted_proxy", long = "trusted-proxy", value_name = "RANGE")]
     trusted_proxy: Vec<AddressRange>,
     /// How long an instance may wait for an eligible agent before its deploy has failed.
@@ -151,6 +151,17 @@ impl Started {
     /// Where the file of the first start is, or was.
     pub fn bootstrap_path(&self) -> PathBuf {
         client::bootstrap::Bootstrap::path(&self.data_dir)
+    }
+
+    /// The address that is listened on, as this machine reaches it.
+    pub fn loopback_addr(&self) -> SocketAddr {
+        let addr = self.server.addr();
+        let ip = match addr.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        SocketAddr::new(ip, addr.port())
     }
 
     /// Where other machines reach the server, as far as this one can tell.

@@ -48,9 +48,12 @@ pub async fn run(args: ServerArgs, context: &Context) -> Result<(), Failure> {
         (None, Some(path)) => Some(read_secret_file(path)?),
         (None, None) => None,
     };
-    let mut started = serve::start(&args.serve, database_url, args.bootstrap, context).await?;
-    announce(&started, context)?;
     let shutdown = signals.shutdown();
+    let mut started = tokio::select! {
+        started = serve::start(&args.serve, database_url, args.bootstrap, context) => started?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    announce(&started, context)?;
     tokio::select! {
         () = shutdown.cancelled() => {
             started.server.shutdown().await;

@@ -1,7 +1,8 @@
 //! Puts what the environment and the files say into the command line.
 //!
 //! The strongest source that says anything about an option decides it: typed, environment, the user's file, the
-//! system's file. A source also displaces what cannot stand beside its option, so that a typed `--key-file` beats a `TOWLINE_KEY`.
+//! system's file. A source also displaces what cannot stand beside its option, so that a typed `--key-file` beats a
+//! `TOWLINE_KEY`.
 
 use std::{
     collections::BTreeSet,

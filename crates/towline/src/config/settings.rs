@@ -1,8 +1,8 @@
 //! The names of every option outside the command line: one variable and one key in the file each.
 //!
-//! The rule: option `--x-y` of `towline a b` is `TOWLINE_A_B_X_Y` and, in the file, `x_y` in the table `[a.b]`. Options that mean the
-//! same in every command that has them are named once, in [`SHARED`]. An argument whose clap id holds a dot names its key
-//! itself, so that two commands can share a table (`up` and `agent` do).
+//! The rule: option `--x-y` of `towline a b` is `TOWLINE_A_B_X_Y` and, in the file, `x_y` in the table `[a.b]`. Options
+//! that mean the same in every command that has them are named once, in [`SHARED`]. An argument whose clap id holds a
+//! dot names its key itself, so that two commands can share a table (`up` and `agent` do).
 
 use clap::{
     Arg, ArgAction, Command,
@@ -111,7 +111,8 @@ pub fn describe(root: Command) -> Command {
     walk(root, &[])
 }
 
-/// Lets every switch take `=true` or `=false`, so that one that the environment or the file turned on can be turned off.
+/// Lets every switch take `=true` or `=false`, so that one that the environment or the file turned on can be turned
+/// off.
 pub fn with_valued_switches(root: Command) -> Command {
     root.mut_args(|argument| {
         if !matches!(argument.get_action(), ArgAction::SetTrue) {

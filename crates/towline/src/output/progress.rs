@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Output, table::printable};
 
-/// Shows what is being waited for, until it is dropped or finished.
+/// Shows what is being waited for, until it is dropped.
 pub struct Progress {
     output: Output,
     spinner: Option<ProgressBar>,
@@ -40,23 +40,13 @@ impl Progress {
         }
         self.last = text;
     }
-
-    /// Ends it with a last line that stays.
-    pub fn finish(mut self, text: impl AsRef<str>) {
-        self.clear();
-        self.output.note(printable(text.as_ref()));
-    }
-
-    fn clear(&mut self) {
-        if let Some(spinner) = self.spinner.take() {
-            spinner.finish_and_clear();
-        }
-    }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.clear();
+        if let Some(spinner) = &self.spinner {
+            spinner.finish_and_clear();
+        }
     }
 }
 
@@ -70,8 +60,8 @@ mod tests {
         let mut progress = output.progress("pulling");
         progress.update("pulling");
         progress.update("starting");
-        progress.finish("running");
-        assert_eq!(captured.messages(), "pulling\nstarting\nrunning\n");
+        drop(progress);
+        assert_eq!(captured.messages(), "pulling\nstarting\n");
         assert_eq!(captured.data(), "");
     }
 }

@@ -105,7 +105,7 @@ fn compare(spec: &ServiceSpec, service: &Service) -> Result<Action, Failure> {
 
 /// Whether the definition was changed since it was deployed.
 fn is_undeployed_change(service: &Service) -> bool {
-    service.fields().get("deploy_pending").and_then(Value::as_bool).unwrap_or(false)
+    service.fields().get("has_undeployed_changes").and_then(Value::as_bool).unwrap_or(false)
 }
 
 /// Whether something older runs, since the newest deploy failed.

@@ -1,4 +1,5 @@
-//! The fields of a service as options. What is not given is left out, so that the server's default or the present value stays.
+//! The fields of a service as options. What is not given is left out, so that the server's default or the present value
+//! stays.
 
 use std::time::Duration;
 
@@ -32,7 +33,8 @@ pub struct FieldArgs {
     /// An environment variable; repeat for several. The ones given replace all that the service has.
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
-    /// A path of the agent's machine that the container sees; repeat for several. They replace all that the service has.
+    /// A path of the agent's machine that the container sees; repeat for several. They replace all that the service
+    /// has.
     #[arg(long, value_name = "HOST:CONTAINER[:ro]")]
     volume: Vec<String>,
     /// A label that an agent must have; repeat for several. They replace all that the service has.
@@ -74,13 +76,15 @@ pub struct FieldArgs {
     /// Failed probes in a row after which an instance takes no more requests, 1 to 20 [default: 3].
     #[arg(long, value_name = "N")]
     probe_failures: Option<u32>,
-    /// The time from a container's start to its first passed probe after which a deploy has failed, 1s to 1h [default: 2m].
+    /// The time from a container's start to its first passed probe after which a deploy has failed, 1s to 1h [default:
+    /// 2m].
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     start_deadline: Option<Duration>,
 }
 
 impl FieldArgs {
-    /// The fields that were given, as the API takes them. `present` is the service as it is, for fields that are parts of one.
+    /// The fields that were given, as the API takes them. `present` is the service as it is, for fields that are parts
+    /// of one.
     ///
     /// # Errors
     /// When an entry of a list cannot be read.

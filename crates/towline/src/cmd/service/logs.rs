@@ -35,7 +35,8 @@ pub struct LogsArgs {
     /// Only lines from then on: an RFC 3339 time, or a duration back from now such as 10m.
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
-    /// Only this instance [default: all of the deploy that runs; each line then begins with the end of its instance's id].
+    /// Only this instance [default: all of the deploy that runs; each line then begins with the end of its instance's
+    /// id].
     #[arg(long, value_name = "ID")]
     instance: Option<InstanceId>,
     #[command(flatten)]
