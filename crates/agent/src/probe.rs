@@ -3,7 +3,7 @@
 //! An instance is asked from outside its container, the way that requests come. [`Health`] is a pure state machine;
 //! [`watch_health`] drives it for one run of one container.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, net::SocketAddr, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, Uri, header};
@@ -178,18 +178,18 @@ pub async fn get(target: &ProbeTarget) -> Result<(), ProbeFailure> {
 
 async fn exchange(socket: TcpStream, target: &ProbeTarget) -> Result<StatusCode, hyper::Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
-    let ask = async {
+    let mut ask = pin!(async {
         let response = sender.send_request(request(target)).await?;
         let status = response.status();
         // The body is taken so that the program is not told of a broken pipe at each probe.
         let _ = Limited::new(response.into_body(), BODY_LIMIT).collect().await;
         Ok(status)
-    };
+    });
     tokio::select! {
         biased;
-        status = ask => status,
-        // The connection never ends before the request does without an error that the request tells as well.
-        ended = connection => { ended?; std::future::pending().await }
+        status = &mut ask => status,
+        // A program that closes the connection behind its answer ends it before the answer has been taken.
+        ended = connection => { ended?; ask.await }
     }
 }
 

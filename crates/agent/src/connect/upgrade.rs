@@ -1,6 +1,7 @@
 //! The HTTP/1.1 upgrade (RFC 9110 §7.8), and what it means when the server answers anything else.
 
 use std::{
+    future::{Future, poll_fn},
     io::{self, IoSlice},
     pin::{Pin, pin},
     task::{Context, Poll},
@@ -8,6 +9,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{body::Incoming, client::conn::http1, upgrade::Upgraded};
@@ -39,7 +41,8 @@ impl UpgradeRequest {
     /// Sends the request on a fresh connection and takes the connection over when the server switches.
     pub(super) async fn send(self, socket: ServerSocket) -> Result<UpgradedSocket, ConnectError> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
-        let mut connection = pin!(connection.with_upgrades());
+        // It can end together with the answer; fused, it may still be polled after that.
+        let mut connection = pin!(connection.with_upgrades().fuse());
         let protocol = self.protocol;
         let mut answer = pin!(sender.send_request(self.into_request()));
         let response = tokio::select! {
@@ -58,10 +61,13 @@ impl UpgradeRequest {
             };
             return Err(rejection.into());
         }
-        let (upgraded, ended) = tokio::join!(hyper::upgrade::on(response), connection);
-        let upgraded = upgraded?;
-        ended?;
-        Ok(UpgradedSocket::new(upgraded))
+        let mut upgraded = pin!(hyper::upgrade::on(response));
+        let upgraded = poll_fn(|cx| {
+            // What goes wrong with the connection is told to the upgrade that waits for it.
+            let _ = connection.as_mut().poll(cx);
+            upgraded.as_mut().poll(cx)
+        });
+        Ok(UpgradedSocket::new(upgraded.await?))
     }
 
     fn into_request(self) -> Request<Empty<Bytes>> {
