@@ -173,6 +173,18 @@ impl Server {
         &self.url
     }
 
+    /// What its API works with.
+    #[must_use]
+    pub const fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// The database that it works on.
+    #[must_use]
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// What the first start made, now or once; `None` without [`ServerConfig::bootstrap`], and when the file is gone.
     #[must_use]
     pub const fn bootstrap(&self) -> Option<&Bootstrap> {

@@ -33,6 +33,3 @@ pub struct Success {
 
 /// The one answer of actions.
 const SUCCESS: axum::Json<Success> = axum::Json(Success { is_success: true });
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,128 @@
+//! Who may use which route: one row for every route, and a failure for a route without one.
+
+use http::Method;
+use serde_json::json;
+use towline_control::http::router::routes;
+use towline_model::Role;
+
+use crate::support::{Caller, TestServer};
+
+/// Who is let through.
+#[derive(Debug, Clone, Copy)]
+enum Who {
+    Everybody,
+    SignedIn,
+    /// These roles, and whether these keys: `sk-read`, `sk-invoke`, `sk-manage`, `dk` (of an admin).
+    Team([bool; 4], [bool; 4]),
+}
+
+const READ: Who = Who::Team([true, true, true, true], [true, false, false, true]);
+const MANAGE: Who = Who::Team([false, true, true, true], [false, false, true, true]);
+const KEYS: Who = Who::Team([false, true, true, true], [false, false, false, false]);
+
+const TABLE: [(&str, &str, Who); 25] = [
+    ("POST", "/api/v1/auth/login", Who::Everybody),
+    ("POST", "/api/v1/auth/refresh", Who::Everybody),
+    ("POST", "/api/v1/auth/logout", Who::Everybody),
+    ("GET", "/api/v1/users/me", Who::SignedIn),
+    ("POST", "/api/v1/credentials", KEYS),
+    ("GET", "/api/v1/credentials", KEYS),
+    ("DELETE", "/api/v1/credentials/{id}", KEYS),
+    ("POST", "/api/v1/containers", MANAGE),
+    ("GET", "/api/v1/containers", READ),
+    ("GET", "/api/v1/containers/{id}", READ),
+    ("PUT", "/api/v1/containers/{id}", MANAGE),
+    ("DELETE", "/api/v1/containers/{id}", MANAGE),
+    ("POST", "/api/v1/containers/{id}/deploy", MANAGE),
+    ("POST", "/api/v1/containers/{id}/undeploy", MANAGE),
+    ("POST", "/api/v1/containers/{id}/restart", MANAGE),
+    ("GET", "/api/v1/containers/{id}/instances", READ),
+    ("GET", "/api/v1/containers/{id}/events", READ),
+    ("GET", "/api/v1/containers/{id}/logs", READ),
+    ("GET", "/api/v1/agents", READ),
+    ("GET", "/api/v1/r/containers", READ),
+    ("GET", "/api/v1/r/containers/{slug}", READ),
+    ("GET", "/api/v1/r/agents", READ),
+    ("GET", "/api/v1/openapi.json", Who::Everybody),
+    ("GET", "/healthz", Who::Everybody),
+    ("GET", "/readyz", Who::Everybody),
+];
+
+#[test]
+fn every_route_has_a_row() {
+    let routes: Vec<_> = routes().iter().map(|route| (route.method.clone(), route.path)).collect();
+    for (method, path) in &routes {
+        let rows = TABLE.iter().filter(|row| row.0 == method.as_str() && row.1 == *path).count();
+        assert_eq!(rows, 1, "{method} {path} has no row (or two): say who may use it");
+    }
+    assert_eq!(routes.len(), TABLE.len(), "a row has no route");
+}
+
+#[tokio::test]
+async fn the_table_holds() {
+    let server = TestServer::start().await;
+    let callers = callers(&server);
+    for (method, path, who) in TABLE {
+        let path = path.replace("{id}", "01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77").replace("{slug}", "no-such");
+        for (index, (name, caller)) in callers.iter().enumerate() {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            // A body that is refused as soon as somebody looks at it.
+            let body = (method != Method::GET).then(|| json!([]));
+            let answer = server.call(caller, method.clone(), &path, body.as_ref()).await;
+            let is_key = name.contains('-') || *name == "dk";
+            let expected = match who {
+                Who::Everybody => None,
+                _ if matches!(*name, "nobody" | "ak") => Some((401, "unauthenticated")),
+                Who::SignedIn if is_key => Some((401, "unauthenticated")),
+                Who::SignedIn => None,
+                Who::Team(roles, _) if index < 4 => (!roles[index]).then_some((403, "forbidden")),
+                Who::Team(_, keys) => (!keys[index - 4]).then_some((403, "forbidden")),
+            };
+            match expected {
+                Some((status, code)) => drop(answer.problem(status, code)),
+                None => {
+                    let is_login = path.contains("/auth/");
+                    let is_refused = matches!(answer.status, 401 | 403 | 405 | 500..);
+                    assert!(!is_refused || is_login, "{method} {path} as {name}: {} {}", answer.status, answer.text());
+                }
+            }
+        }
+    }
+}
+
+fn callers(server: &TestServer) -> Vec<(&'static str, Caller)> {
+    let mut callers: Vec<_> = Role::ALL.into_iter().map(|role| (role.as_str(), server.user(role))).collect();
+    callers.extend(["sk-read", "sk-invoke", "sk-manage", "dk", "ak"].map(|name| (name, server.key(name))));
+    callers.push(("nobody", Caller::NOBODY));
+    callers
+}
+
+#[tokio::test]
+async fn a_token_needs_a_team_and_a_key_brings_its_own() {
+    let server = TestServer::start().await;
+    let token = server.token(server.ours.users[&Role::Owner]);
+    let with_team = |team: &str| {
+        let mut caller = Caller::bearer(&token);
+        caller.headers.push(("x-team-id", team.to_owned()));
+        caller
+    };
+    let path = "/api/v1/containers";
+    server.get(&Caller::bearer(&token), path).await.problem(400, "team_required");
+    server.get(&with_team("nonsense"), path).await.problem(400, "invalid_parameter");
+    server.get(&with_team(&server.theirs.id.to_string()), path).await.problem(403, "not_in_team");
+    let unknown = with_team("01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77");
+    server.get(&unknown, path).await.problem(403, "not_in_team");
+    let mut key = server.key("sk");
+    key.headers.push(("x-team-id", server.theirs.id.to_string()));
+    server.get(&key, path).await.json(200);
+    server.get(&Caller::bearer(&token), "/api/v1/users/me").await.json(200);
+}
+
+#[tokio::test]
+async fn a_removed_user_is_nobody() {
+    let server = TestServer::start().await;
+    let token = server.token(towline_model::UserId::generate());
+    let answer = server.get(&Caller::bearer(&token), "/api/v1/users/me").await;
+    assert_eq!(answer.status, 401, "{}", answer.text());
+    server.get(&Caller::bearer("eyJ.eyJ.x"), "/api/v1/users/me").await.problem(401, "unauthenticated");
+}

@@ -1,0 +1,16 @@
+//! The control plane from outside: the API called in-process, agents that speak the real protocol over loopback.
+
+#![allow(clippy::unwrap_used, reason = "a step that fails is how a test fails")]
+
+mod access;
+mod agents;
+mod bodies;
+mod credentials;
+mod first_start;
+mod isolation;
+mod openapi;
+mod parameters;
+mod rollouts;
+mod services;
+mod sign_in;
+mod support;

@@ -1,0 +1,113 @@
+//! The description of the API: complete, valid as far as it refers to itself, and the one that is checked in.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use serde_json::Value;
+use towline_control::{http::router::routes, openapi_json};
+
+use crate::support::{Caller, TestServer};
+
+fn document() -> Value {
+    serde_json::from_str(&openapi_json()).unwrap()
+}
+
+fn operations(document: &Value) -> Vec<(String, String, &Value)> {
+    let paths = document["paths"].as_object().unwrap().iter();
+    paths
+        .flat_map(|(path, item)| {
+            let item = item.as_object().unwrap().iter();
+            item.map(|(method, operation)| (method.to_uppercase(), path.clone(), operation))
+        })
+        .collect()
+}
+
+#[test]
+fn the_routes_and_the_document_are_the_same() {
+    let document = document();
+    let described: BTreeSet<_> = operations(&document).into_iter().map(|(method, path, _)| (method, path)).collect();
+    let routed: BTreeSet<_> = routes().iter().map(|route| (route.method.to_string(), route.path.to_owned())).collect();
+    assert_eq!(described, routed);
+}
+
+#[test]
+fn every_operation_says_what_a_client_needs_to_know() {
+    let document = document();
+    let mut ids = BTreeSet::new();
+    for (method, path, operation) in operations(&document) {
+        let at = format!("{method} {path}");
+        assert!(ids.insert(operation["operationId"].as_str().unwrap().to_owned()), "{at}: the id is taken");
+        assert!(
+            operation["summary"].as_str().is_some_and(|text| text.ends_with('.')),
+            "{at}: {}",
+            operation["summary"]
+        );
+        assert!(operation["x-permission"].is_object(), "{at} has no permission");
+        assert!(operation["security"].is_array(), "{at} has no security");
+        let in_path = operation["parameters"].as_array().into_iter().flatten().filter(|it| it["in"] == "path").count();
+        assert_eq!(in_path, path.matches('{').count(), "{at}: parameters of the path");
+        let responses = operation["responses"].as_object().unwrap();
+        assert!(responses.keys().any(|status| status.starts_with('2')), "{at} never succeeds");
+        for (status, response) in responses {
+            let content = response["content"].as_object();
+            let is_problem = content.is_some_and(|content| content.contains_key("application/problem+json"));
+            assert_eq!(is_problem, status.starts_with(['4', '5']), "{at} {status}");
+            assert!(status == "204" || content.is_some(), "{at} {status} has no content");
+        }
+        for error in ["400", "401", "403"] {
+            let is_team = operation["x-permission"]["role"].is_string();
+            assert!(!is_team || responses.contains_key(error), "{at} does not say {error}");
+        }
+    }
+}
+
+#[test]
+fn the_document_is_complete_in_itself() {
+    let text = openapi_json();
+    let document = document();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let mut used = BTreeSet::new();
+    for reference in text.split("\"$ref\": \"").skip(1) {
+        let target = reference.split('"').next().unwrap();
+        let name = target.strip_prefix("#/components/schemas/").unwrap_or_else(|| panic!("{target}"));
+        assert!(schemas.contains_key(name), "{name} is not there");
+        used.insert(name.to_owned());
+    }
+    for name in schemas.keys() {
+        assert!(used.contains(name), "nothing uses the schema {name}");
+    }
+}
+
+#[tokio::test]
+async fn answers_have_the_fields_that_are_described() {
+    let server = TestServer::start().await;
+    let path = server.create(&crate::support::minimal("hello")).await;
+    let document = document();
+    let service = server.get(&server.owner(), &path).await.json(200);
+    let schema = &document["components"]["schemas"]["Service"];
+    let properties: BTreeSet<_> = schema["properties"].as_object().unwrap().keys().cloned().collect();
+    let fields: BTreeSet<_> = service.as_object().unwrap().keys().cloned().collect();
+    assert!(fields.is_subset(&properties), "{:?}", fields.difference(&properties));
+    let required: BTreeSet<_> =
+        schema["required"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect();
+    assert!(required.is_subset(&fields), "{:?}", required.difference(&fields));
+}
+
+#[tokio::test]
+async fn the_document_is_served_to_everybody() {
+    let server = TestServer::start().await;
+    let answer = server.get(&Caller::NOBODY, "/api/v1/openapi.json").await;
+    assert_eq!(answer.headers["content-type"], "application/json");
+    assert_eq!(answer.text(), openapi_json());
+}
+
+#[test]
+fn the_checked_in_document_is_the_current_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../openapi.json");
+    #[expect(clippy::disallowed_methods, reason = "a switch of this test only")]
+    if std::env::var("UPDATE_OPENAPI").is_ok() {
+        fs::write(&path, openapi_json()).unwrap();
+    }
+    let checked_in = fs::read_to_string(&path).unwrap_or_default();
+    assert!(checked_in == openapi_json(), "openapi.json is out of date: run `cargo xtask openapi`");
+}
