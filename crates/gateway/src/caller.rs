@@ -56,6 +56,8 @@ pub(crate) struct Caller {
     active: AtomicUsize,
     /// Milliseconds after `started` at which it was last active.
     last_active: AtomicU64,
+    /// Whether its last request had a body, of which something may be unread.
+    sends: AtomicBool,
     upgraded: AtomicBool,
     abort: AtomicBool,
 }
@@ -72,6 +74,7 @@ impl Caller {
             waker: AtomicWaker::new(),
             active: AtomicUsize::new(0),
             last_active: AtomicU64::new(0),
+            sends: AtomicBool::new(false),
             upgraded: AtomicBool::new(false),
             abort: AtomicBool::new(false),
         }
@@ -93,9 +96,10 @@ impl Caller {
         }
     }
 
-    /// Notes that a request began; it ends when the guard is dropped.
-    pub(crate) fn begin(self: &Arc<Self>) -> Active {
+    /// Notes that a request began, with a body or without; it ends when the guard is dropped.
+    pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> Active {
         self.active.fetch_add(1, Ordering::Relaxed);
+        self.sends.store(has_body, Ordering::Relaxed);
         Active(Arc::clone(self))
     }
 
@@ -274,8 +278,8 @@ impl AsyncWrite for CallerStream {
         }
         if this.closing.is_none() {
             ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
-            if this.caller.upgraded.load(Ordering::Relaxed) {
-                // A half-close: the other direction goes on.
+            if this.caller.upgraded.load(Ordering::Relaxed) || !this.caller.sends.load(Ordering::Relaxed) {
+                // A half-close whose other direction goes on, or nothing that could still come.
                 return Poll::Ready(Ok(()));
             }
             this.closing = Some(Box::pin(tokio::time::sleep(LINGER)));

@@ -101,8 +101,8 @@ where
     let janitor = shared.tasks.spawn(janitor(Arc::clone(&shared)));
     let accepted = shutdown.run_until_cancelled(accept_all(&shared, &listener, &api, &connections)).await;
     drop(listener);
-    drain(&shared, &connections).await;
     janitor.abort();
+    drain(&shared, &connections).await;
     accepted.unwrap_or(Ok(()))
 }
 
@@ -141,27 +141,25 @@ async fn drain(shared: &Arc<Shared>, connections: &TaskTracker) {
     shared.stopping.cancel();
     shared.callers.tell_all(Signal::Drain);
     connections.close();
-    let deadline = shared.config.drain_timeout;
-    let drained = timeout(deadline, async {
+    shared.upgraded.close();
+    // Upgraded connections have left their first task before it ends.
+    let all_ended = async || {
         connections.wait().await;
-        // Upgraded connections have left their tasks.
-        shared.upgraded.close();
         shared.upgraded.wait().await;
-    });
-    if drained.await.is_err() {
+    };
+    let deadline = shared.config.drain_timeout;
+    if timeout(deadline, all_ended()).await.is_err() {
         tracing::warn!(seconds = deadline.as_secs_f32(), "requests that outlasted the drain are cut off");
     }
     shared.callers.tell_all(Signal::Cut);
     shared.cut.cancel();
     shared.tasks.close();
-    if timeout(CUT_GRACE, async {
-        connections.wait().await;
-        shared.upgraded.wait().await;
-    })
-    .await
-    .is_err()
-    {
-        tracing::warn!("some connections did not end");
+    let rest = async {
+        all_ended().await;
+        shared.tasks.wait().await;
+    };
+    if timeout(CUT_GRACE, rest).await.is_err() {
+        tracing::warn!(left = connections.len() + shared.upgraded.len() + shared.tasks.len(), "not everything ended");
     }
 }
 
@@ -208,7 +206,10 @@ async fn connection<S, B>(
     let io = TokioIo::new(CallerStream::new(socket, Arc::clone(&caller), (place, permit)));
     let handler = Arc::clone(&caller);
     let tasks = shared.tasks.clone();
-    let service = service_fn(move |request| handle(Arc::clone(&shared), handler.begin(), request, api.clone()));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let active = handler.begin(!request.body().is_end_stream());
+        handle(Arc::clone(&shared), active, request, api.clone())
+    });
     if is_http2 {
         let conn = http2_builder(tasks).serve_connection(io, service);
         attend(&caller, pin!(conn), http2::Connection::graceful_shutdown).await;

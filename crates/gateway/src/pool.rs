@@ -2,6 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Waker},
     time::Duration,
 };
 
@@ -82,10 +83,12 @@ impl Pool {
         self.shelf().idle.is_empty()
     }
 
-    /// Takes out the connections that have been idle for too long.
+    /// Takes out the connections that have been idle for too long, or that the container has closed.
     pub(crate) fn take_expired(&self, now: Instant) -> Vec<Connection> {
+        let mut cx = Context::from_waker(Waker::noop());
         let mut shelf = self.shelf();
-        let expired = shelf.idle.extract_if(.., |idle| !idle.is_usable(now, true));
+        let expired =
+            shelf.idle.extract_if(.., |idle| !idle.is_usable(now, true) || !idle.connection.is_alive(&mut cx));
         expired.map(|idle| idle.connection).collect()
     }
 

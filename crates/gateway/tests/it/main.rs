@@ -1,4 +1,5 @@
 //! The gateway from outside: real sockets on both sides, a simulated agent that speaks the real protocol between them.
+#![allow(clippy::unwrap_used, reason = "a step that fails is how a test fails")]
 
 mod agents;
 mod expect;
