@@ -46,6 +46,18 @@ pub struct Carriers<R> {
     tasks: TaskTracker,
     live: Mutex<HashMap<u64, Carrier>>,
     next_id: AtomicU64,
+    /// Cancelled when every carrier is to be closed.
+    closed: CancellationToken,
+}
+
+/// Closes every carrier when it is dropped, so that nothing of the agent outlives whoever runs it.
+#[derive(Debug)]
+pub struct CloseOnDrop<R>(pub Arc<Carriers<R>>);
+
+impl<R> Drop for CloseOnDrop<R> {
+    fn drop(&mut self) {
+        self.0.cut();
+    }
 }
 
 impl<R: Runtime> Carriers<R> {
@@ -60,6 +72,7 @@ impl<R: Runtime> Carriers<R> {
             tasks: TaskTracker::new(),
             live: Mutex::default(),
             next_id: AtomicU64::new(0),
+            closed: CancellationToken::new(),
         }
     }
 
@@ -69,7 +82,7 @@ impl<R: Runtime> Carriers<R> {
             carriers: Arc::clone(self),
             count: Arc::default(),
             own: Arc::default(),
-            ended: CancellationToken::new(),
+            ended: self.closed.child_token(),
         }
     }
 
@@ -86,9 +99,7 @@ impl<R: Runtime> Carriers<R> {
 
     /// Closes every carrier and waits for the tasks to end.
     pub async fn close(&self) {
-        for carrier in self.live().values() {
-            carrier.close();
-        }
+        self.cut();
         self.tasks.close();
         self.tasks.wait().await;
         self.streams.close();
@@ -112,6 +123,17 @@ impl<R: Runtime> Carriers<R> {
             }
         }
     }
+}
+
+impl<R> Carriers<R> {
+    /// Closes every carrier and gives up every dial. Waits for nothing.
+    fn cut(&self) {
+        // In this order: a carrier that enters between the two sees that it is not wanted.
+        self.closed.cancel();
+        for carrier in self.live().values() {
+            carrier.close();
+        }
+    }
 
     fn live(&self) -> MutexGuard<'_, HashMap<u64, Carrier>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
@@ -133,7 +155,10 @@ impl<R: Runtime> SessionCarriers<R> {
     pub fn dial(&self, tickets: Vec<String>) {
         for ticket in tickets {
             let Some(seat) = Seat::take(&self.count, self.carriers.max_carriers) else {
-                tracing::debug!(limit = self.carriers.max_carriers, "the gateway asks for more carriers than the limit");
+                tracing::debug!(
+                    limit = self.carriers.max_carriers,
+                    "the gateway asks for more carriers than the limit"
+                );
                 return;
             };
             let (carriers, own, ended) = (Arc::clone(&self.carriers), Arc::clone(&self.own), self.ended.clone());
@@ -171,7 +196,9 @@ async fn serve<R: Runtime>(
     let id = carriers.next_id.fetch_add(1, Ordering::Relaxed);
     carriers.live().insert(id, carrier.clone());
     own.lock().unwrap_or_else(PoisonError::into_inner).insert(id, carrier.clone());
-    if ended.is_cancelled() {
+    if carriers.closed.is_cancelled() {
+        carrier.close();
+    } else if ended.is_cancelled() {
         carrier.go_away();
     }
     // The driver has a task of its own: it is awake for every read, the loop below only for new streams.
@@ -191,7 +218,8 @@ struct Seat(Arc<AtomicUsize>);
 
 impl Seat {
     fn take(count: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
-        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < limit).then_some(count + 1));
+        let taken =
+            count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < limit).then_some(count + 1));
         taken.ok().map(|_| Self(Arc::clone(count)))
     }
 }

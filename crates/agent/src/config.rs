@@ -99,7 +99,9 @@ pub enum ConfigError {
     #[error("the agent key is not usable: {0}")]
     Key(KeyError),
     /// A key, and not an agent's.
-    #[error("the agent needs an agent key (ak-…) and was given one that starts with {0}; make one with `towline key create --kind agent`")]
+    #[error(
+        "the agent needs an agent key (ak-…) and was given one that starts with {0}; make one with `towline key create --kind agent`"
+    )]
     KeyKind(&'static str),
     /// The name is too long, empty, or not printable.
     #[error("the agent's name must have 1 to 100 characters and no control characters")]
@@ -125,7 +127,9 @@ pub enum ConfigError {
         reason: String,
     },
     /// The machine's trusted roots cannot be used.
-    #[error("the machine's trusted certificates cannot be used: {0}; install them (package ca-certificates) or name a CA file")]
+    #[error(
+        "the machine's trusted certificates cannot be used: {0}; install them (package ca-certificates) or name a CA file"
+    )]
     TrustedRoots(String),
     /// The server's host is no name that a certificate could be for.
     #[error("{0:?} is not a host name that TLS can check")]

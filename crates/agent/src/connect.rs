@@ -90,8 +90,7 @@ impl Dialler {
 
     fn request(&self, path: &str, protocol: &'static str, bearer: &str) -> Result<UpgradeRequest, ConnectError> {
         let uri: Uri = format!("{}{path}", self.prefix).parse().map_err(|_| ConnectError::Ticket)?;
-        let mut authorization =
-            HeaderValue::from_str(&format!("Bearer {bearer}")).map_err(|_| ConnectError::Ticket)?;
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {bearer}")).map_err(|_| ConnectError::Ticket)?;
         authorization.set_sensitive(true);
         Ok(UpgradeRequest { uri, protocol, host: self.authority.clone(), authorization })
     }
@@ -104,7 +103,8 @@ impl Dialler {
         };
         let failed = |source| ConnectError::Resolve { host: name.to_owned(), source };
         let lookup = timeout(RESOLVE_DEADLINE, lookup_host((name, self.port)));
-        let found: Vec<_> = lookup.await.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?.map_err(failed)?.collect();
+        let found: Vec<_> =
+            lookup.await.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?.map_err(failed)?.collect();
         if found.is_empty() { Err(failed(io::ErrorKind::NotFound.into())) } else { Ok(found) }
     }
 }

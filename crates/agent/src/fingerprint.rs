@@ -100,6 +100,6 @@ mod tests {
         let mut fixed = spec(1);
         fixed.command = Some(vec!["a".to_owned(), "b".to_owned()]);
         fixed.memory_limit_bytes = Some(64 << 20);
-        assert_eq!(of(&fixed), "1:");
+        assert_eq!(of(&fixed), "1:ff847249bf5fdbb15b943dbaf2b52e87");
     }
 }

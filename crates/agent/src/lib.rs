@@ -34,6 +34,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use towline_model::{AgentId, SystemClock};
 
+use self::{
+    carriers::{Carriers, CloseOnDrop},
+    connect::Dialler,
+    observed::Observed,
+    session::Sessions,
+    streams::Streams,
+};
 pub use self::{
     config::{AgentConfig, ConfigError},
     runtime::{
@@ -41,7 +48,6 @@ pub use self::{
         docker::{DockerConfig, DockerRuntime, VolumeRules},
     },
 };
-use self::{carriers::Carriers, connect::Dialler, observed::Observed, session::Sessions, streams::Streams};
 
 /// How the agent stands with the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +107,7 @@ pub async fn run_with_status<R: Runtime>(
     let converging = task::spawn_owned(converging);
     let streams = Arc::new(Streams::new(runtime, Arc::clone(&observed), config.max_streams));
     let carriers = Arc::new(Carriers::new(Arc::clone(&dialler), streams, config.max_carriers));
+    let _closing = CloseOnDrop(Arc::clone(&carriers));
     let sessions = Sessions {
         config: Arc::new(config),
         dialler,

@@ -42,11 +42,7 @@ pub struct Observed {
 
 impl Default for Observed {
     fn default() -> Self {
-        Self {
-            instances: ArcSwap::default(),
-            report: watch::Sender::new(None),
-            engine: watch::Sender::new(None),
-        }
+        Self { instances: ArcSwap::default(), report: watch::Sender::new(None), engine: watch::Sender::new(None) }
     }
 }
 

@@ -1,1 +1,210 @@
-//! placeholder
+//! Pipes between a real carrier and a real socket.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    net::TcpListener,
+    time::timeout,
+};
+use tokio_util::task::AbortOnDropHandle;
+use towline_tunnel::{Carrier, CarrierConfig, Incoming, OpenTarget, StreamEnd, agent_carrier, gateway_carrier};
+
+use super::*;
+use crate::{task::spawn_owned, tests::instance};
+
+/// A caller's stream and a container's socket, joined by a pipe.
+struct Joined {
+    caller: TunnelStream,
+    container: TcpStream,
+    pipe: AbortOnDropHandle<()>,
+    carrier: Carrier,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+async fn carriers() -> (Carrier, Carrier, Incoming, Vec<AbortOnDropHandle<()>>) {
+    let (gateway_io, agent_io): (DuplexStream, DuplexStream) = duplex(256 << 10);
+    let (gateway, gateway_driver) = gateway_carrier(gateway_io, CarrierConfig::default());
+    let (agent, incoming, agent_driver) = agent_carrier(agent_io, CarrierConfig::default());
+    let tasks = vec![
+        spawn_owned(async { drop(gateway_driver.run().await) }),
+        spawn_owned(async { drop(agent_driver.run().await) }),
+    ];
+    (gateway, agent, incoming, tasks)
+}
+
+async fn joined() -> Joined {
+    let (carrier, agent, mut incoming, mut tasks) = carriers().await;
+    let mut caller = carrier.open(&OpenTarget::Instance(instance(1))).unwrap();
+    caller.flush().await.unwrap();
+    let accepted = incoming.next().await.unwrap().accept();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (container, _) = listener.accept().await.unwrap();
+    // Dropped, it would take no more streams; this one is to go on.
+    tasks.push(spawn_owned(async move {
+        let (_incoming, _agent) = (incoming, agent);
+        std::future::pending().await
+    }));
+    Joined { caller, container, pipe: spawn_owned(join(accepted, socket)), carrier, _tasks: tasks }
+}
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(20), future).await.unwrap_or_else(|_| panic!("waited for {what}"))
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index * 31 % 251) as u8).collect()
+}
+
+#[tokio::test]
+async fn bytes_go_both_ways_and_each_direction_closes_by_itself() {
+    let Joined { mut caller, mut container, pipe, _tasks, .. } = joined().await;
+    caller.write_all(b"question").await.unwrap();
+    caller.shutdown().await.unwrap();
+    let mut question = String::new();
+    soon("the question", container.read_to_string(&mut question)).await.unwrap();
+    assert_eq!(question, "question");
+    container.write_all(b"answer").await.unwrap();
+    container.shutdown().await.unwrap();
+    let mut answer = String::new();
+    soon("the answer", caller.read_to_string(&mut answer)).await.unwrap();
+    assert_eq!(answer, "answer");
+    soon("the pipe", pipe).await.unwrap();
+    assert_eq!(caller.monitor().end(), Some(StreamEnd::Finished));
+}
+
+#[tokio::test]
+async fn a_container_that_closes_first_can_still_be_talked_to() {
+    let Joined { mut caller, mut container, pipe, _tasks, .. } = joined().await;
+    container.write_all(b"greeting").await.unwrap();
+    container.shutdown().await.unwrap();
+    let mut greeting = String::new();
+    soon("the greeting", caller.read_to_string(&mut greeting)).await.unwrap();
+    caller.write_all(b"late").await.unwrap();
+    caller.shutdown().await.unwrap();
+    let mut late = String::new();
+    soon("the late words", container.read_to_string(&mut late)).await.unwrap();
+    assert_eq!((greeting.as_str(), late.as_str()), ("greeting", "late"));
+    soon("the pipe", pipe).await.unwrap();
+}
+
+#[tokio::test]
+async fn much_goes_both_ways_at_once() {
+    let Joined { caller, container, pipe, _tasks, .. } = joined().await;
+    let sent = pattern(8 << 20);
+    let (mut caller_reads, mut caller_writes) = tokio::io::split(caller);
+    let (mut container_reads, mut container_writes) = container.into_split();
+    let up = async {
+        caller_writes.write_all(&sent).await.unwrap();
+        caller_writes.shutdown().await.unwrap();
+    };
+    let down = async {
+        container_writes.write_all(&sent).await.unwrap();
+        container_writes.shutdown().await.unwrap();
+    };
+    let (mut above, mut below) = (Vec::new(), Vec::new());
+    let all =
+        async { tokio::join!(up, down, caller_reads.read_to_end(&mut above), container_reads.read_to_end(&mut below)) };
+    soon("all bytes", all).await.2.unwrap();
+    assert!(above == sent && below == sent, "bytes were changed or lost");
+    soon("the pipe", pipe).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_container_that_resets_is_told_after_its_last_byte() {
+    let Joined { mut caller, mut container, pipe, _tasks, .. } = joined().await;
+    caller.write_all(b"12345").await.unwrap();
+    let mut question = [0; 5];
+    soon("the question", container.read_exact(&mut question)).await.unwrap();
+    let half = pattern(100_000);
+    container.write_all(&half).await.unwrap();
+    let mut answer = vec![0; half.len()];
+    soon("half of the answer", caller.read_exact(&mut answer)).await.unwrap();
+    container.set_zero_linger().unwrap();
+    drop(container);
+    let error = soon("the reset", caller.read(&mut [0; 1])).await.unwrap_err();
+    let expected = StreamEnd::Reset { code: ResetCode::ConnectionReset, delivered: 5 };
+    assert_eq!(StreamEnd::of(&error), Some(&expected));
+    assert_eq!(answer, half);
+    soon("the pipe", pipe).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_resets_the_container() {
+    let Joined { caller, mut container, pipe, _tasks, .. } = joined().await;
+    drop(caller);
+    let error = soon("the reset", container.read(&mut [0; 1])).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    soon("the pipe", pipe).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_carrier_that_is_lost_resets_the_container() {
+    let Joined { caller, mut container, pipe, carrier, _tasks, .. } = joined().await;
+    carrier.close();
+    let error = soon("the reset", container.read(&mut [0; 1])).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    soon("the pipe", pipe).await.unwrap();
+    drop(caller);
+}
+
+#[tokio::test]
+async fn an_answer_to_an_upload_that_is_not_wanted_arrives_whole() {
+    let Joined { caller, mut container, pipe, _tasks, .. } = joined().await;
+    let (mut caller_reads, mut caller_writes) = tokio::io::split(caller);
+    let upload = spawn_owned(async move {
+        // It goes on until the pipe does not take it any more.
+        while caller_writes.write_all(&[7; 16 << 10]).await.is_ok() {}
+    });
+    let mut first = [0; 1024];
+    soon("the first bytes", container.read_exact(&mut first)).await.unwrap();
+    let refusal = b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\n\r\n";
+    container.write_all(refusal).await.unwrap();
+    // Closed with bytes unread, the socket is reset.
+    drop(container);
+    let mut answer = vec![0; refusal.len()];
+    soon("the answer", caller_reads.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(answer, refusal);
+    soon("the end of the upload", upload).await.unwrap();
+    soon("the pipe", pipe).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_read_stops_the_container() {
+    let Joined { mut caller, mut container, pipe, _tasks, .. } = joined().await;
+    let chunk = pattern(64 << 10);
+    let mut sent = 0;
+    while let Ok(written) = timeout(Duration::from_millis(500), container.write(&chunk)).await {
+        sent += written.unwrap();
+        assert!(sent < 64 << 20, "64 MiB were taken for a caller that reads nothing");
+    }
+    container.shutdown().await.unwrap();
+    let mut received = Vec::new();
+    soon("what was sent", caller.read_to_end(&mut received)).await.unwrap();
+    assert_eq!(received.len(), sent);
+    caller.shutdown().await.unwrap();
+    drop(container);
+    soon("the pipe", pipe).await.unwrap();
+}
+
+#[tokio::test]
+async fn buffers_grow_with_what_comes_and_shrink_again() {
+    let mut buffer = Buffer::default();
+    assert_eq!(buffer.bytes.len(), 0, "an idle direction holds no memory");
+    let plenty = vec![1; LARGEST_BUFFER];
+    let mut read = async |source: &[u8]| {
+        let mut source = source;
+        poll_fn(|cx| buffer.poll_fill(&mut source, cx)).await.unwrap();
+        buffer.bytes.len()
+    };
+    let mut sizes = Vec::new();
+    for _ in 0..7 {
+        sizes.push(read(&plenty).await);
+    }
+    assert_eq!(sizes, [8, 16, 32, 64, 128, 256, 256].map(|kib| kib << 10));
+    for _ in 0..SMALL_READS {
+        assert_eq!(read(b"token").await, LARGEST_BUFFER);
+    }
+    assert_eq!(read(b"token").await, FIRST_BUFFER);
+}

@@ -146,8 +146,7 @@ pub async fn watch_health<R: Runtime>(runtime: &R, run: ProbeRun, changes: mpsc:
         let result = time::timeout(run.target.timeout, runtime.probe(&run.target)).await;
         let result = result.unwrap_or_else(|_| Err(too_late(&run.target)));
         if prober.judge(result) {
-            let change =
-                HealthChange { container: run.container.clone(), run: run.run, health: prober.health.clone() };
+            let change = HealthChange { container: run.container.clone(), run: run.run, health: prober.health.clone() };
             if changes.send(change).await.is_err() {
                 return;
             }

@@ -66,7 +66,9 @@ enum Failure {
     Connect(#[from] ConnectError),
     #[error("the server refuses this agent: {}", .0.reason)]
     Refused(Refusal),
-    #[error("the server speaks version {0} of the agents' protocol, which this agent does not; install an agent of the server's version")]
+    #[error(
+        "the server speaks version {0} of the agents' protocol, which this agent does not; install an agent of the server's version"
+    )]
     Version(u32),
     #[error("the server did not answer in time ({0})")]
     Silent(&'static str),

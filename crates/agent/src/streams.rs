@@ -105,12 +105,12 @@ impl<R: Runtime> Streams<R> {
         let Some(container) = container else { return Err(not_open(entry.as_ref())) };
         let query = LogQuery { tail: request.tail, since: request.since, follow: request.follow };
         let opened = timeout(LOG_DEADLINE, self.runtime.logs(container, query)).await;
-        opened.unwrap_or_else(|_| Err(RuntimeError::Unavailable("the container engine does not answer".to_owned()))).map_err(
-            |error| match error {
+        opened
+            .unwrap_or_else(|_| Err(RuntimeError::Unavailable("the container engine does not answer".to_owned())))
+            .map_err(|error| match error {
                 RuntimeError::Gone => Refused::new(RefuseCode::UnknownInstance, error.to_string()),
                 other => Refused::new(RefuseCode::NotReady, other.to_string()),
-            },
-        )
+            })
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the tests of several modules share.
 
+pub mod server;
+
 use towline_model::{
     InstanceId, ServiceId,
     service::{EnvVar, ProbeSpec, VolumeMount},

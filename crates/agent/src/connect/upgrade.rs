@@ -139,7 +139,9 @@ impl Rejection {
             404 if self.said.is_empty() => {
                 "there is no Towline server at this URL (404 Not Found); check the server's URL".to_owned()
             }
-            426 => format!("the server speaks another version of the agents' protocol; install an agent of its version{said}"),
+            426 => format!(
+                "the server speaks another version of the agents' protocol; install an agent of its version{said}"
+            ),
             300..=399 => {
                 let location = self.location.as_deref().unwrap_or("another URL");
                 format!("the server's URL redirects to {location}; use the URL at its end")
@@ -268,10 +270,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_connection_is_taken_over_with_what_came_right_behind_the_answer() {
-        let answer = b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: towline-session/1\r\n\r\nframes";
+        let answer =
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: towline-session/1\r\n\r\nframes";
         let (head, outcome) = answered_with(answer).await;
         assert!(head.starts_with("GET /api/v1/agent/session HTTP/1.1\r\n"), "{head}");
-        for line in ["host: example.com", "upgrade: towline-session/1", "connection: Upgrade", "authorization: Bearer ak-1"] {
+        for line in
+            ["host: example.com", "upgrade: towline-session/1", "connection: Upgrade", "authorization: Bearer ak-1"]
+        {
             assert!(head.contains(&format!("{line}\r\n")), "{line} is not in {head}");
         }
         let mut socket = outcome.unwrap();
@@ -290,18 +295,22 @@ mod tests {
             assert_eq!(error.is_lasting(), lasting, "{error}");
         };
         let problem = r#"{"error_message":"the key was revoked"}"#;
-        let unauthorised =
-            format!("HTTP/1.1 401 Unauthorized\r\ncontent-length: {}\r\n\r\n{problem}", problem.len());
+        let unauthorised = format!("HTTP/1.1 401 Unauthorized\r\ncontent-length: {}\r\n\r\n{problem}", problem.len());
         check(&unauthorised, "towline key create --kind agent", true).await;
         check(&unauthorised, "the key was revoked", true).await;
         check("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", "no Towline server", true).await;
         check("HTTP/1.1 426 Upgrade Required\r\ncontent-length: 0\r\n\r\n", "install an agent", true).await;
         check("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi", "pass `Upgrade`", true).await;
-        check("HTTP/1.1 301 Moved\r\nlocation: https://x.example/\r\ncontent-length: 0\r\n\r\n", "https://x.example/", true)
-            .await;
+        check(
+            "HTTP/1.1 301 Moved\r\nlocation: https://x.example/\r\ncontent-length: 0\r\n\r\n",
+            "https://x.example/",
+            true,
+        )
+        .await;
         check("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n", "not available", false).await;
         check("HTTP/1.1 429 Slow\r\ncontent-length: 0\r\n\r\n", "not available", false).await;
-        check("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n", "answered 101", true).await;
+        check("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: h2c\r\n\r\n", "answered 101", true)
+            .await;
         check("", "broke off", false).await;
         check("SSH-2.0-OpenSSH_9.2\r\n", "broke off", false).await;
     }

@@ -59,11 +59,7 @@ pub struct Worker<R> {
 
 impl<R> Clone for Worker<R> {
     fn clone(&self) -> Self {
-        Self {
-            runtime: Arc::clone(&self.runtime),
-            starts: Arc::clone(&self.starts),
-            pulls: Arc::clone(&self.pulls),
-        }
+        Self { runtime: Arc::clone(&self.runtime), starts: Arc::clone(&self.starts), pulls: Arc::clone(&self.pulls) }
     }
 }
 
@@ -181,10 +177,7 @@ async fn stalled(seen: &mut watch::Receiver<PullProgress>) {
     }
 }
 
-async fn within<T>(
-    deadline: Duration,
-    work: impl Future<Output = Result<T, RuntimeError>>,
-) -> Result<T, RuntimeError> {
+async fn within<T>(deadline: Duration, work: impl Future<Output = Result<T, RuntimeError>>) -> Result<T, RuntimeError> {
     timeout(deadline, work).await.unwrap_or_else(|_| Err(silent()))
 }
 

@@ -124,7 +124,13 @@ impl DockerRuntime {
     }
 
     /// The container of that name, if it was made for this instance and deploy.
-    async fn own_by_name(&self, docker: &Docker, name: &str, owner: &Owner, spec: &InstanceSpec) -> Option<ContainerId> {
+    async fn own_by_name(
+        &self,
+        docker: &Docker,
+        name: &str,
+        owner: &Owner,
+        spec: &InstanceSpec,
+    ) -> Option<ContainerId> {
         let found = docker.inspect_container(name, None::<InspectContainerOptions>).await.ok()?;
         let labels = found.config?.labels?;
         let is_own = definition::labels(owner, spec).iter().all(|(label, value)| labels.get(label) == Some(value));
@@ -223,12 +229,7 @@ impl Runtime for DockerRuntime {
         let docker = self.client().await?;
         let found = docker.inspect_container(container.as_str(), None::<InspectContainerOptions>).await;
         let state = self.checked(found)?.state.unwrap_or_default();
-        let options = LogsOptions {
-            stdout: true,
-            stderr: true,
-            tail: LAST_LINES.to_owned(),
-            ..LogsOptions::default()
-        };
+        let options = LogsOptions { stdout: true, stderr: true, tail: LAST_LINES.to_owned(), ..LogsOptions::default() };
         let lines: Vec<_> = docker.logs(container.as_str(), Some(options)).try_collect().await.unwrap_or_default();
         Ok(Exit {
             code: state.exit_code,

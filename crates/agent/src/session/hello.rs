@@ -28,9 +28,8 @@ async fn engine(observed: &Observed) -> EngineStatus {
     let mut engine = observed.engine();
     let known = timeout(ENGINE_DEADLINE, engine.wait_for(Option::is_some)).await;
     let known = known.ok().and_then(|status| status.ok().and_then(|status| status.clone()));
-    known.unwrap_or_else(|| EngineStatus::Unavailable {
-        reason: "the container engine has not answered yet".to_owned(),
-    })
+    known
+        .unwrap_or_else(|| EngineStatus::Unavailable { reason: "the container engine has not answered yet".to_owned() })
 }
 
 /// Checks that the server chose a version that was offered.

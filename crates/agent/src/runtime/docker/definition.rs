@@ -178,7 +178,10 @@ mod tests {
         limited.memory_limit_bytes = Some(64 << 20);
         limited.gpu_count = -1;
         let host = host_config(&limited);
-        assert_eq!((host.nano_cpus, host.memory, host.memory_swap), (Some(1_500_000_000), Some(64 << 20), Some(64 << 20)));
+        assert_eq!(
+            (host.nano_cpus, host.memory, host.memory_swap),
+            (Some(1_500_000_000), Some(64 << 20), Some(64 << 20))
+        );
         assert_eq!(host.device_requests.unwrap()[0].count, Some(-1));
         assert_eq!(host.privileged, Some(false));
         assert_eq!(host.security_opt.unwrap(), ["no-new-privileges"]);

@@ -30,7 +30,9 @@ impl Address {
         }
         let authority = host.strip_prefix("tcp://").or_else(|| host.strip_prefix("http://"));
         let Some(authority) = authority.map(|authority| authority.trim_end_matches('/')) else {
-            return Err(format!("the engine's address {host:?} is not understood; use unix:///path or tcp://127.0.0.1:port"));
+            return Err(format!(
+                "the engine's address {host:?} is not understood; use unix:///path or tcp://127.0.0.1:port"
+            ));
         };
         let name = authority.rsplit_once(':').map_or(authority, |(name, _)| name);
         if matches!(name, "127.0.0.1" | "localhost" | "[::1]") {
@@ -157,11 +159,8 @@ mod tests {
 
     #[test]
     fn engines_are_named() {
-        let component = |name: &str| SystemVersionComponents {
-            name: name.to_owned(),
-            version: "5.1".to_owned(),
-            details: None,
-        };
+        let component =
+            |name: &str| SystemVersionComponents { name: name.to_owned(), version: "5.1".to_owned(), details: None };
         let docker = SystemVersion { version: Some("28.2.2".to_owned()), ..SystemVersion::default() };
         assert_eq!(version_text(&docker), "Docker 28.2.2");
         let podman = SystemVersion { components: Some(vec![component("Podman Engine")]), ..docker };

@@ -23,7 +23,9 @@ pub(super) fn runtime_error(error: &Error, address: &str) -> RuntimeError {
             }
         }
         Error::DockerStreamError { error } => RuntimeError::Failed(quoted(error)),
-        Error::JsonDataError { message, .. } => RuntimeError::Failed(format!("its answer is not understood: {message}")),
+        Error::JsonDataError { message, .. } => {
+            RuntimeError::Failed(format!("its answer is not understood: {message}"))
+        }
         other => RuntimeError::Unavailable(unavailable(other, address)),
     }
 }
@@ -113,6 +115,10 @@ pub(super) fn is_conflict(error: &Error) -> bool {
 }
 
 fn io_kind(error: &Error) -> Option<io::ErrorKind> {
+    // A transparent error answers source() with the source of what is inside it, which would skip the inside.
+    if let Error::IOError { err } = error {
+        return Some(err.kind());
+    }
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -171,8 +177,20 @@ mod tests {
             (stream("no matching manifest for linux/arm64/v8 in the manifest list entries"), "not found"),
             (response(500, "Get https://ghcr.io/v2/x/manifests/1: denied"), "denied"),
             (response(500, "unauthorized: authentication required"), "denied"),
-            (response(500, "Get https://registry-1.docker.io/v2/: dial tcp: lookup registry-1.docker.io: no such host"), "unreachable"),
-            (response(500, "Get https://registry-1.docker.io/v2/: dial tcp: lookup registry-1.docker.io: server not found"), "unreachable"),
+            (
+                response(
+                    500,
+                    "Get https://registry-1.docker.io/v2/: dial tcp: lookup registry-1.docker.io: no such host",
+                ),
+                "unreachable",
+            ),
+            (
+                response(
+                    500,
+                    "Get https://registry-1.docker.io/v2/: dial tcp: lookup registry-1.docker.io: server not found",
+                ),
+                "unreachable",
+            ),
             (response(500, "net/http: request canceled while waiting for connection"), "unreachable"),
             (stream("toomanyrequests: You have reached your pull rate limit"), "unreachable"),
             (Error::RequestTimeoutError, "engine"),

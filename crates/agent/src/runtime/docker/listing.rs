@@ -5,7 +5,9 @@ use std::{net::SocketAddr, time::Duration};
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, PortSummary, PortSummaryTypeEnum};
 use towline_model::AgentId;
 
-use super::definition::{LABEL_AGENT, LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_INSTANCE, LABEL_PORT, LABEL_STOP_GRACE};
+use super::definition::{
+    LABEL_AGENT, LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_INSTANCE, LABEL_PORT, LABEL_STOP_GRACE,
+};
 use crate::{
     fingerprint,
     runtime::{Container, ContainerId, ContainerState},
@@ -36,11 +38,12 @@ fn state(summary: &ContainerSummary, exposed_port: Option<u16>) -> ContainerStat
     use ContainerSummaryStateEnum as Engine;
     match summary.state.unwrap_or(Engine::EMPTY) {
         Engine::CREATED => ContainerState::Created,
-        Engine::RUNNING | Engine::PAUSED => ContainerState::Running { endpoint: endpoint(summary, exposed_port) },
+        Engine::RUNNING | Engine::PAUSED | Engine::STOPPING => {
+            ContainerState::Running { endpoint: endpoint(summary, exposed_port) }
+        }
         Engine::REMOVING => ContainerState::Removing,
         Engine::DEAD => ContainerState::Dead,
-        // Podman has names of its own for containers that have ended (`stopped`), which arrive as an empty state. A
-        // container that restarts by itself is not one that this agent made so; it will be in another state shortly.
+        // A container that restarts by itself is not one that this agent made so; it will be in another state shortly.
         Engine::EXITED | Engine::RESTARTING | Engine::EMPTY => ContainerState::Exited,
     }
 }
@@ -73,9 +76,19 @@ mod tests {
             created: Some(1_700_000_000),
             state: Some(ContainerSummaryStateEnum::RUNNING),
             ports: Some(vec![
-                PortSummary { ip: Some("0.0.0.0".to_owned()), private_port: 8080, public_port: Some(1), typ: Some(PortSummaryTypeEnum::TCP) },
+                PortSummary {
+                    ip: Some("0.0.0.0".to_owned()),
+                    private_port: 8080,
+                    public_port: Some(1),
+                    typ: Some(PortSummaryTypeEnum::TCP),
+                },
                 PortSummary { ip: None, private_port: 9000, public_port: None, typ: Some(PortSummaryTypeEnum::TCP) },
-                PortSummary { ip: Some("127.0.0.1".to_owned()), private_port: 8080, public_port: Some(49153), typ: Some(PortSummaryTypeEnum::TCP) },
+                PortSummary {
+                    ip: Some("127.0.0.1".to_owned()),
+                    private_port: 8080,
+                    public_port: Some(49153),
+                    typ: Some(PortSummaryTypeEnum::TCP),
+                },
             ]),
             ..ContainerSummary::default()
         }

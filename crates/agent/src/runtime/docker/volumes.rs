@@ -53,7 +53,9 @@ impl VolumeRules {
 
     fn check_one(&self, host_path: &str) -> Result<(), String> {
         let path = Path::new(host_path).canonicalize().map_err(|error| {
-            format!("the volume's host_path {host_path} cannot be used on this machine: {error}; nothing is created there")
+            format!(
+                "the volume's host_path {host_path} cannot be used on this machine: {error}; nothing is created there"
+            )
         })?;
         if self.allowed_roots.is_empty() {
             return if is_system(&path) {
