@@ -18,7 +18,12 @@ mod inner;
 mod socket;
 mod stream;
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -134,20 +139,21 @@ impl Carrier {
         let mut state = self.inner().lock();
         let id = state.mux.open(target)?;
         let watch = state.mux.watch(id).expect("the stream was opened under the same lock");
-        drop(state);
+        self.inner().unlock(state);
         Ok(TunnelStream::new(self.clone(), id, watch))
     }
 
-    /// Streams that are open, or that have ended and are still held.
+    /// Streams that are open, or that have ended and are still held. As cheap as reading a number, like
+    /// [`Carrier::queued_bytes`] and [`Carrier::accepts_streams`].
     #[must_use]
     pub fn active_streams(&self) -> usize {
-        self.inner().lock().mux.stream_count()
+        self.inner().gauges.streams.load(Ordering::Relaxed)
     }
 
     /// Bytes that wait to be sent, over all streams.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
-        self.inner().lock().mux.queued_bytes()
+        self.inner().gauges.queued_bytes.load(Ordering::Relaxed)
     }
 
     /// Whether the carrier has ended.
@@ -159,7 +165,7 @@ impl Carrier {
     /// Gateway: whether [`Carrier::open`] would succeed.
     #[must_use]
     pub fn accepts_streams(&self) -> bool {
-        self.inner().lock().mux.has_room()
+        self.inner().gauges.has_room.load(Ordering::Relaxed)
     }
 
     /// Waits until the carrier has ended and says how. Needs the driver to run.
@@ -211,6 +217,8 @@ impl Carrier {
         let number = state.mux.ping(inner::now());
         state.pings.push((number, answer));
         self.inner().pump(state);
+        // The answer is due before the driver would look next.
+        self.inner().wake_driver();
         async move {
             tokio::select! {
                 biased;

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     task::{Wake, Waker},
     time::{Duration, Instant},
 };
@@ -23,6 +26,15 @@ pub struct Inner {
     state: Mutex<State>,
     driver: Arc<DriverWaker>,
     ended: Notify,
+    pub gauges: Gauges,
+}
+
+/// What is asked of every carrier for every request, and so can be read without the lock.
+#[derive(Debug, Default)]
+pub struct Gauges {
+    pub streams: AtomicUsize,
+    pub queued_bytes: AtomicUsize,
+    pub has_room: AtomicBool,
 }
 
 /// What the lock protects.
@@ -76,7 +88,8 @@ impl Inner {
             end_told: false,
             drain_told: false,
         };
-        Arc::new(Self { state: Mutex::new(state), driver, ended: Notify::new() })
+        let gauges = Gauges { has_room: AtomicBool::new(state.mux.has_room()), ..Gauges::default() };
+        Arc::new(Self { state: Mutex::new(state), driver, ended: Notify::new(), gauges })
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -86,6 +99,9 @@ impl Inner {
 
     /// Lets go of the lock, then wakes whom the change concerns.
     pub fn unlock(&self, mut state: MutexGuard<'_, State>) {
+        self.gauges.streams.store(state.mux.stream_count(), Ordering::Relaxed);
+        self.gauges.queued_bytes.store(state.mux.queued_bytes(), Ordering::Relaxed);
+        self.gauges.has_room.store(state.mux.has_room(), Ordering::Relaxed);
         let wakes = state.mux.take_wakes();
         let has_ended = state.mux.end().is_some() && !std::mem::replace(&mut state.end_told, true);
         // The driver is asleep when the last stream of a drained carrier is finished by a stream's own write.
@@ -96,7 +112,7 @@ impl Inner {
             self.ended.notify_waiters();
         }
         if has_ended || is_drained {
-            self.driver.0.wake();
+            self.wake_driver();
         }
     }
 
@@ -135,7 +151,7 @@ impl Inner {
         // Closing a connection is a system call, so it happens without the lock.
         drop(surplus);
         if driver_waits {
-            self.driver.0.wake();
+            self.wake_driver();
         }
     }
 
@@ -186,9 +202,13 @@ impl Inner {
         }
     }
 
+    pub fn wake_driver(&self) {
+        self.driver.0.wake();
+    }
+
     fn orphan(&self) {
         self.lock().orphaned = true;
-        self.driver.0.wake();
+        self.wake_driver();
     }
 }
 
