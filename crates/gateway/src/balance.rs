@@ -17,8 +17,16 @@ pub(crate) enum NoInstance {
     NoneReachable,
 }
 
+/// An instance that was picked.
+#[derive(Debug)]
+pub(crate) struct Picked {
+    pub instance: Arc<Instance>,
+    /// Whether it is the only one that can take the request.
+    pub is_only: bool,
+}
+
 /// Picks an instance, leaving out those that were tried before.
-pub(crate) fn pick(candidates: &[Candidate], tried: &[InstanceId]) -> Result<Arc<Instance>, NoInstance> {
+pub(crate) fn pick(candidates: &[Candidate], tried: &[InstanceId]) -> Result<Picked, NoInstance> {
     pick_with(candidates, tried, |below| rand::random_range(0..below))
 }
 
@@ -26,7 +34,7 @@ fn pick_with(
     candidates: &[Candidate],
     tried: &[InstanceId],
     mut random_below: impl FnMut(usize) -> usize,
-) -> Result<Arc<Instance>, NoInstance> {
+) -> Result<Picked, NoInstance> {
     let eligible = || {
         let fits = |candidate: &&Candidate| {
             candidate.ready && candidate.instance.slot.is_online() && !tried.contains(&candidate.instance.id)
@@ -48,7 +56,7 @@ fn pick_with(
             }
         }
     };
-    chosen.map(Arc::clone).ok_or_else(|| {
+    chosen.map(|instance| Picked { instance: Arc::clone(instance), is_only: count == 1 }).ok_or_else(|| {
         let any_ready = candidates.iter().any(|c| c.ready && !tried.contains(&c.instance.id));
         if any_ready { NoInstance::NoneReachable } else { NoInstance::NoneReady }
     })
@@ -93,7 +101,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_told() {
-        let pick = |candidates: &[Candidate]| pick(candidates, &[]).map(|instance| instance.id);
+        let pick = |candidates: &[Candidate]| pick(candidates, &[]).map(|picked| picked.instance.id);
         assert_eq!(pick(&[]), Err(NoInstance::NoneReady));
         assert_eq!(pick(&[candidate(false, true)]), Err(NoInstance::NoneReady));
         assert_eq!(pick(&[candidate(true, false), candidate(false, true)]), Err(NoInstance::NoneReachable));
@@ -107,7 +115,8 @@ mod tests {
         let all = [candidate(true, true), candidate(true, true)];
         let tried = [all[0].instance.id];
         for _ in 0..20 {
-            assert_eq!(pick(&all, &tried).unwrap().id, all[1].instance.id);
+            let picked = pick(&all, &tried).unwrap();
+            assert_eq!((picked.instance.id, picked.is_only), (all[1].instance.id, true));
         }
         let both = all.each_ref().map(|c| c.instance.id);
         assert_eq!(pick(&all, &both).unwrap_err(), NoInstance::NoneReady);
@@ -119,8 +128,8 @@ mod tests {
         let _busy = InFlight::begin(&service, Arc::clone(&service.candidates[0].instance));
         for first in 0..2 {
             let mut dice = [first, 0].into_iter();
-            let chosen = pick_with(&service.candidates, &[], |_| dice.next().unwrap()).unwrap();
-            assert_eq!(chosen.id, service.candidates[1].instance.id);
+            let picked = pick_with(&service.candidates, &[], |_| dice.next().unwrap()).unwrap();
+            assert_eq!((picked.instance.id, picked.is_only), (service.candidates[1].instance.id, false));
         }
     }
 
@@ -128,7 +137,7 @@ mod tests {
     fn loads_stay_even() {
         let service = service((0..5).map(|_| candidate(true, true)).collect());
         let held: Vec<_> =
-            (0..500).map(|_| InFlight::begin(&service, pick(&service.candidates, &[]).unwrap())).collect();
+            (0..500).map(|_| InFlight::begin(&service, pick(&service.candidates, &[]).unwrap().instance)).collect();
         let loads: Vec<_> = service.candidates.iter().map(|c| c.instance.in_flight()).collect();
         assert!(loads.iter().all(|load| (90..=110).contains(load)), "{loads:?}");
         assert_eq!(service.in_flight.load(std::sync::atomic::Ordering::Relaxed), held.len());

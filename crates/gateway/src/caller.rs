@@ -1,4 +1,4 @@
-//! One caller's connection: what is known of it, how it is told to end, and its socket.
+//! One caller's connection: what is known of it, and how it is told to end.
 //!
 //! There are no timers and no channels per connection. A connection that should end is told by a flag and a wake-up,
 //! and one janitor looks at all of them for those that have been idle for too long. So an idle caller costs little more
@@ -6,28 +6,18 @@
 
 use std::{
     collections::HashMap,
-    io,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::Context,
     time::Duration,
 };
 
 use futures_util::task::AtomicWaker;
 use http::HeaderValue;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    sync::OwnedSemaphorePermit,
-    time::{Instant, Sleep},
-};
-
-/// How long a closing connection reads on, so that the caller gets an answer that came before its request was through.
-const LINGER: Duration = Duration::from_secs(2);
+use tokio::time::Instant;
 
 /// What a connection is told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,9 +102,29 @@ impl Caller {
         Some(now.saturating_duration_since(last))
     }
 
+    /// Whether a close may meet bytes that the caller is still sending.
+    pub(crate) fn may_be_sending(&self) -> bool {
+        self.sends.load(Ordering::Relaxed) && !self.upgraded.load(Ordering::Relaxed)
+    }
+
+    /// What came last could not be read as a request; more of it may follow.
+    pub(crate) fn note_nonsense(&self) {
+        self.sends.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a request is in progress.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Relaxed) > 0
+    }
+
     /// From now on the connection carries bytes of another protocol.
     pub(crate) fn note_upgrade(&self) {
         self.upgraded.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connection is to end with a reset.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.abort.load(Ordering::Relaxed)
     }
 
     /// The connection will end with a reset: what was sent last is cut off, and nothing else in it shows that.
@@ -202,97 +212,4 @@ impl Drop for CallerGuard {
 /// Whether the address is one of a proxy that is believed.
 pub(crate) fn is_trusted(ranges: &[crate::forwarded::AddressRange], address: IpAddr) -> bool {
     ranges.iter().any(|range| range.contains(address))
-}
-
-/// A caller's socket. Closing it leaves the caller time to read; aborting it leaves no doubt that something was cut.
-#[derive(Debug)]
-pub(crate) struct CallerStream {
-    socket: TcpStream,
-    caller: Arc<Caller>,
-    closing: Option<Pin<Box<Sleep>>>,
-    /// Its place among the connections, for as long as it is open, upgraded or not.
-    _place: (CallerGuard, OwnedSemaphorePermit),
-}
-
-impl CallerStream {
-    pub(crate) const fn new(
-        socket: TcpStream,
-        caller: Arc<Caller>,
-        place: (CallerGuard, OwnedSemaphorePermit),
-    ) -> Self {
-        Self { socket, caller, closing: None, _place: place }
-    }
-
-    /// Reads and forgets what still comes, until the caller closes or the time is over.
-    ///
-    /// A close with unread bytes in the socket is a reset, which would take our last answer from a caller that is still
-    /// sending (RFC 9112 §9.6).
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut scratch = [0_u8; 4096];
-        loop {
-            let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut self.socket).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => break,
-            }
-            if self.closing.as_ref().is_some_and(|sleep| sleep.deadline() <= Instant::now()) {
-                return Poll::Ready(());
-            }
-        }
-        self.closing.as_mut().map_or(Poll::Ready(()), |sleep| sleep.as_mut().poll(cx))
-    }
-}
-
-impl AsyncRead for CallerStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for CallerStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.caller.abort.load(Ordering::Relaxed) {
-            return Poll::Ready(Ok(()));
-        }
-        if this.closing.is_none() {
-            ready!(Pin::new(&mut this.socket).poll_shutdown(cx))?;
-            if this.caller.upgraded.load(Ordering::Relaxed) || !this.caller.sends.load(Ordering::Relaxed) {
-                // A half-close whose other direction goes on, or nothing that could still come.
-                return Poll::Ready(Ok(()));
-            }
-            this.closing = Some(Box::pin(tokio::time::sleep(LINGER)));
-        }
-        this.poll_linger(cx).map(Ok)
-    }
-}
-
-impl Drop for CallerStream {
-    fn drop(&mut self) {
-        if self.caller.abort.load(Ordering::Relaxed) {
-            // Fails only on a socket that is already gone.
-            let _ = self.socket.set_zero_linger();
-        }
-    }
 }

@@ -14,6 +14,8 @@ use crate::{
     upstream::Connection,
 };
 
+/// How often to look again.
+const MAX_ROUNDS: usize = 64;
 /// A carrier that was silent for so long is asked for a sign of life before a request that cannot be sent twice.
 const SILENCE: Duration = Duration::from_secs(16);
 /// How long it may take to give one.
@@ -35,7 +37,8 @@ pub(crate) struct Need {
 /// Finds a connection that is in use from now on. `None` when no carrier of the agent takes the request.
 pub(crate) async fn connect(instance: &Instance, need: Need) -> Option<Connection> {
     let deadline = Instant::now() + need.wait;
-    loop {
+    // Each round but the waiting one uses up a connection or a carrier that turned out to be gone.
+    for _ in 0..MAX_ROUNDS {
         if !need.fresh
             && let Some(connection) = take_exclusive(instance, need).await
         {
@@ -64,10 +67,8 @@ pub(crate) async fn connect(instance: &Instance, need: Need) -> Option<Connectio
             }
             None => timeout_at(deadline, changed).await.ok()?,
         }
-        if Instant::now() >= deadline {
-            return None;
-        }
     }
+    None
 }
 
 async fn take_exclusive(instance: &Instance, need: Need) -> Option<Connection> {

@@ -1,5 +1,7 @@
 //! Sends one request to one instance of a service, and again to another where that is safe.
 
+use std::time::Duration;
+
 use http::{HeaderMap, Method, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use tokio::time::timeout_at;
@@ -97,16 +99,17 @@ impl<'a> Dispatch<'a> {
     async fn run(&mut self) -> Result<Answer, GatewayError> {
         let mut last = None;
         for _ in 0..MAX_ATTEMPTS {
-            let instance = match balance::pick(&self.service.candidates, &self.tried) {
-                Ok(instance) => instance,
+            let picked = match balance::pick(&self.service.candidates, &self.tried) {
+                Ok(picked) => picked,
                 Err(none) => return Err(last.unwrap_or_else(|| self.unavailable(none))),
             };
-            let in_flight = InFlight::begin(self.service, instance);
+            let in_flight = InFlight::begin(self.service, picked.instance);
             let need = Need {
                 upgrade: self.upgrade,
                 idempotent: self.idempotent,
                 fresh: self.fresh,
-                wait: self.shared.config.carrier_wait,
+                // Nobody waits for one agent while another could serve.
+                wait: if picked.is_only { self.shared.config.carrier_wait } else { Duration::ZERO },
             };
             let Some(mut connection) = connect(in_flight.instance(), need).await else {
                 self.tried.push(in_flight.instance().id);

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use towline_model::{ErrorCode, FieldError, Problem, ServiceStatus, ValidationError, problem};
+use towline_model::{AgentId, ErrorCode, FieldError, Problem, ServiceStatus, ValidationError, problem};
 use towline_tunnel::{RefuseCode, Refused};
 
 use crate::{
@@ -78,7 +78,7 @@ pub enum GatewayError {
     /// Ready instances, but no way to them.
     #[error("no online agent can reach a ready instance of {slug:?}; try again shortly")]
     AgentUnreachable {
-        /// The service, or the agent.
+        /// The service.
         slug: String,
     },
     /// The exchange with the container failed.
@@ -87,9 +87,12 @@ pub enum GatewayError {
     /// The key was revoked while the request ran.
     #[error("the key was revoked while the request was running")]
     Revoked,
-    /// The server is about to stop.
-    #[error("the server is stopping; try again shortly")]
-    Stopping,
+    /// The agent itself is wanted, and has no session here.
+    #[error("the agent {agent} is not connected to this server; try again when it is")]
+    AgentOffline {
+        /// The agent.
+        agent: AgentId,
+    },
 }
 
 /// An exchange with a container that brought no usable answer.
@@ -161,10 +164,9 @@ impl GatewayError {
             Self::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
             Self::BodyTooLarge { .. } => ErrorCode::BodyTooLarge,
             Self::NoReadyInstance { .. } => ErrorCode::NoReadyInstance,
-            Self::AgentUnreachable { .. } => ErrorCode::AgentUnreachable,
+            Self::AgentUnreachable { .. } | Self::AgentOffline { .. } => ErrorCode::AgentUnreachable,
             Self::Exchange(error) => error.reason.code(),
             Self::Revoked => ErrorCode::Unauthenticated,
-            Self::Stopping => ErrorCode::Unavailable,
         }
     }
 
@@ -173,16 +175,16 @@ impl GatewayError {
         match self {
             Self::Auth(_) | Self::Forbidden | Self::Revoked => "http_request_denied",
             Self::ServiceNotFound { .. } => "destination_not_found",
-            Self::ServiceNotRunning { .. } | Self::NoReadyInstance { .. } | Self::AgentUnreachable { .. } => {
-                "destination_unavailable"
-            }
+            Self::ServiceNotRunning { .. }
+            | Self::NoReadyInstance { .. }
+            | Self::AgentUnreachable { .. }
+            | Self::AgentOffline { .. } => "destination_unavailable",
             Self::MalformedRequest(_)
             | Self::MalformedBody(_)
             | Self::Invalid(_)
             | Self::MethodNotAllowed { .. }
             | Self::BodyTooLarge { .. } => "http_request_error",
             Self::Exchange(error) => error.reason.token(),
-            Self::Stopping => "connection_limit_reached",
         }
     }
 
@@ -202,14 +204,20 @@ impl GatewayError {
         }
     }
 
+    /// The body of the answer.
+    #[must_use]
+    pub fn problem(&self) -> Problem {
+        let mut problem = Problem::new(self.code(), self.to_string());
+        problem.errors = self.fields();
+        problem
+    }
+
     /// The answer on the runtime routes.
     pub(crate) fn to_response(&self, id: &RequestIdText) -> Response<ResponseBody> {
-        let message = self.to_string();
-        let mut problem = Problem::new(self.code(), message.as_str()).with_request_id(id.as_str()).with_vendor_error();
-        problem.errors = self.fields();
+        let problem = self.problem().with_request_id(id.as_str()).with_vendor_error();
         let mut response = problem_response(&problem, id);
         let headers = response.headers_mut();
-        headers.insert(PROXY_STATUS, proxy_status(self.token(), &message));
+        headers.insert(PROXY_STATUS, proxy_status(self.token(), &problem.detail));
         match self {
             Self::Auth(error) => {
                 if let Some(challenge) = error.challenge() {

@@ -3,8 +3,8 @@
 //!
 //! The life of a proxied request, in the order of its steps:
 //!
-//! 1. `listener` accepts the connection (`caller` is what is known of it); hyper parses the request; it gets its
-//!    [`request_id`].
+//! 1. `listener` accepts the connection (`caller` is what is known of it, `caller_stream` its socket); hyper parses the
+//!    request; it gets its [`request_id`].
 //! 2. `path` looks at the raw path: an agent's socket, a call of a service, or the control plane's business.
 //! 3. [`authenticate`] turns headers into a principal; `state`, made from the current [`snapshot`], knows what service
 //!    the slug means.
@@ -25,6 +25,7 @@ pub mod authenticate;
 mod balance;
 pub mod body;
 mod caller;
+mod caller_stream;
 mod connect;
 mod dispatch;
 pub mod error;

@@ -1,7 +1,7 @@
 //! Accepts callers' connections and hands each request to whom it is for.
 //!
 //! HTTP/1.1 and HTTP/2 with prior knowledge are told apart by the first bytes. hyper parses both; what it is strict
-//! about is answered `400`, `414` or `431` by hyper itself, without a body, and the connection is closed:
+//! about is answered `400` or `431` before anything here sees it, and the connection is closed:
 //!
 //! * a request line that is not three words, a method that is no token, a version other than 1.0 and 1.1;
 //! * a target with a byte that [`http::Uri`] does not take: controls, space, `"`, `<`, `>`, a back-tick, or bytes that are
@@ -44,6 +44,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -56,7 +57,8 @@ use towline_model::{ErrorCode, Problem};
 use crate::{
     agents::accept,
     body::ResponseBody,
-    caller::{Active, Caller, CallerStream, Signal, is_trusted},
+    caller::{Active, Caller, Signal, is_trusted},
+    caller_stream::CallerStream,
     error::{GatewayError, problem_response},
     gateway::{BoxError, CallerAddr, Shared},
     invoke,
@@ -191,8 +193,10 @@ async fn connection<S, B>(
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    // Without it small answers wait for acknowledgements. It fails on a socket that is already gone.
+    // Small answers are not to wait for acknowledgements, and a caller whose machine has vanished is to be noticed even
+    // when nothing is sent. Both fail only on a socket that is already gone.
     let _ = socket.set_nodelay(true);
+    let _ = SockRef::from(&socket).set_tcp_keepalive(&keep_alive());
     let caller = Arc::new(Caller::new(peer, is_trusted(&shared.config.trusted_proxies, peer.ip())));
     let place = shared.callers.enter(&caller);
     let is_http2 = tokio::select! {
@@ -217,6 +221,10 @@ async fn connection<S, B>(
         let conn = http1_builder().serve_connection(io, service).with_upgrades();
         attend(&caller, pin!(conn), http1::UpgradeableConnection::graceful_shutdown).await;
     }
+}
+
+const fn keep_alive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4)
 }
 
 /// Whether the first bytes are those of HTTP/2 (RFC 9113 §3.4). They stay in the socket.
@@ -245,6 +253,7 @@ fn http1_builder() -> http1::Builder {
         // The janitor watches over slow heads and idle connections, without a timer for each.
         .header_read_timeout(None)
         .max_buf_size(MAX_BUFFER)
+        .max_header_size(MAX_BUFFER)
         .max_headers(MAX_FIELDS)
         // Nothing is added to a container's answer; ours get their date here.
         .auto_date_header(false);

@@ -36,7 +36,7 @@ pub(crate) async fn open(
     request: LogsRequest,
     now: Instant,
 ) -> Result<LogStream, GatewayError> {
-    let unreachable = || GatewayError::AgentUnreachable { slug: agent.to_string() };
+    let unreachable = || GatewayError::AgentOffline { agent };
     let deadline = now + OPEN_DEADLINE;
     let target = OpenTarget::Logs(request);
     let slot = agents.slot(agent);

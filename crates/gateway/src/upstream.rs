@@ -101,6 +101,7 @@ impl Connection {
         let (sender, driver) = http1::Builder::new()
             .max_headers(MAX_RESPONSE_FIELDS)
             .max_buf_size(MAX_BUFFER)
+            .max_header_size(MAX_BUFFER)
             .handshake(TokioIo::new(stream))
             .await?;
         Ok(Self {

@@ -64,7 +64,10 @@ impl Answer {
     /// The body as JSON.
     #[must_use]
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| {
+            let text: String = self.text().chars().take(2000).collect();
+            panic!("{error}: {text}")
+        })
     }
 }
 

@@ -189,7 +189,16 @@ async fn ambiguous_requests_are_refused() {
         "Host: again\r\n\r\n",
         "No colon\r\n\r\n",
     ] {
-        assert_eq!(world.call(request("POST", &team.key, fields)).await.status, 400, "{fields:?}");
+        let answer = world.call(request("POST", &team.key, fields)).await;
+        let body = answer.json();
+        assert_eq!((answer.status, body["error_code"].as_str().unwrap()), (400, "malformed_request"), "{fields:?}");
+        assert_eq!(answer.header("x-request-id"), body["request_id"].as_str());
+    }
+    let many = "X-A: 1\r\n".repeat(200);
+    let long = format!("X-A: {}\r\n", "x".repeat(70_000));
+    for fields in [many, long] {
+        let answer = world.call(request("GET", &team.key, &format!("{fields}\r\n"))).await;
+        assert_eq!((answer.status, answer.json()["error_code"].as_str().unwrap()), (431, "headers_too_large"));
     }
     for text in
         ["GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n"]

@@ -154,7 +154,7 @@ async fn a_slow_reader_holds_the_container_back() {
             exchange.head().await?;
             exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await?;
             loop {
-                exchange.write([b'x'; 64 << 10]).await?;
+                exchange.write(vec![b'x'; 64 << 10]).await?;
                 count.fetch_add(64 << 10, Ordering::SeqCst);
             }
         }
