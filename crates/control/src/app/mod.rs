@@ -9,6 +9,7 @@ pub mod credential;
 pub mod log;
 pub mod password;
 pub mod service;
+pub mod service_details;
 pub mod sign_in;
 pub mod user;
 

@@ -1,20 +1,16 @@
-//! Services: define, look at, change, deploy, undeploy, restart, forget.
+//! Services: define, change, deploy, undeploy, restart, forget.
 //!
-//! A verb changes the wish and returns; the reconciler does the rest.
-
-use std::collections::HashMap;
+//! A verb changes the wish and returns; the reconciler does the rest. Looking at services is in
+//! [`service_details`](super::service_details).
 
 use serde_json::{Map, Value};
-use towline_model::{
-    AgentId, Command, Principal, ServiceId, ServiceSpec, ServiceStatus, TeamId, Timestamp, ValidationError,
-};
-use towline_store::{AgentRow, Constraint, EventRow, InstanceRow, Page, Paged, ServiceRow, StoreError, Tx};
+use towline_model::{Command, Principal, ServiceId, ServiceSpec, ServiceStatus, TeamId, Timestamp, ValidationError};
+use towline_store::{Constraint, EventRow, ServiceRow, StoreError};
 
 use super::{App, actor};
 use crate::{
     event::{EventKind, Subject},
     rollout::{Deploys, Rollout},
-    routes::{is_ready, reachable_generation},
 };
 
 /// How often a change is tried when somebody else changes the same service at the same moment.
@@ -53,28 +49,6 @@ fn wrong_status(command: Command, status: ServiceStatus) -> String {
     let allowed: Vec<_> =
         ServiceStatus::ALL.into_iter().filter(|status| status.accepts(command)).map(ServiceStatus::as_str).collect();
     format!("the service is {status}, and {verb} is possible when it is {}", allowed.join(", "))
-}
-
-/// A service with what is observed of it.
-#[derive(Debug, Clone)]
-pub struct ServiceDetails {
-    /// The service.
-    pub row: ServiceRow,
-    /// Its newest deploy.
-    pub rollout: Option<Rollout>,
-    /// Instances that callers can be served by now.
-    pub instances_ready: u32,
-    /// Instances that are wished now.
-    pub instances_total: u32,
-}
-
-/// An instance with the name of its agent.
-#[derive(Debug, Clone)]
-pub struct InstanceDetails {
-    /// The instance.
-    pub row: InstanceRow,
-    /// Its agent, once it is placed.
-    pub agent: Option<AgentRow>,
 }
 
 impl App {
@@ -191,72 +165,6 @@ impl App {
         Ok(())
     }
 
-    /// The team's service of that id.
-    ///
-    /// # Errors
-    /// [`ServiceError::NotFound`], or the database.
-    pub async fn service(&self, team_id: TeamId, id: ServiceId) -> Result<ServiceDetails, ServiceError> {
-        let mut tx = self.read().await?;
-        let row = tx.find_service(team_id, id).await?.ok_or(ServiceError::NotFound)?;
-        Ok(Observer::default().details(&mut tx, row).await?)
-    }
-
-    /// The team's service of that slug.
-    ///
-    /// # Errors
-    /// [`ServiceError::NotFound`], or the database.
-    pub async fn service_by_slug(&self, team_id: TeamId, slug: &str) -> Result<ServiceDetails, ServiceError> {
-        let mut tx = self.read().await?;
-        let row = tx.find_service_by_slug(team_id, slug).await?.ok_or(ServiceError::NotFound)?;
-        Ok(Observer::default().details(&mut tx, row).await?)
-    }
-
-    /// A page of the team's services, the oldest first.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn list_services(&self, team_id: TeamId, page: Page) -> Result<Paged<ServiceDetails>, StoreError> {
-        let mut tx = self.read().await?;
-        let rows = tx.list_services(team_id, page).await?;
-        let mut observer = Observer::default();
-        let mut items = Vec::with_capacity(rows.items.len());
-        for row in rows.items {
-            items.push(observer.details(&mut tx, row).await?);
-        }
-        Ok(Paged { items, total_count: rows.total_count })
-    }
-
-    /// The instances of a service, the oldest first.
-    ///
-    /// # Errors
-    /// [`ServiceError::NotFound`], or the database.
-    pub async fn list_instances(&self, team_id: TeamId, id: ServiceId) -> Result<Vec<InstanceDetails>, ServiceError> {
-        let mut tx = self.read().await?;
-        tx.find_service(team_id, id).await?.ok_or(ServiceError::NotFound)?;
-        let mut observer = Observer::default();
-        let mut instances = Vec::new();
-        for row in tx.instances_of_service(id).await? {
-            let agent = observer.agent(&mut tx, &row).await?;
-            instances.push(InstanceDetails { row, agent });
-        }
-        Ok(instances)
-    }
-
-    /// A page of what happened to a service, the newest first.
-    ///
-    /// # Errors
-    /// [`ServiceError::NotFound`], or the database.
-    pub async fn list_events(
-        &self,
-        team_id: TeamId,
-        id: ServiceId,
-        page: Page,
-    ) -> Result<Paged<EventRow>, ServiceError> {
-        let mut tx = self.read().await?;
-        tx.find_service(team_id, id).await?.ok_or(ServiceError::NotFound)?;
-        Ok(tx.list_events(team_id, id, page).await?)
-    }
-
     /// Reads a service, changes it, and writes it back with an event, all in one transaction; again when somebody else
     /// changed it in between.
     async fn change_service(
@@ -333,36 +241,4 @@ pub(crate) fn new_service(team_id: TeamId, spec: ServiceSpec, now: Timestamp) ->
 
 fn event(row: &ServiceRow, kind: EventKind, message: String, now: Timestamp) -> EventRow {
     Subject { team_id: row.team_id, service_id: row.id }.event(kind, message, None, now)
-}
-
-/// Adds to services what is observed of them; asks for each agent once.
-#[derive(Default)]
-struct Observer {
-    agents: HashMap<AgentId, Option<AgentRow>>,
-}
-
-impl Observer {
-    async fn details(&mut self, tx: &mut Tx, row: ServiceRow) -> Result<ServiceDetails, StoreError> {
-        let instances = tx.instances_of_service(row.id).await?;
-        let rollout = Rollout::of(&row);
-        let reachable = reachable_generation(&row, rollout.as_ref(), &instances);
-        let mut ready = 0;
-        for instance in instances.iter().filter(|instance| reachable.is_some_and(|wanted| is_ready(instance, wanted))) {
-            let agent = self.agent(tx, instance).await?;
-            ready += u32::from(agent.is_some_and(|agent| agent.session_id.is_some()));
-        }
-        let deploys = Deploys::of(&row, rollout.as_ref());
-        let wished = deploys.serving.or(deploys.coming).map_or(0, |deploy| deploy.spec.replica_count);
-        Ok(ServiceDetails { instances_ready: ready, instances_total: wished, rollout, row })
-    }
-
-    async fn agent(&mut self, tx: &mut Tx, instance: &InstanceRow) -> Result<Option<AgentRow>, StoreError> {
-        let Some(id) = instance.agent_id else { return Ok(None) };
-        if let Some(known) = self.agents.get(&id) {
-            return Ok(known.clone());
-        }
-        let agent = tx.find_agent(instance.team_id, id).await?;
-        self.agents.insert(id, agent.clone());
-        Ok(agent)
-    }
 }

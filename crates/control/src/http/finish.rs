@@ -45,3 +45,26 @@ fn render(response: &mut Response, id: &RequestIdText) {
     headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, middleware, routing::get};
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer_without_its_words() {
+        async fn panics() {
+            panic!("hunter2");
+        }
+        let router: Router = Router::new().route("/", get(panics)).layer(middleware::from_fn(finish));
+        let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), 500);
+        let id = response.headers()[X_REQUEST_ID].to_str().unwrap().to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&body);
+        assert!(text.contains(&id) && text.contains("\"internal\"") && !text.contains("hunter2"), "{text}");
+    }
+}

@@ -10,7 +10,7 @@ use super::{
     page::{PageMeta, PageParams, PageQuery},
     problem::ApiResult,
 };
-use crate::app::{App, service::InstanceDetails};
+use crate::app::{App, service_details::InstanceDetails};
 
 /// One running copy of a service, or one that shall be.
 #[derive(Debug, Serialize, utoipa::ToSchema)]

@@ -14,7 +14,7 @@ use super::{
     problem::ApiResult,
 };
 use crate::{
-    app::{App, service::ServiceDetails},
+    app::{App, service_details::ServiceDetails},
     rollout::{Rollout, RolloutState},
 };
 

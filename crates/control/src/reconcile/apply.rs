@@ -5,7 +5,7 @@ use towline_model::{AgentId, InstanceId, InstancePhase, ServiceStatus, Timestamp
 use towline_store::{EventRow, InstanceRow, ServiceRow, Store, StoreError, Tx};
 
 use super::{
-    plan::{Change, ServicePlan},
+    change::{Change, ServicePlan},
     world::{ServiceState, World},
 };
 use crate::{

@@ -10,11 +10,12 @@
 //! * **No retry loops inside a pass.** The next pass is the retry. Waiting is a deadline in the state, never a sleep here.
 //! * **Every wish that is not met carries its reason in words**, in `status_reason`.
 //!
-//! [`world`] reads the state, [`plan`] decides (purely), [`apply`] writes down, [`desired`] tells the agents, [`run`] is the
+//! [`world`] reads the state, [`plan`] decides (purely) on [`change`]s, [`apply`] writes them down, [`desired`] tells the agents, [`run`] is the
 //! loop around them. [`placement`] and [`verdict`] are parts of the planner: where an instance can go, and what is to be
 //! thought of one that is somewhere.
 
 pub mod apply;
+pub mod change;
 pub mod desired;
 pub mod limits;
 mod placement;

@@ -63,8 +63,16 @@ impl Reconciler {
         let mut world = self.load().await?;
         let plans = plan(&world, self.clock.now(), &self.limits);
         for plan in &plans {
-            tracing::debug!(service = %plan.service_id, changes = ?plan.changes.len(), "planned");
-            apply(&self.store, &world, plan, self.clock.now()).await?;
+            tracing::debug!(service = %plan.service_id, changes = plan.changes.len(), "planned");
+            match apply(&self.store, &world, plan, self.clock.now()).await {
+                Ok(_) => {}
+                // The others will fare no better.
+                Err(error @ StoreError::Unavailable(_)) => return Err(error),
+                // One service that cannot be written must not keep the others from being so.
+                Err(error) => {
+                    tracing::error!(service = %plan.service_id, error = &error as &dyn std::error::Error, "a plan failed");
+                }
+            }
         }
         if !plans.is_empty() {
             world = self.load().await?;

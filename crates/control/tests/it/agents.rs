@@ -2,8 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinSet};
+use tower::ServiceExt;
 use towline_control::Server;
 use towline_gateway::testing::{AgentKind, SimAgent, within};
 use towline_model::{InstanceId, InstancePhase, Role};
@@ -345,4 +347,20 @@ async fn logs_come_from_every_instance_or_from_one() {
     server.get(&viewer, &format!("{path}/logs")).await.problem(503, "agent_unreachable");
     let stranger = Caller::bearer(&server.theirs.keys["sk"]);
     server.get(&stranger, &format!("{path}/logs")).await.problem(404, "not_found");
+}
+
+#[tokio::test]
+async fn a_server_that_ends_ends_logs_that_are_followed() {
+    let server = TestServer::start().await;
+    let machine = Machine::join(&server, "box").await;
+    let path = server.create(&minimal("hello")).await;
+    server.act(&server.owner(), &format!("{path}/deploy")).await.json(200);
+    server.wait_for_status(&path, "running").await;
+    let wished = machine.wished(|instances| instances.len() == 1).await;
+    machine.agent.set(wished[0].instance_id, AgentKind::Silent);
+    let request = server.owner().request(http::Method::GET, &format!("{path}/logs?follow"), None);
+    let response = server.router.clone().oneshot(request).await.unwrap();
+    let ((), body) =
+        within("both ends", async { tokio::join!(server.server.shutdown(), response.into_body().collect()) }).await;
+    assert!(body.is_ok(), "it ends in order");
 }

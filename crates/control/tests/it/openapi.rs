@@ -109,5 +109,8 @@ fn the_checked_in_document_is_the_current_one() {
         fs::write(&path, openapi_json()).unwrap();
     }
     let checked_in = fs::read_to_string(&path).unwrap_or_default();
-    assert!(checked_in == openapi_json(), "openapi.json is out of date: run `cargo xtask openapi`");
+    assert!(
+        checked_in == openapi_json(),
+        "openapi.json is out of date: run `cargo xtask openapi`, or this test with UPDATE_OPENAPI=1"
+    );
 }

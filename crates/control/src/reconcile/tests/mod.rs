@@ -15,8 +15,9 @@ use towline_tunnel::message::ReasonKind;
 
 use super::{
     apply::{change_row, new_instance},
+    change::{Change, ServicePlan},
     limits::Limits,
-    plan::{Change, ServicePlan, plan},
+    plan::plan,
     verdict::reason_name,
     world::{ServiceState, World},
 };

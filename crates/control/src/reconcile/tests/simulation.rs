@@ -97,11 +97,13 @@ impl Simulation {
             self.ask();
         }
         self.run_machines();
-        let before: Vec<_> = self.services.iter().map(|id| self.scene.status(*id)).collect();
+        let before: Vec<_> = self.services.iter().map(|id| (self.scene.status(*id), self.serves(*id))).collect();
         self.scene.pass();
-        for (id, before) in self.services.iter().zip(before) {
+        for (id, (before, served)) in self.services.iter().zip(before) {
             let after = self.scene.status(*id);
             assert!(is_step(before, after), "from {before:?} to {after:?}");
+            let is_gap = served && after == ServiceStatus::Running && !self.serves(*id);
+            assert!(!is_gap, "a pass took the last instance from callers: {:#?}", self.scene.state(*id));
         }
         self.check_places();
         self.scene.advance(1);
@@ -232,6 +234,17 @@ impl Simulation {
     fn rows_of(&self, agent: AgentId) -> impl Iterator<Item = &InstanceRow> {
         let rows = self.scene.world.services.iter().flat_map(|service| &service.instances);
         rows.filter(move |row| row.agent_id == Some(agent))
+    }
+
+    /// Whether a caller of the service is answered.
+    fn serves(&self, id: ServiceId) -> bool {
+        let online = |row: &InstanceRow| {
+            let agent = self.scene.world.agents.iter().find(|agent| Some(agent.id) == row.agent_id);
+            agent.is_some_and(|agent| agent.session_id.is_some())
+        };
+        let generation = self.scene.reached(id);
+        let instances = &self.scene.state(id).instances;
+        generation.is_some_and(|generation| instances.iter().any(|row| is_ready(row, generation) && online(row)))
     }
 
     /// An instance stays where it was placed, on an agent that fits.
