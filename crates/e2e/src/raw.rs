@@ -7,6 +7,8 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::wait::SOON;
+
 /// An answer, as it came.
 #[derive(Debug)]
 pub struct RawResponse {
@@ -55,7 +57,9 @@ pub async fn exchange(address: SocketAddr, request: &[u8]) -> RawResponse {
     socket.write_all(request).await.expect("the server reads the request");
     let mut bytes = Vec::new();
     // A reset after the answer is an answer all the same.
-    if let Err(error) = socket.read_to_end(&mut bytes).await {
+    let read = tokio::time::timeout(SOON, socket.read_to_end(&mut bytes)).await;
+    let read = read.unwrap_or_else(|_| panic!("the server keeps the connection: {}", String::from_utf8_lossy(&bytes)));
+    if let Err(error) = read {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     }
     parse(&bytes)

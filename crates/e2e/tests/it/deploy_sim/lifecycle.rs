@@ -159,14 +159,14 @@ async fn the_agents_sockets_are_closed_to_strangers() {
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
         raw::exchange(address, request.as_bytes()).await.status
     };
-    let upgrade = "Connection: Upgrade\r\nUpgrade: towline-session/1\r\n";
-    assert_eq!(ask("/api/v1/agent/session", &format!("{upgrade}Connection: close\r\n")).await, 401);
+    let upgrade = "Connection: Upgrade, close\r\nUpgrade: towline-session/1\r\n";
+    assert_eq!(ask("/api/v1/agent/session", upgrade).await, 401);
     let wrong = format!("{upgrade}Authorization: Bearer {}\r\n", server.bootstrap.api_key);
     assert_eq!(ask("/api/v1/agent/session", &wrong).await, 401);
-    let right = format!("Authorization: Bearer {}\r\nConnection: close\r\n", server.bootstrap.agent_key);
-    assert_eq!(ask("/api/v1/agent/session", &right).await, 426);
-    let newer = format!("{right}Connection: Upgrade\r\nUpgrade: towline-session/99\r\n");
+    let right = format!("Authorization: Bearer {}\r\n", server.bootstrap.agent_key);
+    assert_eq!(ask("/api/v1/agent/session", &format!("{right}Connection: close\r\n")).await, 426);
+    let newer = format!("{right}Connection: Upgrade, close\r\nUpgrade: towline-session/99\r\n");
     assert_eq!(ask("/api/v1/agent/session", &newer).await, 426);
-    let carrier = "Connection: Upgrade\r\nUpgrade: towline-carrier/1\r\nAuthorization: Bearer guessed\r\n";
+    let carrier = "Connection: Upgrade, close\r\nUpgrade: towline-carrier/1\r\nAuthorization: Bearer guessed\r\n";
     assert_eq!(ask("/api/v1/agent/carrier", carrier).await, 401);
 }
