@@ -193,6 +193,9 @@ impl Mux {
         self.last_id += 1;
         self.insert(self.last_id, Opening::Queued(payload.freeze()));
         self.control.push_back(Control::Open(self.last_id));
+        if self.last_id == MAX_STREAM_ID {
+            self.go_away();
+        }
         Ok(self.last_id)
     }
 
@@ -405,5 +408,32 @@ fn set_waker(slot: &mut Option<Waker>, waker: &Waker) {
     match slot {
         Some(present) => present.clone_from(waker),
         None => *slot = Some(waker.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use towline_model::InstanceId;
+
+    use super::*;
+
+    #[test]
+    fn a_carrier_whose_ids_are_used_up_takes_no_more_streams() {
+        let config = MuxConfig {
+            side: Side::Gateway,
+            initial_window: INITIAL_WINDOW,
+            max_window: INITIAL_WINDOW,
+            max_streams: 10,
+            send_queue: SEND_QUEUE,
+            ping_interval: Duration::from_secs(1),
+            ping_timeout: Duration::from_secs(1),
+            budget: Budget::new(0),
+        };
+        let mut mux = Mux::new(config, Instant::now());
+        mux.last_id = MAX_STREAM_ID - 1;
+        let target = OpenTarget::Instance(InstanceId::generate());
+        assert_eq!(mux.open(&target), Ok(MAX_STREAM_ID));
+        assert_eq!(mux.open(&target), Err(OpenError::Draining));
+        assert!(mux.goaway_sent);
     }
 }

@@ -7,5 +7,6 @@ mod carrier;
 mod carrier_end;
 mod garbage;
 mod harness;
+mod rules;
 mod session;
 mod sim;
