@@ -10,7 +10,7 @@ use towline_model::{Secret, TeamId};
 
 use crate::failure::Failure;
 
-/// The first user, team and keys of a server.
+/// The first user and team of a server. The keys in the file are for people.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Bootstrap {
     /// Where the server was reached at its first start.
@@ -21,10 +21,6 @@ pub struct Bootstrap {
     pub email_address: String,
     /// The owner's password.
     pub user_password: Secret<String>,
-    /// A key of the team that calls services.
-    pub api_key: Secret<String>,
-    /// A key that agents join the team with.
-    pub agent_key: Secret<String>,
 }
 
 impl Bootstrap {

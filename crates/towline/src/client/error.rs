@@ -17,9 +17,17 @@ pub enum ClientError {
     /// The client could not be made.
     #[error("cannot set up TLS: {0}")]
     Setup(String),
-    /// No connection, or it broke.
+    /// No connection.
     #[error("cannot reach the server at {server}: {reason}")]
     Unreachable {
+        /// The server's URL.
+        server: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// A connection that broke before the answer was there.
+    #[error("the connection to {server} broke before there was an answer: {reason}")]
+    Broken {
         /// The server's URL.
         server: String,
         /// What the system said.
@@ -69,8 +77,12 @@ pub struct ProblemAnswer {
 impl ClientError {
     /// A connection that could not be made or broke.
     pub fn transport(server: &Url, error: &reqwest::Error) -> Self {
-        let reason = if error.is_timeout() { "it did not answer in time".to_owned() } else { root_cause(error) };
-        Self::Unreachable { server: super::shown(server).to_owned(), reason }
+        let server = super::shown(server).to_owned();
+        match (error.is_timeout(), error.is_connect()) {
+            (true, _) => Self::Unreachable { server, reason: "it did not answer in time".to_owned() },
+            (false, true) => Self::Unreachable { server, reason: root_cause(error) },
+            (false, false) => Self::Broken { server, reason: root_cause(error) },
+        }
     }
 
     /// The error that an answer stands for.
@@ -116,7 +128,7 @@ impl ClientError {
             Self::NoSuchService(_) => Some("`towline service list` shows all of them".to_owned()),
             Self::SignInEnded(server) => Some(format!("sign in again: towline login --server {server}")),
             Self::Refused(problem) => problem.hint(),
-            Self::Setup(_) | Self::Shape(_) | Self::SignInStore(_) => None,
+            Self::Broken { .. } | Self::Setup(_) | Self::Shape(_) | Self::SignInStore(_) => None,
         }
     }
 }

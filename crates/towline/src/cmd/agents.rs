@@ -28,10 +28,10 @@ pub async fn run(args: AgentsArgs, context: &Context) -> Result<(), Failure> {
         if agents.is_empty() {
             return "no agent has joined; `towline agent --server … --key ak-…` on a machine joins one".to_owned();
         }
-        let mut table = Table::new(["NAME", "STATUS", "LABELS", "GPUS", "ENGINE", "VERSION", "ID"]);
+        let mut table = Table::new(["NAME", "STATUS", "LABELS", "GPUS", "VERSION", "ID", "ENGINE"]);
         for agent in &agents {
             let fields =
-                ["display_name", "agent_status", "labels", "gpu_count", "engine_message", "agent_version", "id"];
+                ["display_name", "agent_status", "labels", "gpu_count", "agent_version", "id", "engine_message"];
             table.row(fields.map(|field| text(agent, field)));
         }
         table.text()

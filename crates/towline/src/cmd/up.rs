@@ -80,9 +80,11 @@ pub async fn run(args: UpArgs, context: &Context) -> Result<(), Failure> {
     };
     // The server first: its requests in flight run through the agent.
     started.server.shutdown().await;
+    tracing::debug!("the server has ended");
     if let Some(agent) = agent {
         agent.stop().await;
     }
+    tracing::debug!("the agent has ended");
     match ended {
         None => Ok(()),
         Some(Ok(())) => Err(Failure::new("the server has stopped serving by itself")),

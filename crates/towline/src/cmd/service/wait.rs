@@ -116,7 +116,7 @@ pub fn views(instances: &[Value]) -> Result<Vec<InstanceView>, ClientError> {
 }
 
 fn is_passing(error: &ClientError) -> bool {
-    matches!(error, ClientError::Unreachable { .. }) || error.code() == "unavailable"
+    matches!(error, ClientError::Unreachable { .. } | ClientError::Broken { .. }) || error.code() == "unavailable"
 }
 
 fn failed(service: &Service) -> Failure {
