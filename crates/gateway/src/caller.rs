@@ -213,3 +213,42 @@ impl Drop for CallerGuard {
 pub(crate) fn is_trusted(ranges: &[crate::forwarded::AddressRange], address: IpAddr) -> bool {
     ranges.iter().any(|range| range.contains(address))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signal(caller: &Caller) -> Signal {
+        caller.poll_signal(&Context::from_waker(std::task::Waker::noop()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_connections_are_drained_and_slow_heads_cut() {
+        const LIMIT: Duration = Duration::from_secs(60);
+        let callers = Arc::new(Callers::default());
+        let caller = Arc::new(Caller::new("192.0.2.1:4711".parse().unwrap(), false));
+        let guard = callers.enter(&caller);
+        let end_idle = || callers.end_idle(Instant::now(), LIMIT);
+
+        tokio::time::advance(Duration::from_secs(50)).await;
+        let active = caller.begin(false);
+        tokio::time::advance(Duration::from_secs(500)).await;
+        end_idle();
+        assert_eq!(signal(&caller), Signal::Run, "a request in progress may take its time");
+        drop(active);
+        tokio::time::advance(Duration::from_secs(59)).await;
+        end_idle();
+        assert_eq!(signal(&caller), Signal::Run);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        end_idle();
+        assert_eq!(signal(&caller), Signal::Drain);
+        tokio::time::advance(LIMIT).await;
+        end_idle();
+        assert_eq!(signal(&caller), Signal::Cut);
+        caller.tell(Signal::Drain);
+        assert_eq!(signal(&caller), Signal::Cut, "a stronger signal stays");
+
+        drop(guard);
+        assert!(callers.live().callers.is_empty());
+    }
+}

@@ -45,7 +45,8 @@ impl Idle {
     fn is_usable(&self, now: Instant, replayable: bool) -> bool {
         let age = now.saturating_duration_since(self.since);
         let limit = self.connection.keep_for;
-        age < if replayable { limit } else { limit.min(FRESH) }
+        let is_fresh = age < if replayable { limit } else { limit.min(FRESH) };
+        is_fresh && !self.connection.link().is_retired()
     }
 }
 

@@ -123,8 +123,11 @@ fn outbound(
 
     headers.remove(&admitted.consumed);
     let mut hops = take_request_hops(&mut headers);
-    if is_http2 {
+    if parts.version != Version::HTTP_11 {
+        // Only HTTP/1.1 can be switched (RFC 9110 §7.8).
         hops.upgrade = None;
+    }
+    if is_http2 {
         join_cookie_crumbs(&mut headers);
     }
     let upgrade = hops.upgrade.is_some();
@@ -156,7 +159,10 @@ fn finish_headers(
 /// The host in a request's target: `:authority` of HTTP/2, or the absolute form of HTTP/1.1, which counts more than
 /// `Host` (RFC 9112 §3.2.2).
 pub(crate) fn authority_of(uri: &Uri) -> Option<HeaderValue> {
-    uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+    let authority = uri.authority()?.as_str();
+    // A user's name has no business in a host (RFC 9110 §4.2.4).
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    HeaderValue::from_str(host).ok()
 }
 
 /// Makes the answer that the caller gets.

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -20,11 +20,29 @@ pub(crate) struct CarrierLink {
     carrier: Carrier,
     busy: AtomicUsize,
     long_lived: AtomicUsize,
+    retired: AtomicBool,
 }
 
 impl CarrierLink {
     pub(crate) const fn new(carrier: Carrier) -> Self {
-        Self { carrier, busy: AtomicUsize::new(0), long_lived: AtomicUsize::new(0) }
+        Self { carrier, busy: AtomicUsize::new(0), long_lived: AtomicUsize::new(0), retired: AtomicBool::new(false) }
+    }
+
+    /// Takes no new requests from now on, not even over connections that are open.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.carrier.go_away();
+    }
+
+    /// Ends every stream on it at once.
+    pub(crate) fn cut(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.carrier.close();
+    }
+
+    /// Whether it takes no new requests.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     pub(crate) const fn carrier(&self) -> &Carrier {

@@ -178,21 +178,21 @@ impl Session {
         let carriers = self.carriers();
         let loads: Vec<CarrierLoad> = carriers.links.iter().map(|link| link.load(now, 0)).collect();
         for index in plan_retirement(&loads, &self.limits) {
-            carriers.links[index].carrier().go_away();
+            carriers.links[index].retire();
         }
     }
 
     /// No new streams from now on; those that run are finished.
     pub(crate) fn go_away(&self) {
         for link in self.end_carriers() {
-            link.carrier().go_away();
+            link.retire();
         }
     }
 
     /// Ends every stream at once.
     pub(crate) fn cut(&self) {
         for link in self.end_carriers() {
-            link.carrier().close();
+            link.cut();
         }
     }
 

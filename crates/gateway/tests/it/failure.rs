@@ -260,7 +260,7 @@ async fn an_answer_that_comes_before_the_request_is_through_arrives() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn many_callers_that_come_and_go_leave_nothing_behind() {
     let container = Container::echo().await;
     let world = Arc::new(World::start().await);

@@ -218,7 +218,7 @@ async fn errors_are_the_same_as_on_http_1() {
     assert_eq!(caller.send(upgrade).await.unwrap().status(), 426);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn many_streams_share_a_connection() {
     let container = Container::echo().await;
     let world = World::start().await;

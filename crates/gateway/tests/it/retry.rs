@@ -1,11 +1,14 @@
 //! What is sent again, and what never is. The containers count.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::JoinSet};
 use towline_gateway::testing::{AgentKind, Container, World, within};
 use towline_tunnel::RefuseCode;
 
@@ -163,4 +166,68 @@ async fn a_body_that_is_not_here_any_more_is_not_sent_again() {
         }
     }
     assert!(whole > 0, "{whole} whole, {refused} refused by {refusing}");
+}
+
+/// Containers that end their connections in every way that real ones do, at random, and that count what they get.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn no_request_is_lost_or_doubled_when_connections_end_at_random() {
+    let seen: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
+    let count = Arc::clone(&seen);
+    let container = Container::start(move |mut exchange, _| {
+        let count = Arc::clone(&count);
+        async move {
+            loop {
+                let Some((head, _)) = exchange.request().await? else { return Ok(()) };
+                let id = head.split(' ').nth(1).unwrap().to_owned();
+                *count.lock().unwrap().entry(id).or_default() += 1;
+                exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await?;
+                match rand::random_range(0..10) {
+                    // In order, a little later, with a reset, or when the next request has already begun.
+                    0 => return Ok(()),
+                    1 => tokio::task::yield_now().await,
+                    2 => {
+                        exchange.reset();
+                        return Ok(());
+                    }
+                    3 => return exchange.exactly(1).await.map(drop),
+                    _ => {}
+                }
+            }
+        }
+    })
+    .await;
+    let world = Arc::new(World::start().await);
+    let (team, _agent, service) = world.hello(&container).await;
+    let mut callers = JoinSet::new();
+    for caller_number in 0..16 {
+        let (world, key) = (Arc::clone(&world), team.key.clone());
+        callers.spawn(async move {
+            let mut failed = 0;
+            let mut caller = world.caller().await;
+            for number in 0..150 {
+                let method = if (caller_number + number) % 2 == 0 { "GET" } else { "POST" };
+                let target = format!("{method}-{caller_number}-{number}");
+                caller
+                    .send(format!(
+                        "{method} /api/v1/r/containers/hello/{target} HTTP/1.1\r\nHost: h\r\n\
+                         Authorization: Bearer {key}\r\nContent-Length: 5\r\n\r\nhello"
+                    ))
+                    .await;
+                let answer = caller.answer().await;
+                match (method, answer.status) {
+                    (_, 200) => assert_eq!(answer.text(), "hi"),
+                    ("POST", 502) => failed += 1,
+                    (method, status) => panic!("{method} {status}: {}", answer.text()),
+                }
+            }
+            failed
+        });
+    }
+    let failed: usize = within("all callers", callers.join_all()).await.into_iter().sum();
+    let seen = seen.lock().unwrap();
+    let posts = |times| seen.iter().filter(|(id, n)| id.starts_with("/POST") && **n == times).count();
+    assert_eq!(seen.iter().filter(|(id, n)| id.starts_with("/POST") && **n > 1).count(), 0, "a POST was sent twice");
+    assert!(posts(1) + failed >= 1200, "{} delivered, {failed} failed", posts(1));
+    assert_eq!(seen.keys().filter(|id| id.starts_with("/GET")).count(), 1200);
+    assert_eq!(world.gateway.in_flight(service), 0);
 }

@@ -80,7 +80,7 @@ async fn a_chunk_of_a_request_arrives_before_the_next_is_sent() {
     assert_eq!(caller.answer().await.status, 200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn request_and_answer_stream_at_the_same_time() {
     // The container answers while the request is still coming, as gRPC and speech recognition do.
     let container = Container::start(|mut exchange, _| async move {
@@ -208,7 +208,7 @@ async fn a_slow_container_holds_the_caller_back() {
     assert_eq!(caller.answer().await.status, 200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn large_bodies_pass_whole_both_ways() {
     const SIZE: usize = 64 << 20;
     let container = Container::start(|mut exchange, _| async move {
