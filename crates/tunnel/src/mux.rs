@@ -217,7 +217,7 @@ impl Mux {
         if self.end.is_some() {
             return Poll::Ready(None);
         }
-        set_waker(&mut self.arrival_waker, waker);
+        self.wakes.wait(&mut self.arrival_waker, waker);
         Poll::Pending
     }
 
@@ -400,14 +400,6 @@ impl Mux {
         if self.streams.is_empty() {
             self.idle_since = self.clock;
         }
-    }
-}
-
-/// Notes a waker without cloning it when it is the same task again.
-fn set_waker(slot: &mut Option<Waker>, waker: &Waker) {
-    match slot {
-        Some(present) => present.clone_from(waker),
-        None => *slot = Some(waker.clone()),
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use bytes::BufMut;
 
 use super::{
-    Control, Mux, set_waker,
+    Control, Mux,
     stream::{Opening, SendState, Stream},
 };
 use crate::end::{Refused, ResetCode, StreamEnd};
@@ -57,7 +57,7 @@ impl Mux {
         if let Some(end) = &stream.end {
             return Poll::Ready(Err(end.clone()));
         }
-        set_waker(&mut stream.open_waker, waker);
+        self.wakes.wait(&mut stream.open_waker, waker);
         Poll::Pending
     }
 
@@ -69,7 +69,7 @@ impl Mux {
         }
         let mut room = self.config.send_queue.saturating_sub(stream.send.queue.len());
         if room == 0 {
-            set_waker(&mut stream.send.waker, waker);
+            self.wakes.wait(&mut stream.send.waker, waker);
             return Poll::Pending;
         }
         let before = stream.send.queue.len();
@@ -98,7 +98,7 @@ impl Mux {
         if let Some(end) = &stream.end {
             return Poll::Ready(Err(end.clone()));
         }
-        set_waker(&mut stream.recv.waker, waker);
+        self.wakes.wait(&mut stream.recv.waker, waker);
         Poll::Pending
     }
 
@@ -169,9 +169,9 @@ impl Mux {
         self.clock = self.clock.max(now);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.released = true;
-        stream.send.waker = None;
-        stream.recv.waker = None;
-        stream.open_waker = None;
+        self.wakes.discard(&mut stream.send.waker);
+        self.wakes.discard(&mut stream.recv.waker);
+        self.wakes.discard(&mut stream.open_waker);
         let in_order = match stream.send.state {
             SendState::Finishing | SendState::Closed => stream.recv.fin,
             SendState::Resetting(_) => true,

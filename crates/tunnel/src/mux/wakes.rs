@@ -13,6 +13,8 @@ pub struct Wakes {
     first: Option<Waker>,
     tasks: Vec<Waker>,
     ended: Vec<Arc<Watch>>,
+    /// Wakers that are no longer needed. Dropping one may drop a task with a stream in it, which would want the lock.
+    discarded: Vec<Waker>,
 }
 
 impl Wakes {
@@ -24,14 +26,21 @@ impl Wakes {
         }
     }
 
-    pub(super) fn ended(&mut self, watch: &Arc<Watch>) {
-        self.ended.push(Arc::clone(watch));
+    /// Notes a waker for later, without cloning it when it is that of the same task again.
+    pub(super) fn wait(&mut self, slot: &mut Option<Waker>, waker: &Waker) {
+        match slot {
+            Some(present) if present.will_wake(waker) => {}
+            _ => self.discarded.extend(slot.replace(waker.clone())),
+        }
     }
 
-    /// Whether there is nobody to wake.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.first.is_none() && self.ended.is_empty()
+    /// Forgets a waker that nobody needs any more.
+    pub(super) fn discard(&mut self, slot: &mut Option<Waker>) {
+        self.discarded.extend(slot.take());
+    }
+
+    pub(super) fn ended(&mut self, watch: &Arc<Watch>) {
+        self.ended.push(Arc::clone(watch));
     }
 
     /// Wakes them all.

@@ -9,12 +9,12 @@ use std::{
 
 use bytes::BytesMut;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter, DuplexStream, ReadBuf},
     task::JoinSet,
     time::Instant,
 };
 use towline_tunnel::{
-    CarrierConfig, CarrierEnd, OpenError, ProtocolError, RefuseCode, StreamEnd,
+    CarrierConfig, CarrierEnd, OpenError, ProtocolError, RefuseCode, StreamEnd, agent_carrier,
     frame::{self, Frame},
     gateway_carrier,
 };
@@ -245,4 +245,22 @@ async fn a_carrier_on_a_tiny_pipe_ends_in_order() {
     while let Some(end) = pair.drivers.join_next().await {
         assert_eq!(end.unwrap(), CarrierEnd::Drained);
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_must_be_flushed_is_flushed() {
+    let (a, b) = tokio::io::duplex(64 << 10);
+    let (gateway, gateway_driver) = gateway_carrier(BufWriter::new(a), config());
+    let (_agent, mut incoming, agent_driver) = agent_carrier(BufWriter::new(b), config());
+    let mut drivers = JoinSet::new();
+    drivers.spawn(gateway_driver.run());
+    drivers.spawn(agent_driver.run());
+    let mut near = gateway.open(&target()).unwrap();
+    near.write_all(b"ping").await.unwrap();
+    let mut far = incoming.next().await.unwrap().accept();
+    let mut seen = [0; 4];
+    far.read_exact(&mut seen).await.unwrap();
+    far.write_all(&seen).await.unwrap();
+    near.read_exact(&mut seen).await.unwrap();
+    assert_eq!(&seen, b"ping");
 }
