@@ -53,6 +53,14 @@ impl RawResponse {
 /// # Panics
 /// When there is no answer, or one that is not HTTP/1.1.
 pub async fn exchange(address: SocketAddr, request: &[u8]) -> RawResponse {
+    try_exchange(address, request).await.expect("the server answers before it closes the connection")
+}
+
+/// The same; `None` when the server closes the connection without a word.
+///
+/// # Panics
+/// When the answer is not HTTP/1.1.
+pub async fn try_exchange(address: SocketAddr, request: &[u8]) -> Option<RawResponse> {
     let mut socket = TcpStream::connect(address).await.expect("the server accepts connections");
     socket.write_all(request).await.expect("the server reads the request");
     let mut bytes = Vec::new();
@@ -62,7 +70,7 @@ pub async fn exchange(address: SocketAddr, request: &[u8]) -> RawResponse {
     if let Err(error) = read {
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     }
-    parse(&bytes)
+    (!bytes.is_empty()).then(|| parse(&bytes))
 }
 
 /// Takes an answer apart.
