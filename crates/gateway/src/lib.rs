@@ -5,7 +5,7 @@
 //!
 //! 1. `listener` accepts the connection (`caller` is what is known of it, `caller_stream` its socket); hyper parses the
 //!    request; it gets its [`request_id`].
-//! 2. `path` looks at the raw path: an agent's socket, a call of a service, or the control plane's business.
+//! 2. `route` looks at the raw `path`: an agent's socket, a call of a service, or the control plane's business.
 //! 3. [`authenticate`] turns headers into a principal; `state`, made from the current [`snapshot`], knows what service
 //!    the slug means.
 //! 4. `proxy` makes the request that the container gets: `headers` and [`forwarded`] change what must be changed, and
@@ -41,6 +41,7 @@ mod proxy;
 mod request_body;
 pub mod request_id;
 mod retry;
+mod route;
 mod service;
 pub mod snapshot;
 mod state;

@@ -33,11 +33,11 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, Version, header};
+use http::{Request, Response};
 use hyper::{
     body::{Body, Incoming},
     server::conn::{http1, http2},
@@ -51,20 +51,13 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tower::{Service, ServiceExt as _};
-use towline_model::{ErrorCode, Problem};
+use tower::Service;
 
 use crate::{
-    agents::accept,
-    body::ResponseBody,
-    caller::{Active, Caller, Signal, is_trusted},
+    caller::{Caller, Signal, is_trusted},
     caller_stream::CallerStream,
-    error::{GatewayError, problem_response},
-    gateway::{BoxError, CallerAddr, Shared},
-    invoke,
-    path::{Destination, destination},
-    proxy,
-    request_id::{RequestIdText, X_REQUEST_ID},
+    gateway::{BoxError, Shared},
+    route::handle,
 };
 
 /// How long a new connection may take to send its first bytes.
@@ -304,143 +297,5 @@ where
 {
     fn execute(&self, future: F) {
         self.0.spawn(future);
-    }
-}
-
-/// One request.
-async fn handle<S, B>(
-    shared: Arc<Shared>,
-    active: Active,
-    request: Request<Incoming>,
-    api: S,
-) -> Result<Response<ResponseBody>, Infallible>
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    let id = RequestIdText::of(request.headers());
-    let response = match check_target(&request) {
-        Ok(()) => route(&shared, &active, request, &id, api).await,
-        Err(fault) => {
-            let problem = Problem::new(ErrorCode::MalformedRequest, fault).with_request_id(id.as_str());
-            ours(problem_response(&problem, &id), &shared, &id)
-        }
-    };
-    Ok(response.map(|body| body.with_active(active)))
-}
-
-async fn route<S, B>(
-    shared: &Arc<Shared>,
-    active: &Active,
-    mut request: Request<Incoming>,
-    id: &RequestIdText,
-    api: S,
-) -> Response<ResponseBody>
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    // The target is looked at while the request is passed on.
-    let uri = request.uri().clone();
-    let answer = match destination(uri.path_and_query().map_or("", |target| target.as_str())) {
-        Destination::Proxy { slug, target } => match proxy::proxy(shared, active, request, id, (slug, target)).await {
-            Ok(answer) => return answer,
-            Err(error) => rescue(&error, id),
-        },
-        Destination::Invoke { slug } => {
-            // Boxed, so that every connection does not keep room for it.
-            let answer = Box::pin(invoke::invoke(shared, active, request, id, slug)).await;
-            answer.unwrap_or_else(|error| rescue(&error, id))
-        }
-        Destination::AgentSession => accept::session(shared, active, request, id),
-        Destination::AgentCarrier => accept::carrier(shared, active, request, id),
-        Destination::Api => {
-            request.extensions_mut().insert(id.clone());
-            request.extensions_mut().insert(CallerAddr(active.caller().peer));
-            let Ok(answer) = Box::pin(api.oneshot(request)).await;
-            answer.map(ResponseBody::api)
-        }
-    };
-    ours(answer, shared, id)
-}
-
-/// The one place where a failed call of a service becomes an answer.
-fn rescue(error: &GatewayError, id: &RequestIdText) -> Response<ResponseBody> {
-    let response = error.to_response(id);
-    if response.status().is_server_error() {
-        tracing::info!(request = id.as_str(), %error, "a call failed");
-    } else {
-        tracing::debug!(request = id.as_str(), %error, "a call was refused");
-    }
-    response
-}
-
-/// Marks an answer as ours.
-fn ours(mut response: Response<ResponseBody>, shared: &Shared, id: &RequestIdText) -> Response<ResponseBody> {
-    let headers = response.headers_mut();
-    headers.insert(X_REQUEST_ID, id.value().clone());
-    if !headers.contains_key(header::DATE) {
-        headers.insert(header::DATE, date(shared));
-    }
-    response
-}
-
-fn date(shared: &Shared) -> HeaderValue {
-    let micros = u64::try_from(shared.clock.now().as_micros()).unwrap_or(0);
-    let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_micros(micros));
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
-}
-
-/// What is wrong with a request before it is looked at where it goes (RFC 9112 §3.2, §3.2.3).
-fn check_target<B>(request: &Request<B>) -> Result<(), &'static str> {
-    if request.method() == Method::CONNECT {
-        return Err("CONNECT is not possible here: this is no proxy to other hosts");
-    }
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    let (first, second) = (hosts.next(), hosts.next());
-    if second.is_some() {
-        return Err("Host was sent more than once");
-    }
-    match first {
-        Some(host) if !is_host(host) => Err("the Host header must be a host name and, after a colon, a port"),
-        None if request.version() == Version::HTTP_11 => Err("a Host header is required"),
-        _ => Ok(()),
-    }
-}
-
-fn is_host(value: &HeaderValue) -> bool {
-    value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_names_one_host() {
-        for (version, hosts, good) in [
-            (Version::HTTP_11, &["a.example:7070"][..], true),
-            (Version::HTTP_11, &["[::1]:7070"], true),
-            (Version::HTTP_11, &[""], true),
-            (Version::HTTP_11, &[], false),
-            (Version::HTTP_11, &["a", "a"], false),
-            (Version::HTTP_11, &["a b"], false),
-            (Version::HTTP_11, &["a/b"], false),
-            (Version::HTTP_11, &["user@a"], false),
-            (Version::HTTP_11, &["a,b"], false),
-            (Version::HTTP_10, &[], true),
-            (Version::HTTP_2, &[], true),
-        ] {
-            let mut request = Request::new(());
-            *request.version_mut() = version;
-            for host in hosts {
-                request.headers_mut().append(header::HOST, HeaderValue::from_static(host));
-            }
-            assert_eq!(check_target(&request).is_ok(), good, "{version:?} {hosts:?}");
-        }
-        let connect = Request::connect("a.example:80").body(()).unwrap();
-        assert!(check_target(&connect).is_err());
     }
 }

@@ -1,8 +1,8 @@
 //! The agents' side: sessions and carriers, and what they tell the control plane.
 //!
-//! * [`accept`] answers the two upgrade requests; [`handshake`] is a session's task.
-//! * [`session`] is one session with its carriers and tickets; [`link`] one carrier with the work that is on it.
-//! * [`registry`] holds them all; [`slot`] is an agent's place in it, where the newest session wins.
+//! * `accept` answers the two upgrade requests; `handshake` is a session's task.
+//! * `session` is one session with its carriers and tickets; `link` one carrier with the work that is on it.
+//! * `registry` holds them all; `slot` is an agent's place in it, where the newest session wins.
 
 pub(crate) mod accept;
 pub(crate) mod handshake;
