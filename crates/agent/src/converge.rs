@@ -46,6 +46,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 const SEARCH_INTERVAL: Duration = Duration::from_secs(3);
 /// Hints that come within so long of each other are answered by one look.
 const HINT_SETTLE: Duration = Duration::from_millis(50);
+/// And by another one after so long: Docker tells of an end a moment before its list does.
+const HINT_RECHECK: Duration = Duration::from_millis(500);
 /// How long the first report waits for the first probes of adopted containers: an agent that restarts is not to say of a
 /// container that serves callers that it is still starting.
 const ADOPTION_SETTLE: Duration = Duration::from_secs(2);
@@ -81,6 +83,7 @@ pub async fn run<R: Runtime>(
         task_of: HashMap::new(),
         looking: false,
         look_at: Instant::now(),
+        recheck_at: None,
         runs: 0,
         state: State::default(),
     };
@@ -137,6 +140,8 @@ struct Converger<R> {
     looking: bool,
     /// When to look next.
     look_at: Instant,
+    /// When to look once more after that, if the engine has given a hint.
+    recheck_at: Option<Instant>,
     /// Numbers the probed runs of containers.
     runs: u64,
     state: State,
@@ -159,7 +164,10 @@ impl<R: Runtime> Converger<R> {
                 }
                 Some(ended) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => self.take_outcome(ended),
                 Some(change) = health_changes.recv() => self.take_health(change),
-                () = hint.notified() => self.look_soon(HINT_SETTLE),
+                () = hint.notified() => {
+                    self.look_soon(HINT_SETTLE);
+                    self.recheck_at = Some(Instant::now() + HINT_RECHECK);
+                }
                 () = sleep_until(next_turn) => {}
             }
             self.turn();
@@ -190,7 +198,8 @@ impl<R: Runtime> Converger<R> {
 
     fn start_look(&mut self, now: Instant) {
         self.looking = true;
-        self.look_at = now + LOOK_INTERVAL;
+        let recheck_at = self.recheck_at.take().filter(|at| *at > now);
+        self.look_at = recheck_at.unwrap_or(now + LOOK_INTERVAL);
         self.state.being_seen.extend(self.state.unseen.drain());
         let look = self.worker.clone().look(self.engine.clone(), self.owner.clone());
         let handle = self.tasks.spawn(look);

@@ -151,8 +151,8 @@ pub enum PullError {
         /// What the registry or the engine said.
         said: String,
     },
-    /// The registry wants a login, or the one it got may not.
-    #[error("the registry does not give out {image} without a login that may read it: {said}")]
+    /// The registry wants a login. Most do not say whether the image exists to those who have none.
+    #[error("the image {image} does not exist, or its registry gives it only to a login that may read it: {said}")]
     Denied {
         /// The reference.
         image: String,

@@ -1,5 +1,6 @@
 //! What the tests of several modules share.
 
+mod docker_engine;
 pub mod server;
 
 use towline_model::{

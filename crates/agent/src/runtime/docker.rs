@@ -32,7 +32,7 @@ use bollard::{
         LogsOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
     },
 };
-use futures_util::{StreamExt, TryStreamExt, future, stream};
+use futures_util::{StreamExt, TryStreamExt, future};
 use tokio::sync::watch;
 use towline_model::AgentId;
 use towline_tunnel::message::{EngineStatus, InstanceSpec};
@@ -165,9 +165,8 @@ impl Runtime for DockerRuntime {
             ("label".to_owned(), vec![format!("{LABEL_AGENT}={agent}")]),
         ]);
         let options = EventsOptions { filters: Some(filters), ..EventsOptions::default() };
-        let events = docker.events(Some(options)).take_while(|event| future::ready(event.is_ok())).map(|_| ());
-        // The client goes along: the stream must not outlive it.
-        Ok(events.chain(stream::once(async move { drop(docker) })).boxed())
+        let events = docker.events(Some(options)).inspect_err(|error| tracing::debug!(%error, "no more hints"));
+        Ok(events.take_while(|event| future::ready(event.is_ok())).map(|_| ()).boxed())
     }
 
     async fn has_image(&self, image: &str) -> Result<bool, RuntimeError> {

@@ -57,12 +57,13 @@ pub(super) fn pull_error(image: &str, error: &Error, address: &str) -> PullError
     let image = image.to_owned();
     let lower = said.to_lowercase();
     let says = |signs: &[&str]| signs.iter().any(|sign| lower.contains(sign));
-    if says(&["manifest unknown", "name unknown", "no matching manifest", "repository does not exist"])
+    // To those without a login, Docker Hub answers the same for what does not exist and for what they may not have.
+    if says(&["denied", "unauthorized", "authentication required", "no basic auth", "forbidden"]) {
+        PullError::Denied { image, said }
+    } else if says(&["manifest unknown", "name unknown", "no matching manifest"])
         || (lower.contains("not found") && !says(&["no such host", "lookup "]))
     {
         PullError::NotFound { image, said }
-    } else if says(&["denied", "unauthorized", "authentication required", "no basic auth", "forbidden"]) {
-        PullError::Denied { image, said }
     } else {
         PullError::Unreachable { image, said }
     }
@@ -172,7 +173,7 @@ mod tests {
                     "pull access denied for nope, repository does not exist or may require 'docker login': denied: \
                      requested access to the resource is denied",
                 ),
-                "not found",
+                "denied",
             ),
             (stream("no matching manifest for linux/arm64/v8 in the manifest list entries"), "not found"),
             (response(500, "Get https://ghcr.io/v2/x/manifests/1: denied"), "denied"),
