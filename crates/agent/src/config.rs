@@ -64,6 +64,10 @@ impl AgentConfig {
         if !matches!(self.server.scheme(), "http" | "https") || self.server.host_str().is_none_or(str::is_empty) {
             return Err(ConfigError::Server(self.server.scheme().to_owned()));
         }
+        let server = &self.server;
+        if !server.username().is_empty() || server.password().is_some() || server.query().is_some() {
+            return Err(ConfigError::ServerExtras);
+        }
         match RawKey::parse(self.key.expose()) {
             Ok(key) if key.kind() == KeyKind::Agent => {}
             Ok(key) => return Err(ConfigError::KeyKind(key.kind().prefix())),
@@ -95,6 +99,9 @@ pub enum ConfigError {
     /// Not an HTTP URL.
     #[error("the server's URL must start with http:// or https:// and name a host (it starts with {0}:)")]
     Server(String),
+    /// A URL with a user, a password or a query. It is written on containers, where everybody could read them.
+    #[error("the server's URL must not hold a user name, a password or a query; the agent's key goes elsewhere")]
+    ServerExtras,
     /// Not a key at all.
     #[error("the agent key is not usable: {0}")]
     Key(KeyError),
@@ -163,6 +170,7 @@ mod tests {
             assert!(text.contains(expected), "{text:?} does not say {expected:?}");
         };
         check(&|c| c.server = "ftp://example.com".parse().unwrap(), "http://");
+        check(&|c| c.server = "http://me:secret@example.com".parse().unwrap(), "user name");
         check(&|c| c.key = key(KeyKind::Integration), "ak-");
         check(&|c| c.key = Secret::new("ak-short".to_owned()), "mistyped");
         check(&|c| c.name = String::new(), "1 to 100");

@@ -24,6 +24,9 @@ pub fn start(global: &GlobalArgs, default: &str, no_color: bool) -> Result<(), F
         Failure::usage(format!("--log-level {directives:?}: {error}"))
             .hint("use off, error, warn, info, debug or trace, or directives such as info,towline_gateway=debug")
     })?;
+    // Below that, the container engine's client writes down whole requests, and with them what containers are given in
+    // their environment. Whatever else is asked for, that is never logged.
+    let filter = filter.add_directive("bollard=info".parse().expect("it is a directive"));
     let registry = tracing_subscriber::registry().with(filter);
     let started = match global.log_format {
         LogFormat::Text => {

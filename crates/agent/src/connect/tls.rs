@@ -135,3 +135,76 @@ impl AsyncWrite for ServerSocket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+    use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+    use tempfile::NamedTempFile;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// Shakes hands as a client that trusts `trusted` with a server that has a certificate of its own for `name`. Gives
+    /// what the server said, and the protocol that was agreed on.
+    async fn shake_hands(name: &str, host: &str, trusts_it: bool) -> Result<(String, Option<Vec<u8>>), ConnectError> {
+        let made = |name: &str| generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+        let CertifiedKey { cert, signing_key } = made(name);
+        let mut trusted = NamedTempFile::new().unwrap();
+        let pem = if trusts_it { cert.pem() } else { made(name).cert.pem() };
+        trusted.write_all(pem.as_bytes()).unwrap();
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+        let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let serve = async {
+            let (socket, _) = listener.accept().await.unwrap();
+            if let Ok(mut socket) = acceptor.accept(socket).await {
+                let _ = socket.write_all(b"secure").await;
+                let _ = socket.shutdown().await;
+            }
+        };
+        let tls = Tls::new(&Host::parse(host).unwrap(), Some(trusted.path())).unwrap();
+        let connect = async {
+            let mut socket = tls.connect(socket).await?;
+            let mut said = String::new();
+            socket.read_to_string(&mut said).await.unwrap();
+            let ServerSocket::Tls(socket) = socket else { panic!("it is not secure") };
+            Ok((said, socket.get_ref().1.alpn_protocol().map(<[u8]>::to_vec)))
+        };
+        tokio::join!(connect, serve).0
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_trusted_only_for_its_name_and_by_its_issuer() {
+        let http1 = Some(b"http/1.1".to_vec());
+        for name in ["towline.example.com", "127.0.0.1"] {
+            assert_eq!(shake_hands(name, name, true).await.unwrap(), ("secure".to_owned(), http1.clone()));
+        }
+        for (host, trusts_it, expected) in [
+            ("towline.example.com", false, "invalid peer certificate"),
+            ("other.example.com", true, "not valid for name"),
+        ] {
+            let text = shake_hands("towline.example.com", host, trusts_it).await.unwrap_err().to_string();
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_machines_roots_are_the_default() {
+        Tls::new(&Host::parse("example.com").unwrap(), None).unwrap();
+    }
+}
