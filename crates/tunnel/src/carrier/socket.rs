@@ -105,11 +105,11 @@ impl Socket {
 
     /// Reads more bytes into the buffer; 0 at the end of the connection.
     pub fn poll_read(&mut self) -> Poll<io::Result<usize>> {
-        let wanted = self.read_size.max(frame::missing(&self.buffer));
-        if self.buffer.capacity() - self.buffer.len()
-            < wanted.min(self.read_size / 2 + 1).max(frame::missing(&self.buffer))
-        {
-            self.buffer.reserve(wanted);
+        let missing = frame::missing(&self.buffer);
+        let spare = self.buffer.capacity() - self.buffer.len();
+        // A read into the last few bytes of a buffer would be a system call for nothing.
+        if spare < missing.max(self.read_size / 2) {
+            self.buffer.reserve(self.read_size.max(missing));
         }
         let mut cx = Context::from_waker(&self.waker);
         let read = std::task::ready!(pin!(self.io.read_buf(&mut self.buffer)).poll(&mut cx))?;
