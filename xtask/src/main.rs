@@ -5,6 +5,7 @@ mod archive;
 mod demo;
 mod engine;
 mod image;
+mod openapi;
 mod postgres;
 mod sdk;
 mod test;
@@ -30,6 +31,9 @@ enum Task {
     /// Build the demo service's image, towline-demo:latest, in the local container engine
     #[command(after_help = "Example: cargo xtask image && docker run --rm -p 127.0.0.1:8080:8080 towline-demo")]
     Image,
+    /// Rewrite openapi.json from the code
+    #[command(after_help = "Example: cargo xtask openapi && git diff openapi.json")]
+    Openapi,
     /// Bring everything that the tests need, then run all of them
     #[command(after_help = "Example: cargo xtask test -- reconcile")]
     Test(test::TestArgs),
@@ -52,6 +56,7 @@ fn run(task: Task) -> Result<()> {
             println!("{} is ready ({})", image::NAME, image.id);
             Ok(())
         }
+        Task::Openapi => openapi::run(),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
     }
