@@ -1,7 +1,7 @@
 //! Streams inside one carrier, without any I/O: frames go in, frames come out, and time is an argument.
 //!
 //! * [`Mux`] itself: opening and accepting, liveness, GOAWAY, the end; here.
-//! * What the application does with a stream: [`app`]. What comes in: [`input`]. What goes out: [`output`].
+//! * What the application does with a stream: `app`. What comes in: `input`. What goes out: `output`.
 //!
 //! Flow control is by stream only. There is no window for the connection, because streams that nobody reads would use it
 //! up and stop all others. The price is memory, and that is bounded: see [`MuxConfig`].
