@@ -35,8 +35,12 @@ impl Running {
 
     /// The same, with a definition that is changed first.
     pub async fn start_with(replicas: u32, change: impl FnOnce(&mut serde_json::Value)) -> Self {
+        Self::start_on(Server::start().await, replicas, change).await
+    }
+
+    /// The same, on a server that was started otherwise.
+    pub async fn start_on(server: Server, replicas: u32, change: impl FnOnce(&mut serde_json::Value)) -> Self {
         let engine = Engine::of_this_machine().await;
-        let server = Server::start().await;
         let agent = server.start_agent("machine-1").await;
         let owner = server.owner().await;
         let mut spec = demo_service("hello", replicas);
