@@ -132,6 +132,8 @@ pub(crate) struct ContainerBody {
     revocation: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// A caller's connection on which only a reset shows that the answer was cut.
     reset_on_cut: Option<Arc<crate::caller::Caller>>,
+    /// Why it breaks off, from the moment that this is known until it is told.
+    pending_cut: Option<Cut>,
     began: Instant,
     ended: bool,
 }
@@ -155,6 +157,7 @@ impl ContainerBody {
             revoked: terms.revoked,
             revocation: None,
             reset_on_cut: None,
+            pending_cut: None,
             began: Instant::now(),
             ended: false,
         }
@@ -170,11 +173,14 @@ impl ContainerBody {
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Some(cut) = self.pending_cut.take() {
+            return Poll::Ready(Some(Err(cut)));
+        }
         if let Some((sleep, length)) = &mut self.deadline
             && sleep.as_mut().poll(cx).is_ready()
         {
             let cut = Cut::Exchange(ExchangeFailure::Timeout(*length));
-            return self.cut(cut);
+            return self.cut(cut, cx);
         }
         if let Some(connection) = &mut self.connection {
             let _ = connection.drive(cx);
@@ -186,7 +192,7 @@ impl ContainerBody {
             }
             Poll::Ready(Some(Err(error))) => {
                 let failure = self.connection.as_ref().map_or(ExchangeFailure::Incomplete, |c| c.body_failure(&error));
-                self.cut(Cut::Exchange(failure))
+                self.cut(Cut::Exchange(failure), cx)
             }
             Poll::Ready(None) => {
                 self.ended = true;
@@ -202,7 +208,7 @@ impl ContainerBody {
             self.revocation = Some(Box::pin(token.cancelled_owned()));
         }
         let revoked = self.revocation.as_mut().is_some_and(|revocation| revocation.as_mut().poll(cx).is_ready());
-        if revoked { self.cut(Cut::Revoked) } else { Poll::Pending }
+        if revoked { self.cut(Cut::Revoked, cx) } else { Poll::Pending }
     }
 
     fn note_frame(&mut self, frame: &Frame<Bytes>) {
@@ -216,13 +222,17 @@ impl ContainerBody {
         }
     }
 
-    fn cut(&mut self, cut: Cut) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    /// Breaks the answer off. hyper forgets what it has not written yet as soon as it is told, so it gets one turn to
+    /// write what the container did send: the caller sees as much of a cut answer as there is.
+    fn cut(&mut self, cut: Cut, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         tracing::debug!(instance = %self.in_flight.instance().id, reason = %cut, "an answer was cut off");
         self.connection = None;
         if let Some(caller) = &self.reset_on_cut {
             caller.abort_on_close();
         }
-        Poll::Ready(Some(Err(cut)))
+        self.pending_cut = Some(cut);
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

@@ -44,6 +44,20 @@ async fn a_cut_answer_never_looks_complete() {
 }
 
 #[tokio::test]
+async fn what_arrived_of_a_cut_answer_is_passed_on() {
+    // It ends at once behind its first bytes, so that nothing was written to the caller yet when the end is seen.
+    let container = dying("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n", false).await;
+    let world = World::start().await;
+    let (team, _agent, _) = world.hello(&container).await;
+    let mut caller = world.caller().await;
+    caller.send(request("GET", &team.key, "\r\n")).await;
+    let head = within("the head", caller.head()).await.unwrap();
+    assert_eq!(head.status, 200);
+    assert_eq!(within("the chunk", caller.chunk()).await.unwrap().as_deref(), Some(b"hello".as_slice()));
+    within("the end", caller.chunk()).await.unwrap_err();
+}
+
+#[tokio::test]
 async fn an_answer_without_a_length_is_cut_by_a_reset() {
     // Neither side has any other way to tell a cut from an end.
     let container = dying("HTTP/1.0 200 OK\r\n\r\nhello", true).await;
