@@ -193,6 +193,18 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_given_up() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = silent.local_addr().unwrap().port();
+        for (scheme, step) in [("http", "HTTP"), ("https", "TLS")] {
+            let began = tokio::time::Instant::now();
+            let error = dialler(&format!("{scheme}://127.0.0.1:{port}")).dial("/x", "x/1", "k").await.unwrap_err();
+            assert!(matches!(error, ConnectError::Timeout(at) if at == step), "{error}");
+            assert!(began.elapsed() <= UPGRADE_DEADLINE + Duration::from_secs(1));
+        }
+    }
+
     #[test]
     fn a_ca_file_that_cannot_be_used_is_a_configuration_error() {
         let mut config = AgentConfig::new("https://example.com".parse().unwrap(), Secret::new(String::new()));

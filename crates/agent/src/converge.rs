@@ -9,10 +9,12 @@
 mod describe;
 mod memory;
 mod plan;
+mod probes;
+mod state;
 mod step;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -25,18 +27,20 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use towline_model::InstanceId;
-use towline_tunnel::message::{Desired, EngineStatus, InstanceSpec, Report};
+use towline_tunnel::message::{Desired, EngineStatus, Report};
 
 use self::{
     describe::{Scene, describe},
     memory::{ImageState, InstanceMemory, Retry},
-    plan::{Step, StepKey, View, plan_converge},
+    plan::{Step, StepKey, plan_converge},
+    probes::Probes,
+    state::State,
     step::{Outcome, Worker},
 };
 use crate::{
     observed::{AgentReport, Observed},
-    probe::{self, Health, HealthChange, ProbeRun},
-    runtime::{Container, ContainerId, ContainerState, Owner, Runtime, RuntimeError},
+    probe::{Health, HealthChange},
+    runtime::{Container, Owner, Runtime, RuntimeError},
     task::spawn_owned,
 };
 
@@ -73,18 +77,18 @@ pub async fn run<R: Runtime>(
     let (health_sender, health_changes) = mpsc::channel(64);
     let mut converger = Converger {
         worker: Worker::new(Arc::clone(&runtime)),
+        probes: Probes::new(Arc::clone(&runtime), health_sender),
         runtime,
         observed,
         engine: None,
         owner: None,
-        health_sender,
         hint: Arc::new(Notify::new()),
+        hints: None,
         tasks: JoinSet::new(),
         task_of: HashMap::new(),
         looking: false,
         look_at: Instant::now(),
         recheck_at: None,
-        runs: 0,
         state: State::default(),
     };
     tokio::select! {
@@ -93,47 +97,16 @@ pub async fn run<R: Runtime>(
     }
 }
 
-/// Everything that is about one owner's containers.
-#[derive(Default)]
-struct State {
-    revision: u64,
-    desired: BTreeMap<InstanceId, InstanceSpec>,
-    containers: Vec<Container>,
-    /// Whether the containers were looked at at all.
-    has_seen: bool,
-    memory: HashMap<InstanceId, InstanceMemory>,
-    images: HashMap<String, ImageState>,
-    removals: HashMap<ContainerId, Retry>,
-    /// What is worked on, or was, and no look that began after its end has come back yet: what is seen may miss it.
-    busy: HashSet<StepKey>,
-    /// The part of `busy` whose work has ended since the last look began.
-    unseen: HashSet<StepKey>,
-    /// The part of `busy` whose work had ended when the look in progress began.
-    being_seen: HashSet<StepKey>,
-    kept: BTreeMap<InstanceId, ContainerId>,
-    probes: HashMap<ContainerId, RunningProbe>,
-    health: HashMap<ContainerId, Health>,
-    wake_at: Option<Instant>,
-    /// Until when the first report waits; `None` once it was made.
-    settles_at: Option<Instant>,
-    has_reported: bool,
-    hints: Option<AbortOnDropHandle<()>>,
-}
-
-struct RunningProbe {
-    run: ProbeRun,
-    /// Ends the probing when it is dropped.
-    _task: AbortOnDropHandle<()>,
-}
-
 struct Converger<R> {
     runtime: Arc<R>,
     worker: Worker<R>,
     observed: Arc<Observed>,
     engine: Option<EngineStatus>,
     owner: Option<Owner>,
-    health_sender: mpsc::Sender<HealthChange>,
+    probes: Probes<R>,
     hint: Arc<Notify>,
+    /// Asks the engine for hints about the owner's containers.
+    hints: Option<AbortOnDropHandle<()>>,
     tasks: JoinSet<Outcome>,
     task_of: HashMap<Id, (Option<StepKey>, AbortHandle)>,
     /// Whether a look is in progress; there is one at a time.
@@ -142,8 +115,6 @@ struct Converger<R> {
     look_at: Instant,
     /// When to look once more after that, if the engine has given a hint.
     recheck_at: Option<Instant>,
-    /// Numbers the probed runs of containers.
-    runs: u64,
     state: State,
 }
 
@@ -200,7 +171,7 @@ impl<R: Runtime> Converger<R> {
         self.looking = true;
         let recheck_at = self.recheck_at.take().filter(|at| *at > now);
         self.look_at = recheck_at.unwrap_or(now + LOOK_INTERVAL);
-        self.state.being_seen.extend(self.state.unseen.drain());
+        self.state.begin_look();
         let look = self.worker.clone().look(self.engine.clone(), self.owner.clone());
         let handle = self.tasks.spawn(look);
         self.task_of.insert(handle.id(), (None, handle));
@@ -212,15 +183,7 @@ impl<R: Runtime> Converger<R> {
             self.change_owner(&owner);
         }
         self.owner = Some(owner);
-        let state = &mut self.state;
-        state.revision = desired.revision;
-        state.desired = desired.instances.iter().map(|spec| (spec.instance_id, spec.clone())).collect();
-        for spec in &desired.instances {
-            let memory = state.memory.entry(spec.instance_id).or_default();
-            if memory.generation != spec.generation {
-                *memory = InstanceMemory::of(spec.generation);
-            }
-        }
+        self.state.wish(&desired);
     }
 
     /// The server knows this agent by another id now (its database is a new one): other containers are ours.
@@ -229,11 +192,12 @@ impl<R: Runtime> Converger<R> {
         self.task_of.clear();
         self.tasks = JoinSet::new();
         self.state = State::default();
+        self.probes.clear();
         self.observed.set_report(None);
         self.looking = false;
         self.look_at = Instant::now();
         let (runtime, hint, agent) = (Arc::clone(&self.runtime), Arc::clone(&self.hint), owner.agent_id);
-        self.state.hints = Some(spawn_owned(async move {
+        self.hints = Some(spawn_owned(async move {
             loop {
                 if let Ok(mut changes) = runtime.changes(agent).await {
                     hint.notify_one();
@@ -259,12 +223,8 @@ impl<R: Runtime> Converger<R> {
         // An aborted task of an owner before is not known any more.
         let Some((key, _)) = self.task_of.remove(&id) else { return };
         match key {
-            // Images are not looked at: what the step says of one is all there is to know.
-            Some(key @ StepKey::Image(_)) => {
-                self.state.busy.remove(&key);
-            }
             Some(key) => {
-                self.state.unseen.insert(key);
+                self.state.end_step(key);
                 self.look_soon(Duration::ZERO);
             }
             None => self.looking = false,
@@ -292,7 +252,7 @@ impl<R: Runtime> Converger<R> {
                 self.refused(instance, &RuntimeError::ImageMissing, now);
             }
             Outcome::Created(instance, result) | Outcome::Started(instance, result) => match result {
-                Ok(()) => self.remember(instance, InstanceMemory::note_start),
+                Ok(()) => self.state.remember(instance, InstanceMemory::note_start),
                 // It was removed by somebody; the next look sees that.
                 Err(RuntimeError::Gone) => {}
                 Err(error) => self.refused(instance, &error, now),
@@ -300,7 +260,7 @@ impl<R: Runtime> Converger<R> {
             Outcome::Ended(instance, container, exit) => {
                 tracing::warn!(%instance, %container, code = exit.code, out_of_memory = exit.out_of_memory,
                     "a container ended by itself");
-                self.remember(instance, |memory| memory.note_end(container, &exit, now));
+                self.state.remember(instance, |memory| memory.note_end(container, &exit, now));
             }
             Outcome::Removed(container, Ok(())) => {
                 self.state.removals.remove(&container);
@@ -315,13 +275,7 @@ impl<R: Runtime> Converger<R> {
 
     fn refused(&mut self, instance: InstanceId, error: &RuntimeError, now: Instant) {
         tracing::warn!(%instance, %error, "a container cannot be started");
-        self.remember(instance, |memory| memory.note_refusal(error, now));
-    }
-
-    fn remember(&mut self, instance: InstanceId, note: impl FnOnce(&mut InstanceMemory)) {
-        if let Some(memory) = self.state.memory.get_mut(&instance) {
-            note(memory);
-        }
+        self.state.remember(instance, |memory| memory.note_refusal(error, now));
     }
 
     fn note_look(&mut self, engine: EngineStatus, containers: Option<Vec<Container>>, now: Instant) {
@@ -336,36 +290,29 @@ impl<R: Runtime> Converger<R> {
         }
         self.observed.set_engine(engine.clone());
         self.engine = Some(engine);
-        let state = &mut self.state;
-        let Some(containers) = containers else {
-            state.unseen.extend(state.being_seen.drain());
-            return;
-        };
-        for key in state.being_seen.drain() {
-            state.busy.remove(&key);
-        }
-        state.containers = containers;
-        if !state.has_seen {
-            state.has_seen = true;
-            state.settles_at = Some(now + ADOPTION_SETTLE);
+        let is_first = !self.state.has_seen;
+        self.state.end_look(containers);
+        if is_first && self.state.has_seen {
+            self.state.settles_at = Some(now + ADOPTION_SETTLE);
         }
     }
 
     fn take_health(&mut self, change: HealthChange) {
-        let HealthChange { container, run, health } = change;
-        // A late word about an earlier run of the container.
-        if self.state.probes.get(&container).is_none_or(|probe| probe.run.run != run) {
+        if !self.probes.take(&change) {
             return;
         }
+        let HealthChange { container, health, .. } = change;
         let now = Instant::now();
         let instance = self.state.containers.iter().find(|known| known.id == container).map(|known| known.instance_id);
         if let Some(instance) = instance {
-            tracing::info!(%instance, %container, %health, "health changed");
-            self.remember(instance, |memory| memory.note_health(health == Health::Passing, now));
+            match &health {
+                Health::Unknown | Health::Starting(_) => tracing::debug!(%instance, %container, %health, "not ready"),
+                Health::Passing => tracing::info!(%instance, %container, "ready"),
+                Health::Failing(_) => tracing::warn!(%instance, %container, %health, "fails its probe"),
+            }
+            self.state.remember(instance, |memory| memory.note_health(health == Health::Passing, now));
         }
-        let has_failed = health != Health::Passing;
-        self.state.health.insert(container, health);
-        if has_failed {
+        if health != Health::Passing {
             // Perhaps it has ended.
             self.look_soon(HINT_SETTLE);
         }
@@ -375,8 +322,9 @@ impl<R: Runtime> Converger<R> {
         let plan = plan_converge(&self.state.view(), now);
         self.state.kept = plan.kept;
         self.state.wake_at = plan.wake_at;
-        self.forget(&plan.needed_images);
-        self.sync_probes();
+        self.state.forget(&plan.needed_images);
+        self.give_up_pulls(&plan.needed_images);
+        self.probes.sync(&self.state.containers, &self.state.desired, &self.state.kept);
         let (Some(owner), Some(EngineStatus::Ready { .. })) = (self.owner.clone(), &self.engine) else { return };
         for step in plan.steps {
             let spec = match &step {
@@ -390,55 +338,14 @@ impl<R: Runtime> Converger<R> {
         }
     }
 
-    /// Lets go of what is about nothing that is there or wished.
-    fn forget(&mut self, needed_images: &HashSet<String>) {
-        let state = &mut self.state;
-        let present: HashSet<_> = state.containers.iter().map(|container| &container.id).collect();
-        state.removals.retain(|container, _| present.contains(container));
-        state.images.retain(|image, _| needed_images.contains(image));
-        let desired = &state.desired;
-        state.memory.retain(|instance, _| desired.contains_key(instance));
-        for container in &state.containers {
-            // Somebody else started it again; its next end is news.
-            if let (ContainerState::Running { .. }, Some(memory)) =
-                (container.state, state.memory.get_mut(&container.instance_id))
-                && memory.ended.as_ref() == Some(&container.id)
-            {
-                memory.ended = None;
-            }
-        }
+    /// Ends pulls that nobody waits for any more.
+    fn give_up_pulls(&self, needed_images: &HashSet<String>) {
         for (key, handle) in self.task_of.values() {
             if let Some(StepKey::Image(image)) = key
                 && !needed_images.contains(image)
             {
                 handle.abort();
             }
-        }
-    }
-
-    /// Probes exactly the containers that run and are wished.
-    fn sync_probes(&mut self) {
-        let mut wanted = HashMap::new();
-        for container in &self.state.containers {
-            let ContainerState::Running { endpoint: Some(endpoint) } = container.state else { continue };
-            let Some(spec) = self.state.desired.get(&container.instance_id) else { continue };
-            if self.state.kept.get(&container.instance_id) == Some(&container.id) {
-                wanted.insert(container.id.clone(), (probe::target_of(spec, endpoint), spec.probe));
-            }
-        }
-        self.state.probes.retain(|id, probe| wanted.get(id) == Some(&(probe.run.target.clone(), probe.run.spec)));
-        let probes = &self.state.probes;
-        self.state.health.retain(|id, _| probes.contains_key(id));
-        for (container, (target, spec)) in wanted {
-            if self.state.probes.contains_key(&container) {
-                continue;
-            }
-            self.runs += 1;
-            let run = ProbeRun { container: container.clone(), run: self.runs, target, spec };
-            let (runtime, changes) = (Arc::clone(&self.runtime), self.health_sender.clone());
-            let probing = run.clone();
-            let task = spawn_owned(async move { probe::watch_health(&*runtime, probing, changes).await });
-            self.state.probes.insert(container, RunningProbe { run, _task: task });
         }
     }
 
@@ -450,10 +357,11 @@ impl<R: Runtime> Converger<R> {
         if !is_known && matches!(engine, EngineStatus::Ready { .. }) {
             return;
         }
-        let scene = Scene { view: state.view(), kept: &state.kept, health: &state.health, engine };
+        let scene = Scene { view: state.view(), kept: &state.kept, health: self.probes.health(), engine };
         let (instances, table) = describe(&scene);
         self.observed.set_instances(table);
-        if is_known && !state.has_reported && !state.is_settled(now) {
+        let is_settled = state.settles_at.is_none_or(|at| now >= at) || self.probes.have_asked_all();
+        if is_known && !state.has_reported && !is_settled {
             return;
         }
         state.settles_at = None;
@@ -461,25 +369,6 @@ impl<R: Runtime> Converger<R> {
         let revision = if is_known { state.revision } else { 0 };
         let report = Report { revision, engine: engine.clone(), instances };
         self.observed.set_report(Some(AgentReport { agent_id: owner.agent_id, report: Arc::new(report) }));
-    }
-}
-
-impl State {
-    fn view(&self) -> View<'_> {
-        View {
-            desired: &self.desired,
-            containers: &self.containers,
-            memory: &self.memory,
-            images: &self.images,
-            removals: &self.removals,
-            busy: &self.busy,
-        }
-    }
-
-    /// Whether every adopted container was asked for its health, or has had the time.
-    fn is_settled(&self, now: Instant) -> bool {
-        let is_asked = |container: &ContainerId| self.health.contains_key(container);
-        self.settles_at.is_none_or(|at| now >= at) || self.probes.keys().all(is_asked)
     }
 }
 

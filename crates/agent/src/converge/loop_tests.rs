@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use towline_model::{AgentId, InstancePhase};
-use towline_tunnel::message::{InstanceReport, ReasonKind};
+use towline_tunnel::message::{InstanceReport, InstanceSpec, ReasonKind};
 
 use super::*;
 use crate::{
-    runtime::{PullError, fake::FakeRuntime},
+    runtime::{ContainerId, ContainerState, PullError, fake::FakeRuntime},
     tests::{instance, spec},
 };
 
