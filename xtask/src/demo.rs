@@ -11,7 +11,7 @@ use serde_json::Value;
 use self::{calls::Calls, system::System};
 use crate::{
     engine, image,
-    tools::{self, Need, find, step},
+    tools::{self, step},
 };
 
 const SLUG: &str = "hello";
@@ -71,12 +71,7 @@ pub fn run(arguments: &DemoArgs) -> Result<()> {
 }
 
 fn prepare(runtime: &tokio::runtime::Runtime) -> Result<System> {
-    tools::require(&[Need {
-        name: "curl",
-        package: "curl",
-        purpose: "calls as users make them",
-        is_met: || find("curl").is_some(),
-    }])?;
+    tools::require(&[tools::CURL, tools::KILL])?;
     let engine = engine::ensure()?;
     let program = build()?;
     image::build()?;

@@ -29,7 +29,7 @@ pub struct TestArgs {
 /// What `--fast` leaves out, as nextest filters, and what to say about it.
 const SLOW: [(&str, &str); 4] = [
     (
-        "package(towline-e2e) and test(/^(docker|netns|registry|stalled_readers|sdk|demo)::/)",
+        "package(towline-e2e) and test(/^(docker|netns|registry|stalled_readers|sdk)::/)",
         "end to end with containers and SDKs",
     ),
     ("package(towline-agent) and test(/docker_engine/)", "the agent against a real container engine"),
@@ -97,7 +97,7 @@ fn require_nextest() -> Result<()> {
         return Ok(());
     }
     step("installing cargo-nextest, once (some minutes)");
-    tools::run(Command::new("cargo").args(["install", "cargo-nextest", "--locked"]))
+    tools::run(Command::new("cargo").args(["install", "cargo-nextest@0.9.143", "--locked"]))
         .context("cannot install cargo-nextest; see https://nexte.st for other ways to get it")
 }
 
@@ -106,7 +106,8 @@ fn has_python_venv() -> bool {
 }
 
 const NEEDS: &[Need] = &[
-    Need { name: "curl", package: "curl", purpose: "calls as users make them", is_met: || find("curl").is_some() },
+    tools::CURL,
+    tools::KILL,
     Need {
         name: "ip, ss",
         package: "iproute2",

@@ -121,6 +121,14 @@ fn shown(command: &Command) -> String {
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
 
+/// What users make calls with.
+pub const CURL: Need =
+    Need { name: "curl", package: "curl", purpose: "calls as users make them", is_met: || find("curl").is_some() };
+
+/// What signals are sent with; the smallest systems have it as a word of the shell only.
+pub const KILL: Need =
+    Need { name: "kill", package: "procps", purpose: "ending what was started", is_met: || find("kill").is_some() };
+
 /// `cargo` as it runs this task.
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

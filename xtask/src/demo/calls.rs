@@ -122,10 +122,10 @@ impl Calls {
         request.headers_mut().insert("authorization", format!("Bearer {}", self.key).parse()?);
         let (mut socket, _) = timeout(LIMIT, connect_async(request)).await??;
         for message in [Message::text("hello, towline"), Message::binary(vec![0, 1, 254, 255])] {
-            println!("> {message:?}");
+            println!("> {}", shown(&message));
             socket.send(message.clone()).await?;
             let echo = timeout(LIMIT, socket.next()).await?.context("the WebSocket ended")??;
-            println!("< {echo:?}");
+            println!("< {}", shown(&echo));
             ensure!(echo == message, "another message came back");
         }
         socket.close(None).await?;
@@ -189,6 +189,15 @@ fn tokens(events: &str) -> Result<Vec<String>> {
         Ok(chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default().to_owned())
     };
     data.into_iter().map(token).collect()
+}
+
+/// A message for people.
+fn shown(message: &Message) -> String {
+    match message {
+        Message::Text(text) => text.to_string(),
+        Message::Binary(bytes) => format!("{} bytes: {:?}", bytes.len(), &bytes[..]),
+        other => format!("{other:?}"),
+    }
 }
 
 /// A word as a shell reads it.
