@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::timeout;
 use towline_model::{AgentId, InstancePhase};
 use towline_tunnel::message::{InstanceReport, InstanceSpec, ReasonKind};
@@ -375,5 +376,58 @@ async fn many_instances_come_and_go_without_leftovers() {
             })
             .await;
         assert_eq!(engine.containers().len(), wish.len());
+    }
+}
+
+/// One run of chaos: wishes change, programs crash, the engine goes and fails, agents are killed and come back.
+async fn reach_the_last_wish(seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let engine = FakeRuntime::new(&[IMAGE]);
+    let agent = AgentId::generate();
+    let stranger = engine.put(AgentId::generate(), &desired(1, 1), running());
+    let mut fixture = Fixture::start_as(&engine, agent);
+    let mut wish = Vec::new();
+    for _ in 0..40 {
+        match rng.random_range(0..8) {
+            0 | 1 => {
+                let wished = (1..=6).filter(|_| rng.random_bool(0.5)).collect::<Vec<_>>();
+                wish = wished.into_iter().map(|number| desired(number, rng.random_range(1..4))).collect();
+                fixture.wish(&wish);
+            }
+            2 => engine.crash(instance(rng.random_range(1..=6)), rng.random_range(0..3)),
+            3 => engine.set_down(rng.random_bool(0.5)),
+            4 => engine.fail_next_create(RuntimeError::Failed("no space left".to_owned())),
+            5 => engine.fail_next_start(RuntimeError::Rejected("no such program".to_owned())),
+            6 => engine.set_sick(rng.random_bool(0.5).then_some("ill")),
+            _ => {
+                let revision = fixture.revision;
+                drop(fixture);
+                fixture = Fixture::start_as(&engine, agent);
+                fixture.revision = revision;
+                fixture.wish(&wish);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..3000))).await;
+    }
+    engine.set_down(false);
+    engine.set_sick(None);
+    fixture.wish(&wish);
+    fixture
+        .wait_for(&format!("all is as wished (seed {seed})"), |instances| {
+            instances.len() == wish.len() && instances.iter().all(|i| i.phase == InstancePhase::Ready)
+        })
+        .await;
+    let mut there: Vec<_> = engine.containers().into_iter().filter(|container| container.id != stranger).collect();
+    there.sort_by_key(|container| container.instance_id);
+    let there: Vec<_> = there.iter().map(|container| (container.instance_id, container.generation)).collect();
+    let wished: Vec<_> = wish.iter().map(|spec| (spec.instance_id, spec.generation)).collect();
+    assert_eq!(there, wished, "seed {seed}: {:?}", engine.log());
+    assert!(!engine.log().iter().any(|line| line.ends_with(stranger.as_str())), "seed {seed}: a stranger was touched");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_happens_the_last_wish_is_reached() {
+    for seed in 0..100 {
+        reach_the_last_wish(seed).await;
     }
 }
