@@ -99,8 +99,9 @@ impl Subject {
     }
 }
 
-/// Cuts a text to so many bytes, between characters.
+/// Cuts a text to so many bytes, between characters, and takes out NUL, which PostgreSQL does not store.
 pub(crate) fn cut(mut text: String, max_bytes: usize) -> String {
+    text.retain(|c| c != '\0');
     if text.len() > max_bytes {
         let end = (0..=max_bytes).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
         text.truncate(end);

@@ -16,6 +16,9 @@ use crate::{
 /// What is answered in place of an environment value to those who may not see it. Never accepted as a value.
 pub const MASKED: &str = "********";
 
+/// Fields that clients know and this version does not; they may be there as long as they are empty.
+const NOT_YET: [&str; 2] = ["external_url", "external_auth_credential_id"];
+
 const MAX_TEXT_BYTES: usize = 64 * 1024;
 const MAX_ENTRIES: usize = 256;
 
@@ -172,7 +175,12 @@ impl ServiceSpec {
     ///
     /// # Errors
     /// Names every field that is missing, unknown, of the wrong type or out of range.
-    pub fn from_json(object: Map<String, Value>) -> Result<Self, ValidationError> {
+    pub fn from_json(mut object: Map<String, Value>) -> Result<Self, ValidationError> {
+        // `null` is how clients write "none": it is the same as leaving the field out.
+        object.retain(|field, value| !(value.is_null() && (is_field(field) || NOT_YET.contains(&field.as_str()))));
+        if let Some(field) = NOT_YET.into_iter().find(|field| object.contains_key(*field)) {
+            return Err(ValidationError::one(field, "belongs to external services, which this version does not have"));
+        }
         let spec: Self = serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
             let path = error.path().to_string();
             ValidationError::one(if path == "." { String::new() } else { path }, error.inner().to_string())
@@ -190,13 +198,7 @@ impl ServiceSpec {
         let Ok(Value::Object(mut merged)) = serde_json::to_value(self) else {
             unreachable!("a definition is a JSON object with string keys")
         };
-        for (field, value) in changes {
-            if value.is_null() && is_field(&field) {
-                merged.remove(&field);
-            } else {
-                merged.insert(field, value);
-            }
-        }
+        merged.extend(changes);
         let spec = Self::from_json(merged)?;
         let mut checks = Checks::default();
         checks.require(
@@ -530,6 +532,15 @@ mod tests {
         })))
         .unwrap_err();
         assert_eq!(error.fields.len(), 4, "{error}");
+    }
+
+    #[test]
+    fn null_is_the_same_as_leaving_a_field_out() {
+        let mut map = object(minimal());
+        map.extend(object(json!({"env_config": null, "exposed_port": null, "external_url": null})));
+        assert_eq!(ServiceSpec::from_json(map), ServiceSpec::from_json(object(minimal())));
+        assert!(with("display_name", json!(null)).is_err());
+        assert!(with("external_url", json!("https://example.com")).unwrap_err().to_string().contains("this version"));
     }
 
     #[test]

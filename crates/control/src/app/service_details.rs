@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use towline_model::{AgentId, ServiceId, TeamId};
+use towline_model::{AgentId, ServiceId, TeamId, service::is_slug};
 use towline_store::{AgentRow, EventRow, InstanceRow, Page, Paged, ServiceRow, StoreError, Tx};
 
 use super::{App, service::ServiceError};
@@ -49,6 +49,10 @@ impl App {
     /// # Errors
     /// [`ServiceError::NotFound`], or the database.
     pub async fn service_by_slug(&self, team_id: TeamId, slug: &str) -> Result<ServiceDetails, ServiceError> {
+        // Only what can be a slug is looked up: PostgreSQL refuses texts with NUL.
+        if !is_slug(slug) {
+            return Err(ServiceError::NotFound);
+        }
         let mut tx = self.read().await?;
         let row = tx.find_service_by_slug(team_id, slug).await?.ok_or(ServiceError::NotFound)?;
         Ok(Observer::default().details(&mut tx, row).await?)

@@ -119,14 +119,22 @@ impl<S: Sync> FromRequest<S> for JsonObject {
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         match read_json(request).await? {
             Value::Object(object) => Ok(Self(object)),
-            _ => Err(ApiError::new(ErrorCode::MalformedBody, "the body must be a JSON object, such as {\"field\": 1}")),
+            _ => Err(not_an_object()),
         }
     }
+}
+
+fn not_an_object() -> ApiError {
+    ApiError::new(ErrorCode::MalformedBody, "the body must be a JSON object, such as {\"field\": 1}")
 }
 
 async fn read_json<T: DeserializeOwned>(request: Request) -> Result<T, ApiError> {
     check_content_type(request.headers())?;
     let body = read_body(request.into_body()).await?;
+    // serde would take the values of an array for the fields in their order.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(not_an_object());
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(&body);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();

@@ -13,6 +13,7 @@ const AGENTS_NAMED: usize = 5;
 /// The agents, with what each has to do. Placing something adds to that.
 pub(super) struct Fleet<'a> {
     agents: BTreeMap<AgentId, Member<'a>>,
+    up_since: Timestamp,
 }
 
 struct Member<'a> {
@@ -39,7 +40,7 @@ impl<'a> Fleet<'a> {
             let lost = row.session_id.is_none() && now.since(heard) >= limits.agent_lost;
             (row.id, Member { row, lost, instances: 0, by_deploy: BTreeMap::new() })
         });
-        let mut fleet = Self { agents: agents.collect() };
+        let mut fleet = Self { agents: agents.collect(), up_since: world.up_since };
         for service in &world.services {
             for instance in service.instances.iter().filter(|instance| instance.stop_requested_at.is_none()) {
                 if let Some(agent) = instance.agent_id {
@@ -60,6 +61,12 @@ impl<'a> Fleet<'a> {
         let Some(chosen) = chosen.map(|agent| agent.row.id) else { return Err(self.explain(demand)) };
         self.count(chosen, deploy);
         Ok(chosen)
+    }
+
+    /// From when a deadline runs that began at this moment: an agent cannot report to a server that is not there, so
+    /// the time before this server's start does not count.
+    pub(super) fn counted_from(&self, begin: Timestamp) -> Timestamp {
+        begin.max(self.up_since)
     }
 
     /// The agent's name, for messages.

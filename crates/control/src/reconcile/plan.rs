@@ -18,7 +18,10 @@ use super::{
     verdict::{Verdict, judge},
     world::{ServiceState, World},
 };
-use crate::rollout::{DeployRef, Deploys, Rollout, RolloutState};
+use crate::{
+    rollout::{DeployRef, Deploys, Rollout, RolloutState},
+    routes::is_ready,
+};
 
 /// Plans the next changes. Services without any are left out.
 #[must_use]
@@ -123,8 +126,10 @@ impl<'w> Planner<'_, 'w> {
     /// A newer deploy is brought up beside the one that serves callers.
     fn plan_update(&mut self, serving: DeployRef<'w>, coming: DeployRef<'w>) {
         let progress = self.bring_up(coming);
-        if progress.ready == progress.total {
-            self.set_reason(None);
+        // Callers who have nothing else are served by what is ready of it: then it has taken over, like a first deploy.
+        let alone = progress.ready > 0 && !self.has_ready(serving.generation);
+        if progress.ready == progress.total || (alone && !progress.doomed.is_empty()) {
+            self.set_reason(progress.summary());
             self.end_rollout(RolloutState::Succeeded, None);
             self.changes.extend(progress.changes);
         } else if progress.doomed.is_empty() {
@@ -135,6 +140,10 @@ impl<'w> Planner<'_, 'w> {
             self.stop_all_of(coming.generation, "its deploy has failed");
             self.keep_up(serving);
         }
+    }
+
+    fn has_ready(&self, generation: i64) -> bool {
+        self.service.instances.iter().any(|instance| is_ready(instance, generation))
     }
 
     fn keep_up(&mut self, serving: DeployRef<'w>) {
@@ -204,7 +213,9 @@ impl<'w> Planner<'_, 'w> {
                     progress.waiting.push(self.waiting_text(&Ok(agent)));
                     progress.changes.push(Change::Place { instance: instance.id, agent });
                 }
-                Err(why) if self.now >= instance.created_at + self.limits.placement => progress.doomed.push(why),
+                Err(why) if self.now >= self.fleet.counted_from(instance.created_at) + self.limits.placement => {
+                    progress.doomed.push(why)
+                }
                 Err(why) => progress.waiting.push(why),
             }
             return;

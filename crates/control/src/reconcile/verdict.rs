@@ -85,13 +85,13 @@ fn overdue(
 ) -> Option<String> {
     let agent_id = instance.agent_id?;
     let agent = fleet.name(agent_id);
-    let placed_at = instance.placed_at.unwrap_or(instance.created_at);
+    let placed_at = fleet.counted_from(instance.placed_at.unwrap_or(instance.created_at));
     let seconds = spec.probe.start_deadline_seconds;
     let start = Duration::from_secs(u64::from(seconds));
     if let Some(started_at) = instance.started_at {
         let (path, port) = (&spec.health_path, spec.exposed_port);
         let last = instance.reason.as_deref().unwrap_or("no probe was answered");
-        return (now >= started_at + start).then(|| {
+        return (now >= fleet.counted_from(started_at) + start).then(|| {
             format!("no healthy answer to GET {path} on port {port} within {seconds} seconds of its start on {agent}: {last}")
         });
     }

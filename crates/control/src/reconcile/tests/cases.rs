@@ -473,6 +473,46 @@ fn an_update_that_fails_leaves_what_ran() {
 }
 
 #[test]
+fn an_update_that_alone_serves_callers_is_not_taken_away() {
+    let mut scene = Scene::new();
+    scene.agent("box");
+    let id = scene.running("hello", json!({"replica_count": 2}));
+    for instance in scene.instances(id) {
+        scene.report(instance, InstancePhase::BackingOff, Some((ReasonKind::Exited, "it ended")));
+    }
+    scene.update(id, json!({"docker_image": "demo:2"}));
+    scene.deploy(id);
+    scene.pass();
+    let [first, second] = scene.wished(id, 2)[..] else { panic!("two new ones") };
+    let (first, second) = (first.id, second.id);
+    scene.report(first, InstancePhase::Ready, None);
+    scene.report(second, InstancePhase::BackingOff, Some((ReasonKind::StartFailed, "no such device")));
+    scene.advance(10);
+    scene.pass();
+    assert_eq!((scene.reached(id), scene.rollout(id).state), (Some(2), RolloutState::Succeeded));
+    assert_eq!(scene.wished(id, 2).len(), 2, "the other one is tried on");
+    assert!(scene.reason(id).contains("no such device"), "{}", scene.reason(id));
+}
+
+#[test]
+fn the_time_that_the_server_was_away_is_not_held_against_a_deploy() {
+    let mut scene = Scene::new();
+    scene.agent("box");
+    let id = scene.service("hello", json!({}));
+    scene.deploy(id);
+    scene.pass();
+    let instance = scene.instances(id)[0];
+    scene.report(instance, InstancePhase::Starting, None);
+    scene.advance(600);
+    scene.world.up_since = scene.now;
+    scene.pass();
+    assert_eq!(scene.status(id), ServiceStatus::Deploying);
+    scene.report(instance, InstancePhase::Ready, None);
+    scene.pass();
+    assert_eq!(scene.status(id), ServiceStatus::Running);
+}
+
+#[test]
 fn a_newer_update_replaces_one_that_is_on_its_way() {
     let mut scene = Scene::new();
     scene.agent("box");
