@@ -94,6 +94,10 @@ impl Mux {
         if handles || self.on_wire >= self.config.max_streams {
             return self.turn_away(id, RefuseCode::Limit, "too many streams on this carrier", now);
         }
+        // The application's refusals wait there too, and a stream that it refuses no longer counts against the limit.
+        if self.control.len() >= self.most_control() {
+            return Err(ProtocolError::Flood);
+        }
         self.insert(id, Opening::Pending(Some(target)));
         self.arrivals.push_back(id);
         self.wakes.task(&mut self.arrival_waker);

@@ -307,6 +307,20 @@ fn an_agent_refuses_what_is_beyond_its_limit() {
 }
 
 #[test]
+fn refusals_of_the_application_do_not_pile_up() {
+    let mut agent = subject(Side::Agent);
+    let end = (1..10_000).find_map(|stream| {
+        let outcome = agent.gets(open(stream));
+        if let Poll::Ready(Some((id, _))) = agent.mux.poll_arrival(Waker::noop()) {
+            agent.mux.refuse(id, Refused::new(RefuseCode::UnknownInstance, "there is no such instance"), agent.now);
+        }
+        outcome.err().map(|error| (stream, error))
+    });
+    // Four for each of four streams and 256 more wait; nothing is sent meanwhile.
+    assert_eq!(end, Some((4 * 4 + 256 + 1, ProtocolError::Flood)));
+}
+
+#[test]
 fn an_open_that_was_not_sent_is_taken_back() {
     let mut gateway = subject(Side::Gateway);
     let id = gateway.mux.open(&target()).unwrap();
