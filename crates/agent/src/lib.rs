@@ -1,10 +1,10 @@
 //! The agent: it dials the server, converges the container engine to what is wished, and pipes bytes between streams and
 //! containers.
 //!
-//! * [`session`]: one control connection after the other; [`connect`]: how connections to the server are opened.
-//! * [`converge`]: from the containers that are there to those that are wished; [`runtime`]: the container engine;
-//!   [`probe`]: health; [`observed`]: what is known, shared with the other two.
-//! * [`carriers`], [`streams`], [`pipe`], [`logs`]: from a stream to a connection of a container.
+//! * `session`: one control connection after the other; `connect`: how connections to the server are opened.
+//! * `converge`: from the containers that are there to those that are wished; `runtime`: the container engine;
+//!   `probe`: health; `observed`: what is known, shared with the other two.
+//! * `carriers`, `streams`, `pipe`, `logs`: from a stream to a connection of a container.
 //!
 //! The agent listens on no port, knows nothing of HTTP but upgrades and probes, and keeps no state: it finds its containers
 //! by their labels. Its end does not stop them.

@@ -1,7 +1,7 @@
 //! The container engine as the agent sees it.
 //!
 //! [`Runtime`] is a narrow, stateless view: list what is there, get an image, make, start, stop, remove, read logs. What
-//! should run and when to try again is not decided here but in [`crate::converge`]. Implementations answer with what the
+//! should run and when to try again is not decided here but in `converge`. Implementations answer with what the
 //! engine says at that moment and never retry.
 
 pub mod docker;
