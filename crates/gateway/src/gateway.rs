@@ -14,7 +14,7 @@ use hyper::body::{Body, Incoming};
 use tokio::{io::AsyncRead, net::TcpListener, sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
-use towline_model::{AgentId, Clock, ServiceId, UserId};
+use towline_model::{AgentId, Clock, ServiceId, SessionId, UserId};
 use towline_tunnel::{Budget, LogsRequest, message::Desired, placement::PlacementLimits};
 
 use crate::{
@@ -210,6 +210,20 @@ impl Gateway {
     #[must_use]
     pub fn sessions(&self) -> Vec<AgentSession> {
         self.shared.agents.current_sessions()
+    }
+
+    /// Whether the session was accepted here and has not ended. True also for one that is not among
+    /// [`sessions`](Self::sessions) any more, because its agent is leaving.
+    #[must_use]
+    pub fn has_session(&self, session: SessionId) -> bool {
+        self.shared.agents.find(session).is_some()
+    }
+
+    /// Ends a session; its agent opens another. Requests that run on its carriers are finished.
+    pub fn end_session(&self, session: SessionId) {
+        if let Some(session) = self.shared.agents.find(session) {
+            session.end.cancel();
+        }
     }
 
     /// Requests of the service that are in flight here, upgraded connections included.

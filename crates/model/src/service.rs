@@ -21,6 +21,9 @@ const NOT_YET: [&str; 2] = ["external_url", "external_auth_credential_id"];
 
 const MAX_TEXT_BYTES: usize = 64 * 1024;
 const MAX_ENTRIES: usize = 256;
+/// The most bytes that what an agent is told about one service may have. Agents are told everything that they should run
+/// in one message, so one definition must not take much of it.
+const MAX_TOLD_BYTES: usize = 128 * 1024;
 
 /// Where the process behind a service comes from. Cannot be changed after creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, utoipa::ToSchema)]
@@ -234,6 +237,7 @@ impl ServiceSpec {
         self.check_process(&mut checks);
         self.check_env(&mut checks);
         self.check_volumes(&mut checks);
+        self.check_size(&mut checks);
         self.check_placement(&mut checks);
         self.check_probe(&mut checks);
         checks.finish()
@@ -338,6 +342,24 @@ impl ServiceSpec {
                 (at("container_path"), format!("{} is mounted twice; keep one", mount.container_path))
             });
         }
+    }
+
+    fn check_size(&self, checks: &mut Checks) {
+        let words = |words: &Option<Vec<String>>| words.iter().flatten().map(String::len).sum::<usize>();
+        let variables = self.env_config.iter().map(|variable| variable.env_name.len() + variable.env_value.len());
+        let mounts = self.volume_config.iter().map(|mount| mount.host_path.len() + mount.container_path.len());
+        let sizes = [
+            ("command", words(&self.command)),
+            ("args", words(&self.args)),
+            ("env_config", variables.sum()),
+            ("volume_config", mounts.sum()),
+        ];
+        let total: usize = sizes.iter().map(|(_, size)| size).sum();
+        let (largest, _) = sizes.into_iter().max_by_key(|(_, size)| *size).unwrap_or_default();
+        checks.require_with(total <= MAX_TOLD_BYTES, || {
+            let rule = "command, args, env_config and volume_config must have at most 131072 bytes (128 KiB) together";
+            (largest.to_owned(), format!("{rule}, not {total}; put large texts into a file or the image"))
+        });
     }
 
     fn check_placement(&self, checks: &mut Checks) {
@@ -523,6 +545,26 @@ mod tests {
         }
         let error = with("colour", json!("red")).unwrap_err();
         assert!(error.to_string().contains("colour"), "{error}");
+    }
+
+    #[test]
+    fn a_definition_has_a_size() {
+        let words = |bytes: usize| json!(vec!["x".repeat(bytes / 4); 4]);
+        assert!(with("command", words(128 << 10)).is_ok());
+        let error = with("command", words((128 << 10) + 4)).unwrap_err();
+        assert_eq!((error.fields.len(), error.fields[0].field.as_str()), (1, "command"), "{error}");
+
+        // By parts, and by updates that are small enough each.
+        let spec = with("args", words(60 << 10)).unwrap();
+        let value = "v".repeat(64 << 10);
+        let env = json!({"env_config": [{"env_name": "A", "env_value": value}]});
+        let spec = spec.merge(object(env)).unwrap();
+        let error = spec.merge(object(json!({"command": words(4 << 10)}))).unwrap_err();
+        assert_eq!(error.fields[0].field, "env_config");
+        assert!(error.to_string().contains("128 KiB"), "{error}");
+        let path = format!("/{}", "p".repeat(4000));
+        let error = spec.merge(object(json!({"volume_config": [{"host_path": path, "container_path": path}]})));
+        assert!(error.is_err());
     }
 
     #[test]

@@ -19,6 +19,19 @@ use crate::rollout::spec_of;
 /// Seconds between SIGTERM and SIGKILL.
 const STOP_GRACE_SECONDS: u32 = 10;
 
+/// The most bytes of JSON that one agent's wish may have; what would exceed it is placed elsewhere or waits. The tunnel
+/// takes messages of 4 MiB, so there is room for what was placed before a definition was counted as it is now.
+pub(super) const MAX_WISH_BYTES: usize = 3 << 20;
+
+/// About how many bytes an instance of this definition takes in its agent's wish, and not less than it does.
+pub(super) fn wish_bytes(spec: &ServiceSpec) -> usize {
+    // Names of fields, ids and numbers.
+    const REST: usize = 1024;
+    let texts = (&spec.service_slug, &spec.docker_image, &spec.health_path, &spec.command, &spec.args);
+    let bytes = serde_json::to_vec(&(texts, &spec.env_config, &spec.volume_config)).map_or(MAX_WISH_BYTES, |t| t.len());
+    bytes + REST
+}
+
 /// What the agents were told last.
 #[derive(Debug, Default)]
 pub struct DesiredSets {

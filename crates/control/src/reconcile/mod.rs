@@ -12,7 +12,7 @@
 //!
 //! [`world`] reads the state, [`plan`] decides (purely) on [`change`]s, [`apply`] writes them down, [`desired`] tells the agents, [`run`] is the
 //! loop around them. [`placement`] and [`verdict`] are parts of the planner: where an instance can go, and what is to be
-//! thought of one that is somewhere.
+//! thought of one that is somewhere. [`sessions`] puts right what lost events have left.
 
 pub mod apply;
 pub mod change;
@@ -21,6 +21,7 @@ pub mod limits;
 mod placement;
 pub mod plan;
 pub mod run;
+mod sessions;
 pub(crate) mod verdict;
 pub mod world;
 

@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use towline_model::{AgentId, ServiceId, ServiceSpec, TeamId, Timestamp};
 use towline_store::AgentRow;
 
-use super::{limits::Limits, world::World};
+use super::{
+    desired::{MAX_WISH_BYTES, wish_bytes},
+    limits::Limits,
+    world::World,
+};
+use crate::rollout::spec_of;
 
 /// How many agents an explanation names.
 const AGENTS_NAMED: usize = 5;
@@ -20,6 +25,8 @@ struct Member<'a> {
     row: &'a AgentRow,
     lost: bool,
     instances: usize,
+    /// What it is told to run, in bytes.
+    wish_bytes: usize,
     by_deploy: BTreeMap<(ServiceId, i64), usize>,
 }
 
@@ -38,13 +45,17 @@ impl<'a> Fleet<'a> {
             // Nobody is lost merely because this server was not there to be talked to.
             let heard = row.last_seen_at.unwrap_or(row.created_at).max(world.up_since);
             let lost = row.session_id.is_none() && now.since(heard) >= limits.agent_lost;
-            (row.id, Member { row, lost, instances: 0, by_deploy: BTreeMap::new() })
+            (row.id, Member { row, lost, instances: 0, wish_bytes: 0, by_deploy: BTreeMap::new() })
         });
         let mut fleet = Self { agents: agents.collect(), up_since: world.up_since };
         for service in &world.services {
+            let mut sizes = BTreeMap::new();
             for instance in service.instances.iter().filter(|instance| instance.stop_requested_at.is_none()) {
                 if let Some(agent) = instance.agent_id {
-                    fleet.count(agent, (instance.service_id, instance.generation));
+                    let bytes = *sizes.entry(instance.generation).or_insert_with(|| {
+                        spec_of(&service.row, service.rollout.as_ref(), instance.generation).map_or(0, wish_bytes)
+                    });
+                    fleet.count(agent, (instance.service_id, instance.generation), bytes);
                 }
             }
         }
@@ -55,11 +66,12 @@ impl<'a> Fleet<'a> {
     /// deploy, then the fewest in all, then the oldest. If there is none, says why.
     pub(super) fn place(&mut self, demand: Demand<'_>) -> Result<AgentId, String> {
         let deploy = (demand.service_id, demand.generation);
-        let eligible = self.agents.values().filter(|agent| agent.obstacle(demand).is_none());
+        let bytes = wish_bytes(demand.spec);
+        let eligible = self.agents.values().filter(|agent| agent.obstacle(demand, bytes).is_none());
         let chosen = eligible
             .min_by_key(|agent| (agent.by_deploy.get(&deploy).copied().unwrap_or(0), agent.instances, agent.row.id));
-        let Some(chosen) = chosen.map(|agent| agent.row.id) else { return Err(self.explain(demand)) };
-        self.count(chosen, deploy);
+        let Some(chosen) = chosen.map(|agent| agent.row.id) else { return Err(self.explain(demand, bytes)) };
+        self.count(chosen, deploy, bytes);
         Ok(chosen)
     }
 
@@ -88,20 +100,21 @@ impl<'a> Fleet<'a> {
         self.agents.get(&agent).and_then(|agent| agent.engine_problem())
     }
 
-    fn count(&mut self, agent: AgentId, deploy: (ServiceId, i64)) {
+    fn count(&mut self, agent: AgentId, deploy: (ServiceId, i64), bytes: usize) {
         if let Some(agent) = self.agents.get_mut(&agent) {
             agent.instances += 1;
+            agent.wish_bytes += bytes;
             *agent.by_deploy.entry(deploy).or_default() += 1;
         }
     }
 
-    fn explain(&self, demand: Demand<'_>) -> String {
+    fn explain(&self, demand: Demand<'_>, bytes: usize) -> String {
         let team: Vec<_> = self.agents.values().filter(|agent| agent.row.team_id == demand.team_id).collect();
         if team.is_empty() {
             return "no agent has joined this team yet; run `towline agent` with an ak- key on a machine".to_owned();
         }
         let named = team.iter().take(AGENTS_NAMED).map(|agent| {
-            let obstacle = agent.obstacle(demand).unwrap_or_else(|| "is eligible".to_owned());
+            let obstacle = agent.obstacle(demand, bytes).unwrap_or_else(|| "is eligible".to_owned());
             format!("{} {obstacle}", agent.row.name)
         });
         let mut text = format!("no agent can run it: {}", named.collect::<Vec<_>>().join("; "));
@@ -113,8 +126,8 @@ impl<'a> Fleet<'a> {
 }
 
 impl Member<'_> {
-    /// Why this agent is not eligible.
-    fn obstacle(&self, demand: Demand<'_>) -> Option<String> {
+    /// Why this agent is not eligible for an instance that takes so many bytes in its wish.
+    fn obstacle(&self, demand: Demand<'_>, bytes: usize) -> Option<String> {
         if self.row.team_id != demand.team_id {
             return Some("belongs to another team".to_owned());
         }
@@ -130,6 +143,10 @@ impl Member<'_> {
         let gpus = if demand.spec.gpu_count < 0 { 1 } else { demand.spec.gpu_count };
         if self.row.gpu_count < gpus {
             return Some(format!("has {} GPUs where {gpus} are needed", self.row.gpu_count));
+        }
+        if self.wish_bytes + bytes > MAX_WISH_BYTES {
+            let most = MAX_WISH_BYTES >> 20;
+            return Some(format!("has as much to run as one agent can be told ({most} MiB of definitions)"));
         }
         self.engine_problem().map(|problem| format!("has no working container engine ({problem})"))
     }

@@ -126,13 +126,13 @@ impl<'w> Planner<'_, 'w> {
     /// A newer deploy is brought up beside the one that serves callers.
     fn plan_update(&mut self, serving: DeployRef<'w>, coming: DeployRef<'w>) {
         let progress = self.bring_up(coming);
-        // Callers who have nothing else are served by what is ready of it: then it has taken over, like a first deploy.
-        let alone = progress.ready > 0 && !self.has_ready(serving.generation);
-        if progress.ready == progress.total || (alone && !progress.doomed.is_empty()) {
-            self.set_reason(progress.summary());
+        // What of it is ready is not taken away while callers have nothing else.
+        let serves_alone = progress.ready > 0 && !self.has_ready(serving.generation);
+        if progress.ready == progress.total {
+            self.set_reason(None);
             self.end_rollout(RolloutState::Succeeded, None);
             self.changes.extend(progress.changes);
-        } else if progress.doomed.is_empty() {
+        } else if progress.doomed.is_empty() || serves_alone {
             self.changes.extend(progress.changes);
             self.keep_up(serving);
         } else {

@@ -8,7 +8,7 @@ use towline_gateway::Gateway;
 use towline_model::{Clock, Timestamp};
 use towline_store::{Store, StoreError};
 
-use super::{apply::apply, desired::DesiredSets, limits::Limits, plan::plan, world::World};
+use super::{apply::apply, desired::DesiredSets, limits::Limits, plan::plan, sessions, world::World};
 use crate::snapshot::Publisher;
 
 /// How long the loop sleeps when nobody wakes it: deadlines are noticed this late.
@@ -61,6 +61,9 @@ impl Reconciler {
     /// When the database does not answer. What was done until then stands; the rest is for the next pass.
     pub async fn pass(&self) -> Result<(), StoreError> {
         let mut world = self.load().await?;
+        if self.settle_sessions(&world).await? {
+            world = self.load().await?;
+        }
         let plans = plan(&world, self.clock.now(), &self.limits);
         for plan in &plans {
             tracing::debug!(service = %plan.service_id, changes = plan.changes.len(), "planned");
@@ -81,6 +84,26 @@ impl Reconciler {
         self.publisher.catch_up().await?;
         self.desired.sync(&self.gateway, &world, self.clock.now());
         Ok(())
+    }
+
+    /// Makes the sessions that are written down those that there are. Tells whether a row has changed.
+    async fn settle_sessions(&self, world: &World) -> Result<bool, StoreError> {
+        let is_live = |session| self.gateway.has_session(session);
+        let discord = sessions::compare(&world.agents, &self.gateway.sessions(), is_live, self.clock.now());
+        for session in discord.unknown {
+            tracing::warn!(%session, "a session that is not written down is ended, so that its agent comes again");
+            self.gateway.end_session(session);
+        }
+        if discord.gone.is_empty() {
+            return Ok(false);
+        }
+        let mut tx = self.store.write().await?;
+        for (agent, session) in discord.gone {
+            tracing::warn!(%agent, %session, "an agent is gone without a goodbye");
+            tx.clear_session(agent, session).await?;
+        }
+        tx.commit().await?;
+        Ok(true)
     }
 
     async fn load(&self) -> Result<World, StoreError> {

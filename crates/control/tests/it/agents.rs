@@ -8,7 +8,7 @@ use tokio::{sync::watch, task::JoinSet};
 use tower::ServiceExt;
 use towline_control::Server;
 use towline_gateway::testing::{AgentKind, SimAgent, within};
-use towline_model::{InstanceId, InstancePhase, Role};
+use towline_model::{Clock, InstanceId, InstancePhase, Role, SessionId, SystemClock, Timestamp};
 use towline_tunnel::message::{Desired, EngineStatus, InstanceReport, InstanceSpec, Reason, ReasonKind, Report};
 
 use crate::support::{Caller, TestServer, minimal, start, with};
@@ -287,6 +287,20 @@ async fn a_revoked_key_closes_its_agents_session() {
     let path = format!("/api/v1/credentials/{}", made["id"].as_str().unwrap());
     assert_eq!(server.delete(&owner, &path).await.status, 204);
     machine.agent.session_ended().await;
+    server.wait_for("/api/v1/agents", "it is offline", |list| list["agent_list"][0]["agent_status"] == "offline").await;
+}
+
+#[tokio::test]
+async fn a_lost_goodbye_is_made_up_for() {
+    let server = TestServer::start().await;
+    let machine = Machine::join(&server, "box").await;
+    let agent_id = machine.agent.agent_id();
+    drop(machine);
+    server.wait_for("/api/v1/agents", "it is offline", |list| list["agent_list"][0]["agent_status"] == "offline").await;
+    let mut tx = server.server.store().write().await.unwrap();
+    let long_ago = Timestamp::from_micros(SystemClock.now().as_micros() - 30_000_000);
+    assert!(tx.set_session(agent_id, SessionId::generate(), long_ago).await.unwrap());
+    tx.commit().await.unwrap();
     server.wait_for("/api/v1/agents", "it is offline", |list| list["agent_list"][0]["agent_status"] == "offline").await;
 }
 

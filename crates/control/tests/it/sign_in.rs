@@ -39,6 +39,9 @@ async fn a_wrong_password_and_an_unknown_address_are_one_answer() {
     let more = json!({"email_address": "x", "user_password": "y", "otp": "1"});
     let more = server.post(&Caller::NOBODY, "/api/v1/auth/login", &more).await;
     assert!(more.problem(400, "malformed_body").contains("otp"));
+    // serde alone would take these for the two fields.
+    let array = json!(["owner@towline.local", "secret"]);
+    server.post(&Caller::NOBODY, "/api/v1/auth/login", &array).await.problem(400, "malformed_body");
 }
 
 #[tokio::test]

@@ -13,8 +13,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use towline_model::{AgentId, CredentialId, SessionId, TeamId, Timestamp};
 use towline_tunnel::{
-    SessionConfig, SessionEnd, SessionReceiver, SessionSender,
-    message::{AgentMessage, Hello, PROTOCOL_VERSION, Refusal, Report, ServerMessage, Welcome},
+    ProtocolError, SessionConfig, SessionEnd, SessionReceiver, SessionSender,
+    message::{AgentMessage, Desired, Hello, PROTOCOL_VERSION, Refusal, Report, ServerMessage, Welcome},
     server_session,
 };
 
@@ -78,6 +78,19 @@ impl Line {
     async fn send(&self, message: &ServerMessage) -> Result<(), Over> {
         timeout(SEND_DEADLINE, self.sender.send(message)).await.map_err(|_| Over::Stuck)?.map_err(Over::from)
     }
+
+    /// Tells the agent what it should run. What is too long to be told ends nothing: the agent keeps to what it was told
+    /// before, and everything else that it runs stays reachable.
+    async fn tell(&self, session: &Session, wish: &Desired) -> Result<(), Over> {
+        match self.send(&ServerMessage::Desired(wish.clone())).await {
+            Err(Over::Agent(SessionEnd::Protocol(ProtocolError::MessageTooLong))) if self.sender.end().is_none() => {
+                let (agent, instances) = (session.agent_id(), wish.instances.len());
+                tracing::error!(%agent, instances, "what the agent should run is too long to be told; it keeps what it has");
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
 }
 
 /// Runs a session to its end.
@@ -108,6 +121,23 @@ async fn serve(shared: &Arc<Shared>, line: &mut Line, newcomer: &Newcomer) -> Ov
         Ok(agent_id) => agent_id,
         Err(over) => return over,
     };
+    // From here on the control plane takes the agent for online, so every way out says goodbye.
+    let over = match welcome(shared, line, session_id, agent_id).await {
+        Ok(()) => hold(shared, line, newcomer, session_id, agent_id).await,
+        Err(over) => over,
+    };
+    let _ = shared.events.send(AgentEvent::Gone { session_id, agent_id }).await;
+    over
+}
+
+/// Registers an accepted session and keeps it until it is over.
+async fn hold(
+    shared: &Arc<Shared>,
+    line: &mut Line,
+    newcomer: &Newcomer,
+    session_id: SessionId,
+    agent_id: AgentId,
+) -> Over {
     let slot = shared.agents.slot(agent_id);
     let session = Arc::new(Session::new(session_id, slot, shared.clock.now(), shared.config.placement));
     let guard = Registered::enter(shared, &session);
@@ -120,11 +150,10 @@ async fn serve(shared: &Arc<Shared>, line: &mut Line, newcomer: &Newcomer) -> Ov
         _ => session.go_away(),
     }
     drop(guard);
-    let _ = shared.events.send(AgentEvent::Gone { session_id, agent_id }).await;
     over
 }
 
-/// Greets the agent and asks the control plane who it is.
+/// Hears the agent's hello and asks the control plane who it is.
 async fn say_hello(
     shared: &Arc<Shared>,
     line: &mut Line,
@@ -136,22 +165,23 @@ async fn say_hello(
         _ => return Err(Over::OutOfTurn),
     };
     match ask_control(shared, newcomer, session_id, hello).await {
-        Ok(agent_id) => {
-            let welcome = Welcome {
-                protocol_version: PROTOCOL_VERSION,
-                agent_id,
-                session_id,
-                server_version: shared.config.server_version.clone(),
-            };
-            line.send(&ServerMessage::Welcome(welcome)).await?;
-            Ok(agent_id)
-        }
+        Ok(agent_id) => Ok(agent_id),
         Err(refusal) => {
             let reason = refusal.reason.clone();
             line.send(&ServerMessage::Refused(refusal)).await?;
             Err(Over::Refused(reason))
         }
     }
+}
+
+async fn welcome(shared: &Shared, line: &Line, session_id: SessionId, agent_id: AgentId) -> Result<(), Over> {
+    let welcome = Welcome {
+        protocol_version: PROTOCOL_VERSION,
+        agent_id,
+        session_id,
+        server_version: shared.config.server_version.clone(),
+    };
+    line.send(&ServerMessage::Welcome(welcome)).await
 }
 
 async fn ask_control(
@@ -227,7 +257,7 @@ async fn attend(shared: &Arc<Shared>, line: &mut Line, newcomer: &Newcomer, sess
             Ok(()) = desired.changed() => {
                 let wish = desired.borrow_and_update().clone();
                 match wish {
-                    Some(wish) => line.send(&ServerMessage::Desired(wish.as_ref().clone())).await,
+                    Some(wish) => line.tell(session, &wish).await,
                     None => Ok(()),
                 }
             }
@@ -296,5 +326,53 @@ impl Outbox {
             }
             Err(_) => self.latest = None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use towline_model::{
+        InstanceId, ServiceId,
+        service::{EnvVar, ProbeSpec},
+    };
+    use towline_tunnel::{message::InstanceSpec, placement::PlacementLimits};
+
+    use super::*;
+    use crate::agents::slot::AgentSlot;
+
+    fn instance(env_bytes: usize) -> InstanceSpec {
+        InstanceSpec {
+            instance_id: InstanceId::generate(),
+            service_id: ServiceId::generate(),
+            service_slug: "hello".to_owned(),
+            generation: 1,
+            image: "demo:1".to_owned(),
+            exposed_port: 8080,
+            health_path: "/health".to_owned(),
+            probe: ProbeSpec::default(),
+            env: vec![EnvVar { env_name: "A".to_owned(), env_value: "x".repeat(env_bytes) }],
+            volumes: Vec::new(),
+            command: None,
+            args: None,
+            cpu_limit: None,
+            memory_limit_bytes: None,
+            gpu_count: 0,
+            stop_grace_seconds: 10,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wish_that_is_too_long_does_not_end_the_session() {
+        let (io, _peer) = tokio::io::duplex(1024);
+        let (sender, receiver, _driver) = server_session(io, SessionConfig::default());
+        let line = Line { sender, receiver };
+        let slot = Arc::new(AgentSlot::new(AgentId::generate()));
+        let since = Timestamp::from_micros(0);
+        let session = Session::new(SessionId::generate(), slot, since, PlacementLimits::default());
+        for bytes in [5 << 20, 10] {
+            let wish = Desired { revision: 1, instances: vec![instance(bytes)] };
+            assert!(line.tell(&session, &wish).await.is_ok(), "{bytes}");
+        }
+        assert!(line.sender.end().is_none());
     }
 }

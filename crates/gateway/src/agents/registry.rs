@@ -91,6 +91,11 @@ impl Registry {
         session.slot.release(session.id);
     }
 
+    /// An accepted session that has not ended, also one that takes nothing new any more.
+    pub(crate) fn find(&self, session: SessionId) -> Option<Arc<Session>> {
+        self.live().sessions.get(&session).cloned()
+    }
+
     /// Takes a carrier's ticket.
     pub(crate) fn redeem(&self, ticket: &str, now: Instant) -> Option<Arriving> {
         let id: SessionId = ticket.split_once('.')?.0.parse().ok()?;

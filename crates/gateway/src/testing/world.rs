@@ -12,7 +12,10 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use towline_model::{
     AgentId, Clock, CredentialId, InstanceId, KeyKind, RawKey, Role, Scope, ServiceId, ServiceStatus, SystemClock,
@@ -47,9 +50,14 @@ struct Known {
     memberships: Vec<(UserId, TeamId, Role)>,
     agents: HashMap<(TeamId, String), AgentId>,
     refusal: Option<Refusal>,
+    /// While it is there, answers to hellos wait here.
+    held: Option<Vec<HeldAnswer>>,
     events: Vec<String>,
     reports: Vec<(AgentId, Report)>,
 }
+
+/// Whom to answer, and what.
+type HeldAnswer = (oneshot::Sender<Result<AgentId, Refusal>>, Result<AgentId, Refusal>);
 
 /// A team with one key of each kind and a user.
 #[derive(Debug, Clone)]
@@ -208,6 +216,18 @@ impl World {
         self.known().refusal = Some(refusal);
     }
 
+    /// From now on the control plane is slow: it hears hellos and does not answer.
+    pub fn hold_agents(&self) {
+        self.known().held = Some(Vec::new());
+    }
+
+    /// Answers the hellos that were held back.
+    pub fn answer_agents(&self) {
+        for (reply, answer) in self.known().held.take().unwrap_or_default() {
+            let _ = reply.send(answer);
+        }
+    }
+
     /// What agents did, in order: `hello <name>`, `joined`, `gone` with session ids where there are any.
     #[must_use]
     pub fn events(&self) -> Vec<String> {
@@ -285,7 +305,10 @@ async fn control(known: Arc<Mutex<Known>>, mut events: mpsc::Receiver<AgentEvent
                     Some(refusal) => Err(refusal.clone()),
                     None => Ok(*known.agents.entry((team_id, hello.name)).or_insert_with(AgentId::generate)),
                 };
-                let _ = reply.send(answer);
+                match &mut known.held {
+                    Some(held) => held.push((reply, answer)),
+                    None => drop(reply.send(answer)),
+                }
             }
             AgentEvent::Joined { session_id, .. } => known.events.push(format!("joined {session_id}")),
             AgentEvent::Report { agent_id, report, .. } => known.reports.push((agent_id, report)),

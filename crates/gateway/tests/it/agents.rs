@@ -108,6 +108,38 @@ async fn an_agent_that_says_something_else_first_is_sent_away() {
 }
 
 #[tokio::test]
+async fn an_agent_that_goes_before_its_welcome_has_gone() {
+    let world = World::start().await;
+    let team = world.team();
+    world.hold_agents();
+    let mut caller = world.caller().await;
+    caller.send(upgrade(SESSION_PATH, SESSION_UPGRADE, &team.agent_key)).await;
+    assert_eq!(within("101", caller.head()).await.unwrap().status, 101);
+    let (sender, _receiver, driver) =
+        towline_tunnel::agent_session(caller.socket, towline_tunnel::SessionConfig::default());
+    let talk = async {
+        sender.send(&AgentMessage::Hello(SimAgent::hello("one"))).await.unwrap();
+        wait_until("the hello", || world.events() == ["hello one"]).await;
+        sender.close();
+    };
+    within("the end of the connection", async { tokio::join!(driver.run(), talk) }).await;
+    world.answer_agents();
+    wait_until("the goodbye", || world.events().last().is_some_and(|event| event.starts_with("gone "))).await;
+    assert!(world.gateway.sessions().is_empty());
+}
+
+#[tokio::test]
+async fn a_session_can_be_ended() {
+    let world = World::start().await;
+    let team = world.team();
+    let agent = world.agent(&team, "one").await;
+    assert!(world.gateway.has_session(agent.session_id()));
+    world.gateway.end_session(agent.session_id());
+    agent.session_ended().await;
+    wait_until("its end", || !world.gateway.has_session(agent.session_id())).await;
+}
+
+#[tokio::test]
 async fn garbage_after_the_101_ends_the_session() {
     let world = World::start().await;
     let team = world.team();

@@ -152,11 +152,14 @@ impl Mux {
         self.take_off_wire(id, StreamEnd::LocalReset(code));
     }
 
-    /// Resets the stream after what is queued.
+    /// Resets the stream after what is queued. A FIN that is queued is sent before: what was complete stays so.
     pub fn reset_after_data(&mut self, id: u32, code: ResetCode) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         if stream.on_wire() && stream.send.state != SendState::Closed {
-            stream.send.state = SendState::Resetting(code);
+            stream.send.state = match stream.send.state {
+                SendState::Finishing | SendState::FinishingThenResetting(_) => SendState::FinishingThenResetting(code),
+                _ => SendState::Resetting(code),
+            };
             self.stand_in_line(id);
         } else {
             self.reset(id, code);
@@ -174,7 +177,7 @@ impl Mux {
         self.wakes.discard(&mut stream.open_waker);
         let in_order = match stream.send.state {
             SendState::Finishing | SendState::Closed => stream.recv.fin,
-            SendState::Resetting(_) => true,
+            SendState::FinishingThenResetting(_) | SendState::Resetting(_) => true,
             SendState::Open => false,
         };
         if stream.on_wire() && !in_order {

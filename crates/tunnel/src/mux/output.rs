@@ -94,6 +94,12 @@ impl Mux {
                 outbox.push(&Frame::Fin { stream: id });
                 self.close_if_finished(id);
             }
+            SendState::FinishingThenResetting(code) => {
+                send.state = SendState::Closed;
+                outbox.push(&Frame::Fin { stream: id });
+                self.close_if_finished(id);
+                self.reset(id, code);
+            }
             SendState::Resetting(code) => {
                 let delivered = stream.delivered();
                 outbox.push(&Frame::Rst { stream: id, code, delivered });

@@ -36,6 +36,8 @@ pub enum SendState {
     Open,
     /// FIN.
     Finishing,
+    /// FIN, and then RST for the other direction, unless that is finished too.
+    FinishingThenResetting(ResetCode),
     /// RST.
     Resetting(ResetCode),
     /// Nothing: it was sent, or the stream is no longer on the wire.
@@ -60,7 +62,7 @@ impl SendHalf {
         match self.state {
             SendState::Closed => false,
             SendState::Open => !self.queue.is_empty() && self.credit > 0,
-            SendState::Finishing | SendState::Resetting(_) => self.queue.is_empty() || self.credit > 0,
+            _ => self.queue.is_empty() || self.credit > 0,
         }
     }
 

@@ -351,6 +351,33 @@ fn a_reader_takes_nothing_less_for_the_whole() {
 }
 
 #[test]
+fn a_reset_does_not_overtake_a_queued_end() {
+    for caller_has_finished in [false, true] {
+        let mut agent = subject(Side::Agent);
+        agent.gets(open(1)).unwrap();
+        let id = agent.accept();
+        agent.write(id, WINDOW);
+        agent.sent();
+        agent.write(id, 1);
+        agent.mux.shut_down(id).unwrap();
+        agent.mux.reset_after_data(id, ResetCode::ConnectionReset);
+        agent.mux.reset_after_data(id, ResetCode::ConnectionReset);
+        agent.mux.release(id, agent.now);
+        assert_eq!(agent.sent(), [], "there is no credit for the last byte");
+        if caller_has_finished {
+            agent.gets(Frame::Fin { stream: 1 }).unwrap();
+        }
+        agent.gets(Frame::Window { stream: 1, increment: 1 << 14 }).unwrap();
+        let sent = agent.sent();
+        let reset = Frame::Rst { stream: 1, code: ResetCode::ConnectionReset, delivered: 0 };
+        assert_eq!(lengths(&sent), [(1, 1)]);
+        assert_eq!(sent[1], Frame::Fin { stream: 1 });
+        assert_eq!(sent[2..], if caller_has_finished { vec![] } else { vec![reset] }[..]);
+        assert_eq!(agent.mux.stream_count(), 0);
+    }
+}
+
+#[test]
 fn delivered_is_what_was_read_unless_the_application_knows_better() {
     for (noted, expected) in [(None, 10), (Some(3), 3)] {
         let mut agent = subject(Side::Agent);
