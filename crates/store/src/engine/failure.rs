@@ -32,7 +32,8 @@ fn violated(error: &dyn DatabaseError) -> Constraint {
     )
 }
 
-fn is_contention(error: &dyn DatabaseError) -> bool {
+/// Whether another transaction, or another process, was in the way.
+pub(super) fn is_contention(error: &dyn DatabaseError) -> bool {
     let Some(code) = error.code() else { return false };
     if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
         // The low byte of an extended result code is the primary one.

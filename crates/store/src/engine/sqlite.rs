@@ -5,6 +5,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use sqlx::{
@@ -13,7 +14,7 @@ use sqlx::{
 };
 use tempfile::TempDir;
 
-use super::{cause, collect_row};
+use super::{cause, collect_row, failure::is_contention};
 use crate::{
     ConnectError, StoreError, StoreOptions,
     value::{Row, Value},
@@ -24,6 +25,9 @@ const READERS: u32 = 4;
 
 /// What the WAL file is cut back to after a checkpoint, in bytes.
 const WAL_LIMIT: &str = "67108864";
+
+/// How long to wait before a file is asked for again that another process holds.
+const BUSY_PAUSE: Duration = Duration::from_millis(10);
 
 /// The connections to one SQLite file.
 #[derive(Debug, Clone)]
@@ -121,9 +125,28 @@ async fn open_pools(
             .test_before_acquire(false)
     };
     // The writer comes first: it turns WAL on, which stays on.
-    let write = pool(1).connect_with(connect.clone().journal_mode(SqliteJournalMode::Wal)).await.map_err(unusable)?;
-    let read = pool(READERS).connect_with(connect.pragma("query_only", "ON")).await.map_err(unusable)?;
+    let writer = connect.clone().journal_mode(SqliteJournalMode::Wal);
+    let write = connected(|| pool(1).connect_with(writer.clone()), options).await.map_err(unusable)?;
+    let reader = connect.pragma("query_only", "ON");
+    let read = connected(|| pool(READERS).connect_with(reader.clone()), options).await.map_err(unusable)?;
     Ok(SqlitePools { write, read, _directory: directory })
+}
+
+/// Connects, and tries again while another process is in the way. The change to WAL needs the file for itself, and SQLite
+/// answers BUSY at once there instead of waiting as long as it is told to.
+async fn connected<F>(connect: impl Fn() -> F, options: &StoreOptions) -> Result<SqlitePool, sqlx::Error>
+where
+    F: Future<Output = Result<SqlitePool, sqlx::Error>>,
+{
+    let deadline = Instant::now() + options.acquire_timeout;
+    loop {
+        match connect().await {
+            Err(sqlx::Error::Database(error)) if is_contention(&*error) && Instant::now() < deadline => {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 pub(super) fn read_row(row: &SqliteRow) -> Result<Row, StoreError> {
