@@ -37,9 +37,8 @@ pub(super) fn compare(
         let there = current.iter().find(|session| session.agent_id == agent.id);
         match (agent.session_id, there) {
             (Some(written), _) if !is_live(written) => {
-                if settled(agent.last_seen_at.unwrap_or(agent.created_at)) {
-                    discord.gone.push((agent.id, written));
-                }
+                let heard = agent.last_seen_at.unwrap_or(agent.created_at);
+                discord.gone.extend(settled(heard).then_some((agent.id, written)));
             }
             (written, Some(there)) if written != Some(there.session_id) && settled(there.since) => {
                 discord.unknown.push(there.session_id);
