@@ -27,13 +27,14 @@ pub struct TestArgs {
 }
 
 /// What `--fast` leaves out, as nextest filters, and what to say about it.
-const SLOW: [(&str, &str); 4] = [
+const SLOW: [(&str, &str); 5] = [
     (
         "package(towline-e2e) and test(/^(docker|netns|registry|stalled_readers|sdk)::/)",
         "end to end with containers and SDKs",
     ),
     ("package(towline-agent) and test(/docker_engine/)", "the agent against a real container engine"),
-    ("package(towline-store) and test(/postgres/)", "the store on PostgreSQL"),
+    ("package(towline-store) and test(/postgres|both_engines/)", "the store on PostgreSQL"),
+    ("package(towline-e2e) and test(/postgres/)", "the server on PostgreSQL"),
     ("package(xtask) and test(/postgres::/)", "the PostgreSQL cluster of the tests"),
 ];
 
@@ -48,18 +49,23 @@ pub fn run(arguments: &TestArgs) -> Result<()> {
         SLOW.iter().for_each(|(_, what)| eprintln!("      {what}"));
         let filters: Vec<_> = SLOW.iter().map(|(filter, _)| format!("({filter})")).collect();
         let rest = format!("not ({})", filters.join(" or "));
+        build()?;
         return nextest(arguments, &["-E", &rest], None);
     }
     tools::require(NEEDS)?;
     engine::ensure()?;
     sdk::provision()?;
     image::build()?;
-    step("building the workspace");
-    // The same units as the tests', so that nothing is built twice: the end-to-end tests start the binary itself.
-    tools::run(tools::cargo().args(["build", "--workspace", "--all-targets"]))?;
+    build()?;
     step("starting a PostgreSQL cluster for this run");
     let cluster = Cluster::start("postgres")?;
     nextest(arguments, &[], Some(&cluster))
+}
+
+/// Builds the same units as the tests', so that nothing is built twice: the end-to-end tests start the binary itself.
+fn build() -> Result<()> {
+    step("building the workspace");
+    tools::run(tools::cargo().args(["build", "--workspace", "--all-targets"]))
 }
 
 /// Runs the tests to their end. A signal to this task is passed on, so that nextest ends its tests and they clean up; what
