@@ -124,7 +124,15 @@ async fn run_carrier(shared: &Arc<Shared>, io: Upgraded, arriving: Arriving) {
     let config = CarrierConfig { budget: shared.budget.clone(), ..CarrierConfig::default() };
     let (carrier, driver) = gateway_carrier(io, config);
     let Some((session, link)) = arriving.arrive(carrier) else { return };
-    let end = driver.run().await;
+    let mut driver = std::pin::pin!(driver.run());
+    let end = tokio::select! {
+        end = &mut driver => end,
+        // A carrier can outlive its session, whose task sees to this otherwise.
+        () = session.revoked.cancelled() => {
+            link.cut();
+            driver.await
+        }
+    };
     tracing::debug!(agent = %session.agent_id(), session = %session.id, %end, "carrier ended");
     session.remove(&link);
 }

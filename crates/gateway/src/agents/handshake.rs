@@ -139,7 +139,8 @@ async fn hold(
     agent_id: AgentId,
 ) -> Over {
     let slot = shared.agents.slot(agent_id);
-    let session = Arc::new(Session::new(session_id, slot, shared.clock.now(), shared.config.placement));
+    let session = Session::new(session_id, slot, shared.clock.now(), shared.config.placement);
+    let session = Arc::new(session.under(newcomer.revoked.clone()));
     let guard = Registered::enter(shared, &session);
     tracing::info!(agent = %agent_id, session = %session_id, "agent session accepted");
     let _ = shared.events.send(AgentEvent::Joined { session_id, agent_id }).await;

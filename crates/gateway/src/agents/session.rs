@@ -42,6 +42,8 @@ pub(crate) struct Session {
     pub grow: Notify,
     /// Ends the session's task, and with it the session.
     pub end: CancellationToken,
+    /// Cancelled when the key that it came with is revoked. Its carriers end then, also those that outlive it.
+    pub revoked: CancellationToken,
     limits: PlacementLimits,
     carriers: Mutex<Carriers>,
 }
@@ -87,9 +89,16 @@ impl Session {
             desired: watch::Sender::new(None),
             grow: Notify::new(),
             end: CancellationToken::new(),
+            revoked: CancellationToken::new(),
             limits,
             carriers: Mutex::default(),
         }
+    }
+
+    /// The same, until a key is revoked.
+    pub(crate) fn under(mut self, revoked: CancellationToken) -> Self {
+        self.revoked = revoked;
+        self
     }
 
     /// Whose session it is.

@@ -304,6 +304,28 @@ async fn a_revoked_agents_key_ends_everything_of_it() {
 }
 
 #[tokio::test]
+async fn a_revoked_agents_key_ends_what_an_earlier_session_left() {
+    let container = Container::start(|mut exchange, _| async move {
+        exchange.head().await?;
+        exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello").await?;
+        exchange.ended().await
+    })
+    .await;
+    let world = World::start().await;
+    let (team, earlier, service) = world.hello(&container).await;
+    let mut caller = world.caller().await;
+    caller.send(format!("GET {HELLO} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {}\r\n\r\n", team.key)).await;
+    assert_eq!(within("the head", caller.head()).await.unwrap().status, 200);
+    let _later = world.agent(&team, "one").await;
+    earlier.session_ended().await;
+    assert_eq!(caller.exactly(5).await.unwrap(), b"hello");
+    assert_eq!(world.gateway.in_flight(service), 1, "what runs on the earlier session's carrier goes on");
+    world.revoke(&team.agent_key);
+    assert!(within("the cut", caller.exactly(5)).await.is_err());
+    wait_until("no carrier", || earlier.carriers() == 0).await;
+}
+
+#[tokio::test]
 async fn an_agent_that_leaves_finishes_and_takes_nothing_new() {
     let (go, wait) = tokio::sync::watch::channel(false);
     let container = Container::start(move |mut exchange, _| {
