@@ -20,11 +20,13 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, Sleep},
 };
-use towline_model::{ErrorCode, Problem, problem};
+use towline_model::{Clock, ErrorCode, Problem, problem};
 
 use crate::{
     caller::{Caller, CallerGuard},
+    error::{PROXY_STATUS, proxy_status},
     request_id::RequestIdText,
+    route::date,
 };
 
 /// How long a closing connection reads on.
@@ -33,10 +35,10 @@ const LINGER: Duration = Duration::from_secs(2);
 const BARE_END: &[u8] = b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// A caller's socket.
-#[derive(Debug)]
 pub(crate) struct CallerStream {
     socket: TcpStream,
     caller: Arc<Caller>,
+    clock: Arc<dyn Clock>,
     closing: Option<Pin<Box<Sleep>>>,
     replacing: Option<Replacement>,
     /// Its place among the connections, for as long as it is open, upgraded or not.
@@ -52,12 +54,13 @@ struct Replacement {
 }
 
 impl CallerStream {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         socket: TcpStream,
         caller: Arc<Caller>,
+        clock: Arc<dyn Clock>,
         place: (CallerGuard, OwnedSemaphorePermit),
     ) -> Self {
-        Self { socket, caller, closing: None, replacing: None, _place: place }
+        Self { socket, caller, clock, closing: None, replacing: None, _place: place }
     }
 
     /// Sends the replacement of a bare answer, if this is one. `None` when it is not.
@@ -69,7 +72,7 @@ impl CallerStream {
             }
             let code = code_of_bare_answer(data)?;
             self.caller.note_nonsense();
-            self.replacing = Some(Replacement { bytes: answer(code), stands_for: data.len() });
+            self.replacing = Some(Replacement { bytes: answer(code, &*self.clock), stands_for: data.len() });
         }
         let replacing = self.replacing.as_mut()?;
         while replacing.bytes.has_remaining() {
@@ -116,25 +119,31 @@ fn code_of_bare_answer(data: &[u8]) -> Option<ErrorCode> {
     }
 }
 
-fn answer(code: ErrorCode) -> Bytes {
+/// The answer to a request of which not even the path is known: as on the runtime routes, where callers' libraries look
+/// for these fields.
+fn answer(code: ErrorCode, clock: &dyn Clock) -> Bytes {
     let message = match code {
         ErrorCode::HeadersTooLarge => "the request has more than 64 KiB or 128 fields in its head",
         _ => "the request is not well-formed HTTP/1.1; its method, target, header fields or framing break RFC 9112",
     };
     let id = RequestIdText::generate();
-    let body = Problem::new(code, message).with_request_id(id.as_str());
+    let body = Problem::new(code, message).with_request_id(id.as_str()).with_vendor_error();
     let body = serde_json::to_string(&body).unwrap_or_default();
     let (status, reason) = match code {
         ErrorCode::HeadersTooLarge => (431, "Request Header Fields Too Large"),
         _ => (400, "Bad Request"),
     };
-    Bytes::from(format!(
-        "HTTP/1.1 {status} {reason}\r\nconnection: close\r\ncontent-type: {}\r\nx-request-id: {}\r\n\
-         content-length: {}\r\n\r\n{body}",
-        problem::CONTENT_TYPE,
-        id.as_str(),
-        body.len()
-    ))
+    let fields = [
+        ("connection", "close".as_bytes()),
+        ("content-type", problem::CONTENT_TYPE.as_bytes()),
+        ("x-request-id", id.as_str().as_bytes()),
+        (PROXY_STATUS.as_str(), proxy_status("http_request_error", message).as_bytes()),
+        ("date", date(clock).as_bytes()),
+        ("content-length", body.len().to_string().as_bytes()),
+    ]
+    .map(|(name, value)| [name.as_bytes(), b": ", value, b"\r\n"].concat())
+    .concat();
+    Bytes::from([format!("HTTP/1.1 {status} {reason}\r\n").as_bytes(), &fields, b"\r\n", body.as_bytes()].concat())
 }
 
 impl AsyncRead for CallerStream {
@@ -199,6 +208,8 @@ impl Drop for CallerStream {
 
 #[cfg(test)]
 mod tests {
+    use towline_model::SystemClock;
+
     use super::*;
 
     #[test]
@@ -214,11 +225,14 @@ mod tests {
 
     #[test]
     fn a_replacement_is_a_whole_answer() {
-        let text = String::from_utf8(answer(ErrorCode::MalformedRequest).to_vec()).unwrap();
+        let text = String::from_utf8(answer(ErrorCode::MalformedRequest, &SystemClock).to_vec()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(body["error_code"], "malformed_request");
+        assert_eq!(body["error"]["code"], "malformed_request");
+        assert!(head.contains("\r\nproxy-status: towline; error=http_request_error; details=\"the request"), "{head}");
+        assert!(head.contains("\r\ndate: "), "{head}");
         assert!(head.contains(&format!("x-request-id: {}", body["request_id"].as_str().unwrap())));
     }
 }

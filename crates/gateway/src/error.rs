@@ -278,7 +278,7 @@ pub(crate) fn problem_response(problem: &Problem, id: &RequestIdText) -> Respons
 }
 
 /// A `Proxy-Status` of one member with an error and its details, written as RFC 8941 wants it.
-fn proxy_status(token: &str, details: &str) -> HeaderValue {
+pub(crate) fn proxy_status(token: &str, details: &str) -> HeaderValue {
     let mut text = format!("towline; error={token}; details=\"");
     for character in details.chars() {
         match character {

@@ -46,6 +46,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
+    io::Interest,
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
@@ -62,6 +63,10 @@ use crate::{
 
 /// How long a new connection may take to send its first bytes.
 const FIRST_BYTES: Duration = Duration::from_secs(15);
+/// How long to wait for the second of a connection's first bytes; doubled for each one more.
+const SNIFF_PAUSE: Duration = Duration::from_millis(5);
+/// The longest of these pauses.
+const MAX_SNIFF_PAUSE: Duration = Duration::from_millis(250);
 /// How long an idle connection is kept, and how long a request's head may take to arrive.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often idle connections are looked for, callers' and containers'.
@@ -200,7 +205,7 @@ async fn connection<S, B>(
         // A connection that has said nothing yet need not be waited for.
         () = shared.stopping.cancelled() => return,
     };
-    let io = TokioIo::new(CallerStream::new(socket, Arc::clone(&caller), (place, permit)));
+    let io = TokioIo::new(CallerStream::new(socket, Arc::clone(&caller), Arc::clone(&shared.clock), (place, permit)));
     let handler = Arc::clone(&caller);
     let tasks = shared.tasks.clone();
     let service = service_fn(move |request: Request<Incoming>| {
@@ -221,22 +226,26 @@ const fn keep_alive() -> TcpKeepalive {
 }
 
 /// Whether the first bytes are those of HTTP/2 (RFC 9113 §3.4). They stay in the socket.
+///
+/// Four of them are enough, because no request of HTTP/1 can have the method `PRI` (RFC 9113 §11.6).
 async fn speaks_http2(socket: &TcpStream) -> io::Result<bool> {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+    const PREFACE: &[u8] = b"PRI ";
     let mut first = [0_u8; PREFACE.len()];
+    let mut pause = SNIFF_PAUSE;
     loop {
         let seen = socket.peek(&mut first).await?;
-        if seen == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
         if first[..seen] != PREFACE[..seen] {
             return Ok(false);
         }
         if seen == PREFACE.len() {
             return Ok(true);
         }
-        // The preface comes in pieces; the socket counts as readable all the time.
-        sleep(Duration::from_millis(5)).await;
+        if seen == 0 || socket.ready(Interest::READABLE).await?.is_read_closed() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        // They come in pieces; the socket counts as readable all the time.
+        sleep(pause).await;
+        pause = (pause * 2).min(MAX_SNIFF_PAUSE);
     }
 }
 
@@ -297,5 +306,50 @@ where
 {
     fn execute(&self, future: F) {
         self.0.spawn(future);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (caller, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn versions_are_told_apart_by_the_first_bytes() {
+        for (pieces, expected) in [
+            (&["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"][..], true),
+            (&["P", "RI", " "], true),
+            (&["GET / HTTP/1.1\r\n"], false),
+            (&["P", "OST / HTTP/1.1\r\n"], false),
+            (&["PR", "INT / HTTP/1.1\r\n"], false),
+        ] {
+            let (mut caller, socket) = pair().await;
+            let send = async {
+                for piece in pieces {
+                    caller.write_all(piece.as_bytes()).await.unwrap();
+                    sleep(SNIFF_PAUSE).await;
+                }
+            };
+            let (found, ()) = tokio::join!(speaks_http2(&socket), send);
+            assert_eq!(found.unwrap(), expected, "{pieces:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_ends_within_its_first_bytes_is_not_waited_for() {
+        for said in ["", "P"] {
+            let (mut caller, socket) = pair().await;
+            caller.write_all(said.as_bytes()).await.unwrap();
+            caller.shutdown().await.unwrap();
+            let found = timeout(FIRST_BYTES / 3, speaks_http2(&socket)).await.unwrap();
+            assert_eq!(found.unwrap_err().kind(), io::ErrorKind::UnexpectedEof, "{said:?}");
+        }
     }
 }

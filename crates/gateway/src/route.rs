@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
 use tower::{Service, ServiceExt as _};
-use towline_model::{ErrorCode, Problem};
+use towline_model::{Clock, ErrorCode, Problem};
 
 use crate::{
     agents::accept,
@@ -40,10 +40,7 @@ where
     let id = RequestIdText::of(request.headers());
     let response = match check_target(&request) {
         Ok(()) => route(&shared, &active, request, &id, api).await,
-        Err(fault) => {
-            let problem = Problem::new(ErrorCode::MalformedRequest, fault).with_request_id(id.as_str());
-            ours(problem_response(&problem, &id), &shared, &id)
-        }
+        Err(fault) => ours(malformed(&request, fault, &id), &shared, &id),
     };
     Ok(response.map(|body| body.with_active(active)))
 }
@@ -84,6 +81,20 @@ where
     ours(answer, shared, id)
 }
 
+/// The answer to a request that is wrong before it is looked at where it goes: the same on a runtime route as all others
+/// that are made there.
+fn malformed<B>(request: &Request<B>, fault: &str, id: &RequestIdText) -> Response<ResponseBody> {
+    match destination(request.uri().path_and_query().map_or("", |target| target.as_str())) {
+        Destination::Proxy { .. } | Destination::Invoke { .. } => {
+            rescue(&GatewayError::MalformedRequest(fault.to_owned()), id)
+        }
+        Destination::AgentSession | Destination::AgentCarrier | Destination::Api => {
+            let problem = Problem::new(ErrorCode::MalformedRequest, fault).with_request_id(id.as_str());
+            problem_response(&problem, id)
+        }
+    }
+}
+
 /// The one place where a failed call of a service becomes an answer.
 fn rescue(error: &GatewayError, id: &RequestIdText) -> Response<ResponseBody> {
     let response = error.to_response(id);
@@ -100,13 +111,14 @@ fn ours(mut response: Response<ResponseBody>, shared: &Shared, id: &RequestIdTex
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id.value().clone());
     if !headers.contains_key(header::DATE) {
-        headers.insert(header::DATE, date(shared));
+        headers.insert(header::DATE, date(&*shared.clock));
     }
     response
 }
 
-fn date(shared: &Shared) -> HeaderValue {
-    let micros = u64::try_from(shared.clock.now().as_micros()).unwrap_or(0);
+/// A `Date` (RFC 9110 §6.6.1).
+pub(crate) fn date(clock: &dyn Clock) -> HeaderValue {
+    let micros = u64::try_from(clock.now().as_micros()).unwrap_or(0);
     let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_micros(micros));
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("Thu, 01 Jan 1970 00:00:00 GMT"))
 }

@@ -67,6 +67,21 @@ async fn whoever_is_not_known_is_told_why() {
 }
 
 #[tokio::test]
+async fn a_malformed_request_is_answered_as_every_other() {
+    let world = World::start().await;
+    let invoke = "/api/v1/r/containers/hello/invoke";
+    for text in [
+        format!("GET {HELLO} HTTP/1.1\r\n\r\n"),
+        format!("GET {HELLO} HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
+        format!("POST {invoke} HTTP/1.1\r\nHost: a/b\r\n\r\n"),
+        // hyper refuses this one by itself.
+        format!("GET {HELLO} HTTP/1.1\r\nHost: a\r\nX-A : 1\r\n\r\n"),
+    ] {
+        check(&world.call(text).await, 400, "malformed_request");
+    }
+}
+
+#[tokio::test]
 async fn access_tokens_need_a_team() {
     let container = Container::echo().await;
     let world = World::start().await;
