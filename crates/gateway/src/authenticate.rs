@@ -4,15 +4,14 @@
 //! [`authenticate`] learns which header opened the door, because exactly that one is removed before a container sees
 //! the request.
 
-use std::fmt;
-
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use towline_model::{
     ErrorCode, KeyHash, KeyKind, Principal, Problem, RawKey, TeamId, Timestamp, UserId, key::KeyError,
 };
 
 use crate::{
     access_token::{AccessTokens, TokenError},
+    presented::{self, Doors},
     snapshot::{Credential, CredentialTable},
 };
 
@@ -48,9 +47,28 @@ pub enum AuthError {
         "no credential was sent; send `Authorization: Bearer <key>` with a key that starts with sk- or dk-, or an access token"
     )]
     Missing,
-    /// `Authorization` was sent more than once, or is not `Bearer` and one word.
-    #[error("the Authorization header must be `Bearer <key>`, sent once")]
+    /// `Authorization` was sent more than once, or is not `Bearer` and one word, nor `Basic` with a key.
+    #[error("the Authorization header must be `Bearer <key>`, or for calls `Basic` with a key as password, sent once")]
     Malformed,
+    /// `X-Towline-Key` was sent more than once, or is not one word.
+    #[error("the X-Towline-Key header must hold one key or access token and nothing else, and be sent once")]
+    MalformedKeyHeader,
+    /// A vendor's header with a key has several lines.
+    #[error("the {} header holds a key and is sent more than once; send it once", presented::shown(header))]
+    Repeated {
+        /// The header.
+        header: HeaderName,
+    },
+    /// A key of this server would be passed on.
+    #[error(
+        "there is a second key of this server in the {} header, which would reach the container; send one key, or send \
+         it as X-Towline-Key to have all other headers passed on as they are",
+        presented::shown(header)
+    )]
+    Ambiguous {
+        /// The header that would be passed on.
+        header: HeaderName,
+    },
     /// The text starts like a key and is not one.
     #[error("{0}")]
     Mistyped(KeyError),
@@ -91,6 +109,7 @@ impl AuthError {
             Self::TeamRequired => ErrorCode::TeamRequired,
             Self::InvalidTeam => ErrorCode::InvalidParameter,
             Self::NotInTeam => ErrorCode::NotInTeam,
+            Self::Ambiguous { .. } => ErrorCode::MalformedRequest,
             _ => ErrorCode::Unauthenticated,
         }
     }
@@ -100,7 +119,7 @@ impl AuthError {
     pub fn challenge(&self) -> Option<HeaderValue> {
         match (self.code(), self) {
             (ErrorCode::Unauthenticated, Self::Missing) => Some(HeaderValue::from_static("Bearer realm=\"towline\"")),
-            (ErrorCode::Unauthenticated, Self::Malformed) => {
+            (ErrorCode::Unauthenticated, Self::Malformed | Self::MalformedKeyHeader | Self::Repeated { .. }) => {
                 Some(HeaderValue::from_static("Bearer realm=\"towline\", error=\"invalid_request\""))
             }
             (ErrorCode::Unauthenticated, _) => Some(Self::challenge_for_revoked()),
@@ -120,28 +139,17 @@ impl AuthError {
     }
 }
 
-/// A credential as it was sent, and where.
-struct Presented<'a> {
-    text: &'a str,
-    header: HeaderName,
-}
-
-impl fmt::Debug for Presented<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Presented").field("header", &self.header).finish_non_exhaustive()
-    }
-}
-
 /// Finds out who sent a request about a team's things.
 ///
 /// # Errors
 /// When no valid credential was sent, or none for the team that the request names.
-pub fn authenticate(headers: &HeaderMap, authority: Authority<'_>) -> Result<Authenticated, AuthError> {
-    let presented = presented(headers)?;
-    let principal = match KeyKind::of(presented.text) {
+pub fn authenticate(headers: &HeaderMap, doors: Doors, authority: Authority<'_>) -> Result<Authenticated, AuthError> {
+    let presented = presented::find(headers, doors, authority)?;
+    let text = presented.text();
+    let principal = match KeyKind::of(text) {
         Some(KeyKind::Agent) => return Err(AuthError::AgentKey),
-        Some(kind) => principal_of_key(find_key(presented.text, kind, authority)?, authority)?,
-        None => principal_of_token(presented.text, headers, authority)?,
+        Some(kind) => principal_of_key(find_key(text, kind, authority)?, authority)?,
+        None => principal_of_token(text, headers, authority)?,
     };
     Ok(Authenticated { principal, consumed: presented.header })
 }
@@ -151,11 +159,11 @@ pub fn authenticate(headers: &HeaderMap, authority: Authority<'_>) -> Result<Aut
 /// # Errors
 /// When no valid access token was sent.
 pub fn authenticate_user(headers: &HeaderMap, authority: Authority<'_>) -> Result<UserId, AuthError> {
-    let presented = presented(headers)?;
-    if KeyKind::of(presented.text).is_some() {
+    let presented = presented::find(headers, Doors::Api, authority)?;
+    if KeyKind::of(presented.text()).is_some() {
         return Err(AuthError::UserRequired);
     }
-    authority.tokens.verify(presented.text, authority.now).map_err(AuthError::Token)
+    authority.tokens.verify(presented.text(), authority.now).map_err(AuthError::Token)
 }
 
 /// Finds the agent's key that a session is opened with.
@@ -163,36 +171,11 @@ pub fn authenticate_user(headers: &HeaderMap, authority: Authority<'_>) -> Resul
 /// # Errors
 /// When no valid agent's key was sent.
 pub fn authenticate_agent<'a>(headers: &HeaderMap, authority: Authority<'a>) -> Result<&'a Credential, AuthError> {
-    let presented = presented(headers)?;
-    match KeyKind::of(presented.text) {
-        Some(KeyKind::Agent) => find_key(presented.text, KeyKind::Agent, authority),
+    let text = presented::bearer(headers)?;
+    match KeyKind::of(text) {
+        Some(KeyKind::Agent) => find_key(text, KeyKind::Agent, authority),
         _ => Err(AuthError::NotAgentKey),
     }
-}
-
-/// The credential in the headers. Other headers that may carry one are looked at here, in the order of contract §6.
-fn presented(headers: &HeaderMap) -> Result<Presented<'_>, AuthError> {
-    let text = bearer(headers)?;
-    Ok(Presented { text, header: header::AUTHORIZATION })
-}
-
-/// The word after `Bearer` in the only `Authorization` header (RFC 6750 §2.1).
-///
-/// # Errors
-/// When there is none, more than one, or one of another form.
-pub(crate) fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let value = values.next().ok_or(AuthError::Missing)?;
-    if values.next().is_some() {
-        return Err(AuthError::Malformed);
-    }
-    let text = value.to_str().map_err(|_| AuthError::Malformed)?;
-    let (scheme, rest) = text.split_once(' ').ok_or(AuthError::Malformed)?;
-    let word = rest.trim_matches(' ');
-    if !scheme.eq_ignore_ascii_case("bearer") || word.is_empty() || word.contains([' ', '\t', ',']) {
-        return Err(AuthError::Malformed);
-    }
-    Ok(word)
 }
 
 fn find_key<'a>(text: &str, kind: KeyKind, authority: Authority<'a>) -> Result<&'a Credential, AuthError> {

@@ -24,6 +24,7 @@ use crate::{
     caller::Callers,
     forwarded::AddressRange,
     listener, logs,
+    presented::Doors,
     state::State,
 };
 
@@ -180,13 +181,13 @@ impl Gateway {
         &self.shared.tokens
     }
 
-    /// Finds out who sent a request about a team's things.
+    /// Finds out who sent a request to the API about a team's things.
     ///
     /// # Errors
     /// When no valid credential was sent, or none for the team that the request names.
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Authenticated, AuthError> {
         let state = self.shared.state.load();
-        authenticate::authenticate(headers, self.shared.authority(&state))
+        authenticate::authenticate(headers, Doors::Api, self.shared.authority(&state))
     }
 
     /// Finds out which user sent a request that is not about a team.

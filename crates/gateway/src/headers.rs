@@ -131,7 +131,7 @@ pub(crate) fn is_end_to_end(name: &HeaderName) -> bool {
     ];
     let text = name.as_str();
     FIELDS.contains(name)
-        || text == "x-request-id"
+        || matches!(text, "x-request-id" | "x-api-key" | "api-key" | "x-goog-api-key")
         || ["x-forwarded-", "x-towline-", "sec-", "access-control-", "if-"]
             .iter()
             .any(|prefix| text.starts_with(prefix))

@@ -6,8 +6,8 @@
 //! 1. `listener` accepts the connection (`caller` is what is known of it, `caller_stream` its socket); hyper parses the
 //!    request; it gets its [`request_id`].
 //! 2. `route` looks at the raw `path`: an agent's socket, a call of a service, or the control plane's business.
-//! 3. [`authenticate`] turns headers into a principal; `state`, made from the current [`snapshot`], knows what service
-//!    the slug means.
+//! 3. `presented` finds the credential and [`authenticate`] turns it into a principal; `state`, made from the current
+//!    [`snapshot`], knows what service the slug means.
 //! 4. `proxy` makes the request that the container gets: `headers` and [`forwarded`] change what must be changed, and
 //!    nothing else. (`invoke` makes one from a description.)
 //! 5. `dispatch` sends it: `balance` picks an instance, `connect` finds a connection in the instance's `pool` or a new
@@ -37,6 +37,7 @@ mod listener;
 mod logs;
 mod path;
 mod pool;
+mod presented;
 mod proxy;
 mod request_body;
 pub mod request_id;
@@ -55,5 +56,6 @@ pub use agents::{AgentEvent, AgentSession};
 pub use authenticate::{AuthError, Authenticated};
 pub use error::GatewayError;
 pub use gateway::{CallerAddr, Gateway, GatewayConfig};
+pub use presented::Doors;
 pub use request_id::RequestIdText;
 pub use snapshot::{Credential, CredentialTable, InstanceRoute, RouteTable, ServiceRoute, Snapshot};

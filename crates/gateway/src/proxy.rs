@@ -24,6 +24,7 @@ use crate::{
         take_response_hops,
     },
     pool,
+    presented::Doors,
     request_body::BodySource,
     request_id::{RequestIdText, X_REQUEST_ID, X_TOWLINE_REQUEST_ID},
     service::Service,
@@ -49,7 +50,8 @@ impl Admitted {
 /// Decides whether a caller may call the service of that slug now: contract §5, in this order.
 pub(crate) fn admit(shared: &Shared, headers: &HeaderMap, slug: &str) -> Result<Admitted, GatewayError> {
     let state = shared.state.load();
-    let Authenticated { principal, consumed } = authenticate::authenticate(headers, shared.authority(&state))?;
+    let authority = shared.authority(&state);
+    let Authenticated { principal, consumed } = authenticate::authenticate(headers, Doors::Calls, authority)?;
     if !principal.may(Action::InvokeServices) {
         return Err(GatewayError::Forbidden);
     }

@@ -94,7 +94,8 @@ fn security_schemes() -> Value {
         },
         "key": {
             "type": "http", "scheme": "bearer",
-            "description": "An integration key (sk-) or a device's key (dk-). It brings its team; X-Team-ID is ignored.",
+            "description": "An integration key (sk-) or a device's key (dk-). It brings its team; X-Team-ID is ignored. It is also taken \
+                from X-Towline-Key, X-Api-Key, api-key and x-goog-api-key.",
         },
     })
 }
@@ -110,7 +111,7 @@ fn describe_access(operation: &mut Value, route: &Route) {
     };
     operation["x-permission"] = permission(route.access);
     if route.access != Access::Public {
-        errors.push(ErrorCode::Unauthenticated);
+        errors.extend([ErrorCode::Unauthenticated, ErrorCode::MalformedRequest]);
     }
     if let Access::Team(_) = route.access {
         errors.extend([

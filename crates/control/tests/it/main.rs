@@ -6,6 +6,7 @@ mod access;
 mod agents;
 mod bodies;
 mod credentials;
+mod doors;
 mod first_start;
 mod isolation;
 mod openapi;

@@ -26,6 +26,7 @@ use crate::{
     error::problem_response,
     gateway::Shared,
     headers::{header_has_token, put_switching_hops},
+    presented,
     request_id::{RequestIdText, X_REQUEST_ID},
 };
 
@@ -113,7 +114,7 @@ pub(crate) fn carrier(
 
 fn check_carrier(shared: &Arc<Shared>, request: &Request<Incoming>, id: &RequestIdText) -> Result<Arriving, Refused> {
     check_upgrade(request, CARRIER_UPGRADE, id)?;
-    let ticket = authenticate::bearer(request.headers()).map_err(|error| unauthorised(&error, id))?;
+    let ticket = presented::bearer(request.headers()).map_err(|error| unauthorised(&error, id))?;
     shared.agents.redeem(ticket, Instant::now()).ok_or_else(|| {
         let message = "the ticket is unknown, was used before, or has expired; wait for a new one on the session";
         refusal(&Problem::new(ErrorCode::Unauthenticated, message), id)

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a step that fails is how a test fails")]
 
 mod agents;
+mod doors;
 mod expect;
 mod failure;
 mod framing;
