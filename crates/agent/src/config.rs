@@ -5,11 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use towline_model::{
     KeyKind, RawKey, Secret,
     key::KeyError,
-    service::{LABEL_RULE, is_label},
+    service::{LABEL_RULE, OWN_LABEL_PREFIX, is_label},
 };
 use url::Url;
 
-use crate::identity;
+use crate::{identity, reach::policy::ReachPolicy};
 
 /// The most carriers that one session may have.
 pub const MAX_CARRIERS: usize = 64;
@@ -33,6 +33,8 @@ pub struct AgentConfig {
     pub max_carriers: usize,
     /// The most streams at a time, over all carriers. Each holds one connection to a container.
     pub max_streams: usize,
+    /// What the agent connects to when a service is a place rather than a container.
+    pub reach: ReachPolicy,
     /// Certificates (PEM) that the server's is checked against, instead of the machine's trusted roots.
     pub ca_file: Option<PathBuf>,
     /// How long streams that run may go on after the agent was told to stop.
@@ -51,6 +53,7 @@ impl AgentConfig {
             machine_id: identity::machine_id(),
             max_carriers: MAX_CARRIERS,
             max_streams: 8192,
+            reach: ReachPolicy::default(),
             ca_file: None,
             leave_deadline: Duration::from_secs(10),
         }
@@ -82,6 +85,9 @@ impl AgentConfig {
         }
         if let Some(label) = self.labels.iter().find(|label| !is_label(label)) {
             return Err(ConfigError::Label(label.clone()));
+        }
+        if let Some(label) = self.labels.iter().find(|label| label.starts_with(OWN_LABEL_PREFIX)) {
+            return Err(ConfigError::OwnLabel(label.clone()));
         }
         if !(1..=MAX_CARRIERS).contains(&self.max_carriers) {
             return Err(ConfigError::MaxCarriers(self.max_carriers));
@@ -119,6 +125,9 @@ pub enum ConfigError {
     /// A label that no service could require.
     #[error("the label {0:?} {LABEL_RULE}")]
     Label(String),
+    /// A label that every agent has by itself.
+    #[error("the label {0:?} cannot be given: every agent has its own towline.agent= label by itself")]
+    OwnLabel(String),
     /// A number of carriers out of range.
     #[error("the most carriers must be from 1 to 64, not {0}")]
     MaxCarriers(usize),
@@ -177,6 +186,7 @@ mod tests {
         check(&|c| c.name = "two\nlines".to_owned(), "control");
         check(&|c| c.labels = vec!["a".to_owned(); 65], "64");
         check(&|c| c.labels = vec!["no spaces".to_owned()], "letters");
+        check(&|c| c.labels = vec!["towline.agent=me".to_owned()], "by itself");
         check(&|c| c.max_carriers = 65, "1 to 64");
         check(&|c| c.max_streams = 0, "at least 1");
     }

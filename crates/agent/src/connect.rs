@@ -2,7 +2,7 @@
 //!
 //! A [`Dialler`] holds no connection and no state that could go stale: names are resolved anew each time.
 
-mod socket;
+pub(crate) mod socket;
 mod tls;
 mod upgrade;
 
@@ -152,6 +152,11 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
+    /// What the machine said of the connection to the address that was tried last.
+    pub(crate) fn into_source(self) -> Option<io::Error> {
+        if let Self::Connect { source, .. } = self { Some(source) } else { None }
+    }
+
     /// Whether trying again soon is in vain: somebody has to change something first.
     #[must_use]
     pub fn is_lasting(&self) -> bool {

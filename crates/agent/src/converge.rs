@@ -367,7 +367,7 @@ impl<R: Runtime> Converger<R> {
         state.settles_at = None;
         state.has_reported = is_known;
         let revision = if is_known { state.revision } else { 0 };
-        let report = Report { revision, engine: engine.clone(), instances };
+        let report = Report { revision, endpoints_revision: 0, engine: engine.clone(), instances };
         self.observed.set_report(Some(AgentReport { agent_id: owner.agent_id, report: Arc::new(report) }));
     }
 }

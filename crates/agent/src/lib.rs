@@ -4,6 +4,7 @@
 //! * `session`: one control connection after the other; `connect`: how connections to the server are opened.
 //! * `converge`: from the containers that are there to those that are wished; `runtime`: the container engine;
 //!   `probe`: health; `observed`: what is known, shared with the other two.
+//! * `endpoints`: instances that are places rather than containers; `reach`: connecting to them, within this agent's lists.
 //! * `carriers`, `streams`, `pipe`, `logs`: from a stream to a connection of a container.
 //!
 //! The agent listens on no port, knows nothing of HTTP but upgrades and probes, and keeps no state: it finds its containers
@@ -14,6 +15,7 @@ mod carriers;
 pub mod config;
 mod connect;
 mod converge;
+mod endpoints;
 mod fingerprint;
 mod gpu;
 pub mod identity;
@@ -21,6 +23,7 @@ mod logs;
 mod observed;
 mod pipe;
 pub mod probe;
+pub mod reach;
 pub mod runtime;
 mod session;
 mod streams;
@@ -38,14 +41,20 @@ use self::{
     carriers::{Carriers, CloseOnDrop},
     connect::Dialler,
     observed::Observed,
+    reach::Reach,
     session::Sessions,
     streams::Streams,
 };
 pub use self::{
     config::{AgentConfig, ConfigError},
+    reach::{
+        policy::ReachPolicy,
+        rule::{InvalidRule, Rule},
+    },
     runtime::{
         Runtime,
         docker::{DockerConfig, DockerRuntime, VolumeRules},
+        none::NoRuntime,
     },
 };
 
@@ -105,7 +114,10 @@ pub async fn run_with_status<R: Runtime>(
     let wishes = watch::Sender::new(None);
     let converging = converge::run(Arc::clone(&runtime), wishes.subscribe(), Arc::clone(&observed), shutdown.clone());
     let converging = task::spawn_owned(converging);
-    let streams = Arc::new(Streams::new(runtime, Arc::clone(&observed), config.max_streams));
+    let reach = Reach::new(config.reach.clone());
+    let attending = endpoints::run(Arc::clone(&reach), wishes.subscribe(), Arc::clone(&observed), shutdown.clone());
+    let _attending = task::spawn_owned(attending);
+    let streams = Arc::new(Streams::new(runtime, Arc::clone(&observed), reach, config.max_streams));
     let carriers = Arc::new(Carriers::new(Arc::clone(&dialler), streams, config.max_carriers));
     let _closing = CloseOnDrop(Arc::clone(&carriers));
     let sessions = Sessions {

@@ -55,7 +55,7 @@ pub enum Health {
 
 /// The probes of one run of a container: judges results and says when to ask again.
 #[derive(Debug)]
-struct Prober {
+pub(crate) struct Prober {
     spec: ProbeSpec,
     health: Health,
     failures: u32,
@@ -63,12 +63,22 @@ struct Prober {
 }
 
 impl Prober {
-    fn new(spec: ProbeSpec) -> Self {
+    pub(crate) fn new(spec: ProbeSpec) -> Self {
         Self { spec, health: Health::Unknown, failures: 0, asked: 0 }
     }
 
+    /// The health that the results so far say.
+    pub(crate) const fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// The next failure counts as the last one that is let pass.
+    pub(crate) const fn lose_patience(&mut self) {
+        self.failures = self.spec.failure_threshold;
+    }
+
     /// Takes a result. Whether the health is another now.
-    fn judge(&mut self, result: Result<(), ProbeFailure>) -> bool {
+    pub(crate) fn judge(&mut self, result: Result<(), ProbeFailure>) -> bool {
         self.asked = self.asked.saturating_add(1);
         let next = match result {
             Ok(()) => {
@@ -90,7 +100,7 @@ impl Prober {
     }
 
     /// The wait before the next probe: short ones that grow until it passes for the first time, then the interval.
-    fn wait(&self) -> Duration {
+    pub(crate) fn wait(&self) -> Duration {
         let interval = Duration::from_secs(u64::from(self.spec.interval_seconds));
         match self.health {
             Health::Unknown => Duration::ZERO,
@@ -168,17 +178,20 @@ pub async fn get(target: &ProbeTarget) -> Result<(), ProbeFailure> {
     let socket = TcpStream::connect(target.endpoint).await.map_err(|error| {
         ProbeFailure(format!("nothing answers on port {port} ({error}); the program must listen on 0.0.0.0:{port}"))
     })?;
-    let answer = exchange(socket, target).await.map_err(|error| broken(target, &error))?;
+    let host = HeaderValue::from_str(&format!("localhost:{port}"));
+    let host = host.unwrap_or_else(|_| HeaderValue::from_static("localhost"));
+    let answer = exchange(socket, host, &target.path).await.map_err(|error| broken(target, &error))?;
     match answer.as_u16() {
         200..=399 => Ok(()),
         status => Err(ProbeFailure(format!("GET {} answered {status}; 200 to 399 is healthy", target.path))),
     }
 }
 
-async fn exchange(socket: TcpStream, target: &ProbeTarget) -> Result<StatusCode, hyper::Error> {
+/// Sends one `GET` and gives the answer's status. The caller sets the deadline.
+pub(crate) async fn exchange(socket: TcpStream, host: HeaderValue, path: &str) -> Result<StatusCode, hyper::Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
     let mut ask = pin!(async {
-        let response = sender.send_request(request(target)).await?;
+        let response = sender.send_request(request(host, path)).await?;
         let status = response.status();
         // The body is taken so that the program is not told of a broken pipe at each probe.
         let _ = Limited::new(response.into_body(), BODY_LIMIT).collect().await;
@@ -192,12 +205,11 @@ async fn exchange(socket: TcpStream, target: &ProbeTarget) -> Result<StatusCode,
     }
 }
 
-fn request(target: &ProbeTarget) -> Request<Empty<Bytes>> {
+fn request(host: HeaderValue, path: &str) -> Request<Empty<Bytes>> {
     let mut request = Request::new(Empty::new());
-    *request.uri_mut() = target.path.parse().unwrap_or_else(|_| Uri::from_static("/"));
-    let host = HeaderValue::from_str(&format!("localhost:{}", target.exposed_port));
+    *request.uri_mut() = path.parse().unwrap_or_else(|_| Uri::from_static("/"));
     let headers = request.headers_mut();
-    headers.insert(header::HOST, host.unwrap_or_else(|_| HeaderValue::from_static("localhost")));
+    headers.insert(header::HOST, host);
     headers.insert(header::USER_AGENT, HeaderValue::from_static("towline-probe"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     request

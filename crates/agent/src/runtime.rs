@@ -7,6 +7,7 @@
 pub mod docker;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
+pub mod none;
 
 use std::{fmt, future::Future, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -8,12 +8,14 @@ use std::{sync::Arc, time::Duration};
 use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
 use tokio_util::task::TaskTracker;
 use towline_model::{InstanceId, InstancePhase};
-use towline_tunnel::{IncomingStream, LogsRequest, OpenTarget, RefuseCode, Refused};
+use towline_tunnel::{IncomingStream, LogsRequest, OpenTarget, RefuseCode, Refused, message::Place};
 
 use crate::{
+    endpoints::Endpoint,
     logs,
     observed::{InstanceEntry, Observed},
     pipe,
+    reach::{Reach, ReachError},
     runtime::{LogQuery, LogStream, Runtime, RuntimeError},
 };
 
@@ -27,15 +29,16 @@ const LOG_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Streams<R> {
     runtime: Arc<R>,
     observed: Arc<Observed>,
+    reach: Arc<Reach>,
     limit: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
 impl<R: Runtime> Streams<R> {
     /// Serves at most `limit` streams at a time.
-    pub fn new(runtime: Arc<R>, observed: Arc<Observed>, limit: usize) -> Self {
+    pub fn new(runtime: Arc<R>, observed: Arc<Observed>, reach: Arc<Reach>, limit: usize) -> Self {
         let limit = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
-        Self { runtime, observed, limit, tasks: TaskTracker::new() }
+        Self { runtime, observed, reach, limit, tasks: TaskTracker::new() }
     }
 
     /// Serves one stream in a task of its own. Once closed, streams are refused.
@@ -72,6 +75,9 @@ impl<R: Runtime> Streams<R> {
     }
 
     async fn connect(&self, stream: IncomingStream, instance: InstanceId) {
+        if let Some(endpoint) = self.observed.endpoint(instance) {
+            return self.connect_out(stream, &endpoint).await;
+        }
         let entry = self.observed.instance(instance);
         let Some(endpoint) = entry.as_ref().and_then(|entry| entry.endpoint) else {
             return stream.refuse(not_open(entry.as_ref()));
@@ -92,6 +98,17 @@ impl<R: Runtime> Streams<R> {
         }
     }
 
+    /// Connects to a place. Whether it was healthy a moment ago does not matter: the try tells.
+    async fn connect_out(&self, stream: IncomingStream, endpoint: &Endpoint) {
+        match self.reach.connect(&endpoint.spec.place).await {
+            Ok(socket) => pipe::join(stream.accept(), socket).await,
+            Err(error) => {
+                endpoint.suspicion.notify_one();
+                stream.refuse(Refused::new(refuse_code(&error, &endpoint.spec.place), error.to_string()));
+            }
+        }
+    }
+
     async fn send_logs(&self, stream: IncomingStream, request: LogsRequest) {
         match self.open_logs(&request).await {
             Ok(lines) => logs::send(lines, stream.accept()).await,
@@ -100,6 +117,10 @@ impl<R: Runtime> Streams<R> {
     }
 
     async fn open_logs(&self, request: &LogsRequest) -> Result<LogStream, Refused> {
+        if self.observed.endpoint(request.instance).is_some() {
+            let message = "there is no log here: this service is no container, its process writes elsewhere";
+            return Err(Refused::new(RefuseCode::NotReady, message));
+        }
         let entry = self.observed.instance(request.instance);
         let container = entry.as_ref().and_then(|entry| entry.container.as_ref());
         let Some(container) = container else { return Err(not_open(entry.as_ref())) };
@@ -111,6 +132,17 @@ impl<R: Runtime> Streams<R> {
                 RuntimeError::Gone => Refused::new(RefuseCode::UnknownInstance, error.to_string()),
                 other => Refused::new(RefuseCode::NotReady, other.to_string()),
             })
+    }
+}
+
+fn refuse_code(error: &ReachError, place: &Place) -> RefuseCode {
+    match error {
+        ReachError::Denied(_) => RefuseCode::Denied,
+        ReachError::Unresolved { .. } => RefuseCode::Unresolved,
+        // A process near by that does not listen is not there: the instance is not ready, whatever the last probe said.
+        ReachError::NothingListens(_) if matches!(place, Place::Attached(_)) => RefuseCode::NotReady,
+        ReachError::NothingListens(_) | ReachError::Failed { .. } => RefuseCode::ConnectFailed,
+        ReachError::UnknownKind => RefuseCode::Unsupported,
     }
 }
 

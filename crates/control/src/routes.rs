@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use towline_gateway::{InstanceRoute, ServiceRoute};
-use towline_model::{InstancePhase, ServiceStatus};
+use towline_gateway::{InstanceRoute, ServiceRoute, snapshot::Upstream};
+use towline_model::{InstancePhase, ServiceSpec, ServiceStatus};
 use towline_store::{InstanceRow, ServiceRow};
 
 use crate::rollout::{Deploys, Rollout, spec_of};
@@ -34,6 +34,13 @@ pub fn is_ready(instance: &InstanceRow, generation: i64) -> bool {
         && instance.agent_id.is_some()
 }
 
+fn upstream(spec: &ServiceSpec) -> Upstream {
+    match spec.attached() {
+        Some(at) => Upstream::Attached { authority: at.to_string() },
+        None => Upstream::Container { exposed_port: spec.container_port() },
+    }
+}
+
 /// The service as the gateway knows it.
 #[must_use]
 pub fn service_route(row: &ServiceRow, instances: &[InstanceRow]) -> ServiceRoute {
@@ -53,7 +60,7 @@ pub fn service_route(row: &ServiceRow, instances: &[InstanceRow]) -> ServiceRout
         team_id: row.team_id,
         slug: row.spec.service_slug.clone(),
         status: row.status,
-        exposed_port: spec.exposed_port,
+        upstream: upstream(spec),
         request_timeout: spec.request_timeout_seconds.map(|seconds| Duration::from_secs(seconds.into())),
         instances: placed.collect(),
     }

@@ -23,6 +23,12 @@ pub fn towline() -> PathBuf {
     }
 }
 
+/// The demo service as a program of this machine.
+#[must_use]
+pub fn demo() -> PathBuf {
+    required(profile_directory().join("towline-demo"), "the program `towline-demo`")
+}
+
 /// Python with the `openai` package of PyPI.
 #[must_use]
 pub fn python() -> PathBuf {

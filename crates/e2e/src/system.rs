@@ -219,6 +219,8 @@ pub struct AgentOptions {
     pub docker_host: Option<String>,
     /// Where it finds the server; the URL that the server wrote if there is none.
     pub server_url: Option<String>,
+    /// More arguments.
+    pub arguments: Vec<String>,
 }
 
 /// A running `towline agent`.
@@ -270,7 +272,7 @@ fn spawn_agent(options: &AgentOptions, bootstrap: &Bootstrap, directory: &Path) 
     for label in &options.labels {
         command.args(["--label", label]);
     }
-    command.env("TOWLINE_AGENT_KEY", &bootstrap.agent_key);
+    command.args(&options.arguments).env("TOWLINE_AGENT_KEY", &bootstrap.agent_key);
     if let Some(host) = &options.docker_host {
         command.env("DOCKER_HOST", host);
     }

@@ -73,7 +73,7 @@ mod tests {
     use crate::{
         agents::{session::Session, slot::AgentSlot},
         service::{InFlight, Service},
-        snapshot::ServiceRoute,
+        snapshot::{ServiceRoute, Upstream},
     };
 
     fn candidate(ready: bool, online: bool) -> Candidate {
@@ -92,7 +92,7 @@ mod tests {
             team_id: TeamId::generate(),
             slug: "hello".to_owned(),
             status: ServiceStatus::Running,
-            exposed_port: 8080,
+            upstream: Upstream::Container { exposed_port: 8080 },
             request_timeout: None,
             instances: Vec::new(),
         };

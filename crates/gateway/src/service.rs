@@ -12,7 +12,12 @@ use std::{
 use http::HeaderValue;
 use towline_model::InstanceId;
 
-use crate::{agents::slot::AgentSlot, path::PROXY_PREFIX, pool::Pool, snapshot::ServiceRoute};
+use crate::{
+    agents::slot::AgentSlot,
+    path::PROXY_PREFIX,
+    pool::Pool,
+    snapshot::{ServiceRoute, Upstream},
+};
 
 /// A service of the current snapshot.
 #[derive(Debug)]
@@ -47,12 +52,15 @@ pub(crate) struct Instance {
 
 impl Service {
     pub(crate) fn new(route: Arc<ServiceRoute>, candidates: Vec<Candidate>, in_flight: Arc<AtomicUsize>) -> Self {
-        let host = format!("localhost:{}", route.exposed_port);
+        let host = match &route.upstream {
+            Upstream::Container { exposed_port } => format!("localhost:{exposed_port}"),
+            Upstream::Attached { authority } => authority.clone(),
+        };
         let prefix = format!("{PROXY_PREFIX}{}", route.slug);
         Self {
             candidates,
             in_flight,
-            host: HeaderValue::try_from(host).expect("a name and a number are visible ASCII"),
+            host: HeaderValue::try_from(host).unwrap_or_else(|_| HeaderValue::from_static("localhost")),
             prefix: HeaderValue::try_from(prefix).unwrap_or_else(|_| HeaderValue::from_static(PROXY_PREFIX)),
             route,
         }

@@ -29,12 +29,27 @@ pub struct ServiceRoute {
     pub slug: String,
     /// Its status; only a running service is called.
     pub status: ServiceStatus,
-    /// The port inside the container, told to it as `Host: localhost:<port>`.
-    pub exposed_port: u16,
+    /// What is behind it.
+    pub upstream: Upstream,
     /// The longest that one request may take as a whole; `None` for no such limit.
     pub request_timeout: Option<Duration>,
     /// Its instances that have a place.
     pub instances: Vec<InstanceRoute>,
+}
+
+/// What is behind a service, as far as speaking with it goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Upstream {
+    /// Containers, which are told `Host: localhost:<port>`.
+    Container {
+        /// The port inside the container.
+        exposed_port: u16,
+    },
+    /// A process that the agent connects to.
+    Attached {
+        /// What it is told as `Host`: the place as the service's owner wrote it.
+        authority: String,
+    },
 }
 
 /// One instance of a service.

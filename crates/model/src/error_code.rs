@@ -62,6 +62,8 @@ error_codes! {
     MethodNotAllowed = "method_not_allowed", 405;
     /// The thing's current status does not allow this.
     InvalidState = "invalid_state", 409;
+    /// No agent that is online can take an instance of the service.
+    NoEligibleAgent = "no_eligible_agent", 409;
     /// The name is already taken in this team.
     AlreadyExists = "already_exists", 409;
     /// Somebody else changed the thing at the same moment.

@@ -3,11 +3,14 @@
 //! [`ServiceSpec`] is at once the request body of "create", the stored document and the part of an answer that a user
 //! wrote. A partial update is merged into it by [`ServiceSpec::merge`]; both ways end in the same validation.
 
+pub mod place;
+
 use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use self::place::{ExternalUrl, HostPort, TARGET_RULE};
 use crate::{
     image::is_image_reference,
     validate::{Checks, ValidationError},
@@ -17,7 +20,12 @@ use crate::{
 pub const MASKED: &str = "********";
 
 /// Fields that clients know and this version does not; they may be there as long as they are empty.
-const NOT_YET: [&str; 2] = ["external_url", "external_auth_credential_id"];
+const NOT_YET: [&str; 1] = ["external_auth_credential_id"];
+
+/// The port inside a container unless another is given.
+const DEFAULT_PORT: u16 = 8080;
+/// The path of a container that is probed unless another is given.
+const DEFAULT_HEALTH_PATH: &str = "/health";
 
 const MAX_TEXT_BYTES: usize = 64 * 1024;
 const MAX_ENTRIES: usize = 256;
@@ -32,6 +40,25 @@ pub enum ServiceType {
     /// Agents run `docker_image` as containers.
     #[default]
     Deployed,
+    /// A server elsewhere, at `external_url`; agents connect to it.
+    External,
+    /// A process that runs already where an agent can reach it, at `attached_target`.
+    Attached,
+}
+
+impl ServiceType {
+    /// Every type.
+    pub const ALL: [Self; 3] = [Self::Deployed, Self::External, Self::Attached];
+
+    /// The name in the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployed => "deployed",
+            Self::External => "external",
+            Self::Attached => "attached",
+        }
+    }
 }
 
 /// One environment variable of the container.
@@ -104,18 +131,19 @@ pub struct ServiceSpec {
     /// Where its process comes from, cannot be changed.
     #[serde(default)]
     pub service_type: ServiceType,
-    /// The image to run, by tag or digest. Required for `deployed`.
+    /// The image to run, by tag or digest. Required for, and only for, `deployed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "towline-demo:latest")]
     pub docker_image: Option<String>,
-    /// The port inside the container, 1 to 65535.
-    #[serde(default = "default_port")]
-    #[schema(default = 8080, minimum = 1)]
-    pub exposed_port: u16,
-    /// The HTTP path that is probed; an answer of 200 to 399 is healthy.
-    #[serde(default = "default_health_path")]
-    #[schema(default = "/health")]
-    pub health_path: String,
+    /// The port inside the container, 1 to 65535; 8080 unless given. Only `deployed` has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 8080, minimum = 1)]
+    pub exposed_port: Option<u16>,
+    /// The HTTP path that is probed; an answer of 200 to 399 is healthy. For `deployed` it is `/health` unless given. An
+    /// `attached` service without one is healthy while its process takes connections. `external` has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/health")]
+    pub health_path: Option<String>,
     /// Environment variables; names are unique. At most 256.
     #[serde(default)]
     pub env_config: Vec<EnvVar>,
@@ -141,6 +169,15 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "/openapi.json")]
     pub openapi_url: Option<String>,
+    /// Where the process listens, as its agent reaches it: `host:port`. Required for, and only for, `attached`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "127.0.0.1:11434")]
+    pub attached_target: Option<String>,
+    /// Where the server is: an absolute `https://` URL without user, query and fragment, at most 2048 characters. Its path
+    /// is put before the path of every request. Required for, and only for, `external`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "https://api.example.com/v1", max_length = 2048)]
+    pub external_url: Option<String>,
     /// Replaces the image's entry point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
@@ -161,14 +198,6 @@ pub struct ServiceSpec {
     pub probe: ProbeSpec,
 }
 
-const fn default_port() -> u16 {
-    8080
-}
-
-fn default_health_path() -> String {
-    "/health".to_owned()
-}
-
 const fn default_replicas() -> u32 {
     1
 }
@@ -182,8 +211,9 @@ impl ServiceSpec {
         // `null` is how clients write "none": it is the same as leaving the field out.
         object.retain(|field, value| !(value.is_null() && (is_field(field) || NOT_YET.contains(&field.as_str()))));
         if let Some(field) = NOT_YET.into_iter().find(|field| object.contains_key(*field)) {
-            return Err(ValidationError::one(field, "belongs to external services, which this version does not have"));
+            return Err(ValidationError::one(field, "needs stored secrets, which this version does not have"));
         }
+        settle_defaults(&mut object);
         let spec: Self = serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
             let path = error.path().to_string();
             ValidationError::one(if path == "." { String::new() } else { path }, error.inner().to_string())
@@ -218,6 +248,24 @@ impl ServiceSpec {
         Ok(spec)
     }
 
+    /// The port inside the container.
+    #[must_use]
+    pub fn container_port(&self) -> u16 {
+        self.exposed_port.unwrap_or(DEFAULT_PORT)
+    }
+
+    /// Where the server of an `external` service is.
+    #[must_use]
+    pub fn external(&self) -> Option<ExternalUrl> {
+        self.external_url.as_deref().and_then(|url| ExternalUrl::parse(url).ok())
+    }
+
+    /// Where the process of an `attached` service is.
+    #[must_use]
+    pub fn attached(&self) -> Option<HostPort> {
+        self.attached_target.as_deref().and_then(HostPort::parse)
+    }
+
     /// The definition as somebody sees it who may not see environment values.
     #[must_use]
     pub fn masked(mut self) -> Self {
@@ -234,6 +282,7 @@ impl ServiceSpec {
     pub fn validate(&self) -> Result<(), ValidationError> {
         let mut checks = Checks::default();
         self.check_identity(&mut checks);
+        self.check_type(&mut checks);
         self.check_process(&mut checks);
         self.check_env(&mut checks);
         self.check_volumes(&mut checks);
@@ -269,14 +318,49 @@ impl ServiceSpec {
         );
     }
 
+    /// What a definition of its type must have, and what it must not.
+    fn check_type(&self, checks: &mut Checks) {
+        let own = [
+            (ServiceType::Deployed, "docker_image", self.docker_image.is_some()),
+            (ServiceType::External, "external_url", self.external_url.is_some()),
+            (ServiceType::Attached, "attached_target", self.attached_target.is_some()),
+        ];
+        for (owner, field, is_set) in own {
+            let (own, name) = (owner == self.service_type, owner.as_str());
+            checks.require_with(is_set || !own, || (field.to_owned(), format!("is required for service_type {name}")));
+            checks.require_with(own || !is_set, || (field.to_owned(), only_for(name, self.service_type)));
+        }
+        if self.service_type == ServiceType::Deployed {
+            return;
+        }
+        for (field, is_set) in [
+            ("exposed_port", self.exposed_port.is_some()),
+            ("env_config", !self.env_config.is_empty()),
+            ("volume_config", !self.volume_config.is_empty()),
+            ("gpu_count", self.gpu_count != 0),
+            ("command", self.command.is_some()),
+            ("args", self.args.is_some()),
+            ("cpu_limit", self.cpu_limit.is_some()),
+            ("memory_limit_bytes", self.memory_limit_bytes.is_some()),
+        ] {
+            checks.require_with(!is_set, || (field.to_owned(), only_for("deployed", self.service_type)));
+        }
+        let probes_path = self.service_type == ServiceType::External && self.health_path.is_some();
+        checks.require(!probes_path, "health_path", "is not for service_type external; leave it out");
+        if let Some(rule) = self.external_url.as_deref().and_then(|url| ExternalUrl::parse(url).err()) {
+            checks.require(false, "external_url", rule);
+        }
+        let target = self.attached_target.as_deref();
+        checks.require(target.is_none_or(|target| HostPort::parse(target).is_some()), "attached_target", TARGET_RULE);
+    }
+
     fn check_process(&self, checks: &mut Checks) {
-        checks.require(self.docker_image.is_some(), "docker_image", "is required for a deployed service");
         checks.require(
             self.docker_image.as_deref().is_none_or(is_image_reference),
             "docker_image",
             "must be an image reference such as nginx:1.27 or ghcr.io/org/app@sha256:…",
         );
-        checks.require(self.exposed_port > 0, "exposed_port", "must be from 1 to 65535");
+        checks.require(self.exposed_port != Some(0), "exposed_port", "must be from 1 to 65535");
         for (field, words) in [("command", &self.command), ("args", &self.args)] {
             let fits = words
                 .as_ref()
@@ -377,7 +461,7 @@ impl ServiceSpec {
 
     fn check_probe(&self, checks: &mut Checks) {
         checks.require(
-            is_http_path(&self.health_path),
+            self.health_path.as_deref().is_none_or(is_http_path),
             "health_path",
             "must be a path that starts with one /, such as /health",
         );
@@ -391,6 +475,40 @@ impl ServiceSpec {
             "must be from 1 to 3600",
         );
     }
+}
+
+/// Fills in what a container has unless it is given. Clients that send every field send these defaults for the other
+/// types, too, where they mean nothing.
+fn settle_defaults(object: &mut Map<String, Value>) {
+    let defaults = [("exposed_port", Value::from(DEFAULT_PORT)), ("health_path", Value::from(DEFAULT_HEALTH_PATH))];
+    let kind = object.get("service_type").and_then(Value::as_str).unwrap_or("deployed").to_owned();
+    for (field, default) in defaults {
+        match kind.as_str() {
+            "deployed" => {
+                object.entry(field).or_insert(default);
+            }
+            // An attached process is asked for its health only where its owner says so.
+            "attached" if field == "health_path" => {}
+            _ => {
+                if object.get(field) == Some(&default) {
+                    object.remove(field);
+                }
+            }
+        }
+    }
+}
+
+fn only_for(owner: &str, given: ServiceType) -> String {
+    format!("is only for service_type {owner}, and this one is {}; leave it out", given.as_str())
+}
+
+/// The beginning of the label that every agent has by itself: `towline.agent=` and its id. No agent can be given it.
+pub const OWN_LABEL_PREFIX: &str = "towline.agent=";
+
+/// The label that this agent has, and no other: a service that requires it goes to this agent only.
+#[must_use]
+pub fn own_label(agent: crate::AgentId) -> String {
+    format!("{OWN_LABEL_PREFIX}{agent}")
 }
 
 /// What a label looks like, in words.
@@ -429,7 +547,7 @@ pub fn is_http_path(text: &str) -> bool {
 }
 
 fn is_field(name: &str) -> bool {
-    const FIELDS: [&str; 20] = [
+    const FIELDS: [&str; 22] = [
         "service_slug",
         "display_name",
         "service_desc",
@@ -444,6 +562,8 @@ fn is_field(name: &str) -> bool {
         "replica_count",
         "usage_prompt",
         "openapi_url",
+        "attached_target",
+        "external_url",
         "command",
         "args",
         "cpu_limit",
@@ -498,8 +618,8 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_contract() {
         let spec = ServiceSpec::from_json(object(minimal())).unwrap();
-        assert_eq!(spec.exposed_port, 8080);
-        assert_eq!(spec.health_path, "/health");
+        assert_eq!((spec.exposed_port, spec.container_port()), (Some(8080), 8080));
+        assert_eq!(spec.health_path.as_deref(), Some("/health"));
         assert_eq!(spec.replica_count, 1);
         assert_eq!(spec.gpu_count, 0);
         assert_eq!(spec.service_desc, "");
@@ -579,10 +699,13 @@ mod tests {
     #[test]
     fn null_is_the_same_as_leaving_a_field_out() {
         let mut map = object(minimal());
-        map.extend(object(json!({"env_config": null, "exposed_port": null, "external_url": null})));
+        map.extend(object(json!({
+            "env_config": null, "exposed_port": null, "external_url": null, "external_auth_credential_id": null,
+        })));
         assert_eq!(ServiceSpec::from_json(map), ServiceSpec::from_json(object(minimal())));
         assert!(with("display_name", json!(null)).is_err());
-        assert!(with("external_url", json!("https://example.com")).unwrap_err().to_string().contains("this version"));
+        let error = with("external_auth_credential_id", json!("x")).unwrap_err();
+        assert!(error.to_string().contains("this version"), "{error}");
     }
 
     #[test]
@@ -612,9 +735,77 @@ mod tests {
             "memory_limit_bytes": 1 << 30, "request_timeout_seconds": 1,
         })));
         let spec = ServiceSpec::from_json(map).unwrap();
-        let stored = object(serde_json::to_value(spec).unwrap());
+        let stored = object(serde_json::to_value(&spec).unwrap());
         assert_eq!(stored.len(), 20);
+        let attached = serde_json::to_value(typed("attached", "attached_target", "h:1")).unwrap();
+        let external = serde_json::to_value(typed("external", "external_url", "https://h")).unwrap();
+        let stored: Map<_, _> = stored.into_iter().chain(object(attached)).chain(object(external)).collect();
+        assert_eq!(stored.len(), 22);
         assert!(stored.keys().all(|field| is_field(field)), "{stored:?}");
+    }
+
+    fn typed(service_type: &str, field: &str, value: &str) -> ServiceSpec {
+        let text =
+            json!({"service_slug": "hello", "display_name": "Hello", "service_type": service_type, field: value});
+        ServiceSpec::from_json(object(text)).unwrap()
+    }
+
+    #[test]
+    fn each_type_has_its_own_fields_and_no_other() {
+        let attached = typed("attached", "attached_target", "127.0.0.1:11434");
+        assert_eq!((attached.exposed_port, &attached.health_path), (None, &None));
+        assert_eq!(attached.attached().unwrap().to_string(), "127.0.0.1:11434");
+        let external = typed("external", "external_url", "https://api.example.com/v1");
+        assert_eq!(external.external().unwrap().authority(), "api.example.com");
+        let deployed = ServiceSpec::from_json(object(minimal())).unwrap();
+        let container = [
+            ("exposed_port", json!(9000)),
+            ("env_config", json!([{"env_name": "A", "env_value": "1"}])),
+            ("volume_config", json!([{"host_path": "/a", "container_path": "/b"}])),
+            ("gpu_count", json!(1)),
+            ("command", json!(["a"])),
+            ("args", json!(["a"])),
+            ("cpu_limit", json!(1)),
+            ("memory_limit_bytes", json!(1 << 30)),
+            ("docker_image", json!("demo")),
+        ];
+        let wrong = [
+            (&deployed, "attached_target", json!("127.0.0.1:1")),
+            (&deployed, "external_url", json!("https://h")),
+            (&deployed, "docker_image", json!(null)),
+            (&attached, "external_url", json!("https://h")),
+            (&attached, "attached_target", json!(null)),
+            (&attached, "attached_target", json!("11434")),
+            (&external, "attached_target", json!("127.0.0.1:1")),
+            (&external, "external_url", json!(null)),
+            (&external, "external_url", json!("http://h")),
+            (&external, "health_path", json!("/healthz")),
+        ];
+        let both = container
+            .iter()
+            .flat_map(|(field, value)| [(&attached, *field, value.clone()), (&external, *field, value.clone())]);
+        for (spec, field, value) in both.chain(wrong) {
+            let error = spec.merge(object(json!({ field: value }))).expect_err(&format!("{field} = {value}"));
+            assert_eq!(error.fields.len(), 1, "{error}");
+            assert_eq!(error.fields[0].field, field, "{error}");
+        }
+        // What clients send that send every field with its default.
+        let defaults = json!({
+            "exposed_port": 8080, "env_config": [], "volume_config": [], "gpu_count": 0, "replica_count": 1,
+            "docker_image": null, "external_auth_credential_id": null,
+        });
+        assert_eq!(attached.merge(object(defaults.clone())).unwrap(), attached);
+        assert_eq!(external.merge(object(defaults)).unwrap(), external);
+        assert_eq!(external.merge(object(json!({"health_path": "/health"}))).unwrap(), external);
+        let probed = attached.merge(object(json!({"health_path": "/health"}))).unwrap();
+        assert_eq!(probed.health_path.as_deref(), Some("/health"));
+        assert_eq!(probed.merge(object(json!({"health_path": null}))).unwrap(), attached);
+        assert!(attached.merge(object(json!({"service_type": "external"}))).is_err());
+    }
+
+    #[test]
+    fn the_own_label_of_an_agent_is_a_label() {
+        assert!(is_label(&own_label(crate::AgentId::generate())));
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub struct AgentRow {
     pub agent_version: String,
     /// Its labels.
     pub labels: Vec<String>,
+    /// What it can do beyond running containers.
+    pub capabilities: Vec<String>,
     /// How many GPUs its machine has.
     pub gpu_count: i32,
     /// Whether its container engine can be used.
@@ -39,7 +41,7 @@ pub struct AgentRow {
 
 macro_rules! columns {
     () => {
-        "id, team_id, name, machine_id, agent_version, labels, gpu_count, engine_ready, engine_message, session_id, \
+        "id, team_id, name, machine_id, agent_version, labels, capabilities, gpu_count, engine_ready, engine_message, session_id, \
          last_seen_at, created_at"
     };
 }
@@ -53,6 +55,7 @@ impl FromRow for AgentRow {
             machine_id: row.take("machine_id")?,
             agent_version: row.take("agent_version")?,
             labels: row.take::<Json<_>>("labels")?.0,
+            capabilities: row.take::<Json<_>>("capabilities")?.0,
             gpu_count: row.take("gpu_count")?,
             engine_ready: row.take("engine_ready")?,
             engine_message: row.take("engine_message")?,
@@ -72,6 +75,8 @@ pub struct AgentRegistration {
     pub agent_version: String,
     /// Its labels.
     pub labels: Vec<String>,
+    /// What it can do beyond running containers.
+    pub capabilities: Vec<String>,
     /// How many GPUs its machine has.
     pub gpu_count: i32,
     /// Whether its container engine can be used.
@@ -104,10 +109,12 @@ impl Tx {
         now: Timestamp,
     ) -> Result<AgentRow, StoreError> {
         let upsert = query(concat!(
-            "INSERT INTO agents (id, team_id, name, machine_id, agent_version, labels, gpu_count, engine_ready, \
-             engine_message, last_seen_at, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10) \
+            "INSERT INTO agents (id, team_id, name, machine_id, agent_version, labels, capabilities, gpu_count, \
+             engine_ready, engine_message, last_seen_at, created_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11) \
              ON CONFLICT (team_id, name) DO UPDATE SET machine_id = excluded.machine_id, \
-             agent_version = excluded.agent_version, labels = excluded.labels, gpu_count = excluded.gpu_count, \
+             agent_version = excluded.agent_version, labels = excluded.labels, \
+             capabilities = excluded.capabilities, gpu_count = excluded.gpu_count, \
              engine_ready = excluded.engine_ready, engine_message = excluded.engine_message, \
              last_seen_at = excluded.last_seen_at RETURNING ",
             columns!()
@@ -118,6 +125,7 @@ impl Tx {
         .bind(&registration.machine_id)
         .bind(&registration.agent_version)
         .bind(Json(&registration.labels))
+        .bind(Json(&registration.capabilities))
         .bind(registration.gpu_count)
         .bind(registration.engine_ready)
         .bind(registration.engine_message.as_ref())
@@ -218,6 +226,15 @@ impl Tx {
         ));
         let items = self.fetch_all(select.bind(team_id).bind(page.limit()).bind(page.offset())).await?;
         Ok(Paged { items, total_count })
+    }
+
+    /// Every agent of the team, in the order in which they first joined.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn agents_of_team(&mut self, team_id: TeamId) -> Result<Vec<AgentRow>, StoreError> {
+        let select = query(concat!("SELECT ", columns!(), " FROM agents WHERE team_id = $1 ORDER BY created_at, id"));
+        self.fetch_all(select.bind(team_id)).await
     }
 
     /// Every agent of every team, in the order in which they first joined.

@@ -16,8 +16,14 @@ struct Migration {
     script: &'static str,
 }
 
-const MIGRATIONS: &[Migration] =
-    &[Migration { version: 1, name: "initial", script: include_str!("../migrations/0001_initial.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { version: 1, name: "initial", script: include_str!("../migrations/0001_initial.sql") },
+    Migration {
+        version: 2,
+        name: "agent_capabilities",
+        script: include_str!("../migrations/0002_agent_capabilities.sql"),
+    },
+];
 
 const LIST: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (\
      version BIGINT NOT NULL CONSTRAINT schema_migrations_pkey PRIMARY KEY, name TEXT NOT NULL)";

@@ -77,6 +77,10 @@ wire_codes! {
         Limit = 5 "limit reached",
         /// The agent does not know this kind of target.
         Unsupported = 6 "unsupported",
+        /// The agent may not connect to that place.
+        Denied = 7 "denied",
+        /// The place's name has no address.
+        Unresolved = 8 "unresolved",
     }
 }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use towline_model::{
     AgentId, InstanceId, InstancePhase, ServiceId, SessionId,
-    service::{EnvVar, ProbeSpec, VolumeMount},
+    service::{EnvVar, ProbeSpec, VolumeMount, place::HostPort},
 };
 
 /// The version of the session's messages and of the frames that this build speaks.
@@ -26,6 +26,11 @@ pub const CARRIER_UPGRADE: &str = "towline-carrier/1";
 
 /// The longest message, in bytes of JSON.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+
+/// What [`Hello::capabilities`] says of an agent that takes instances at a [`Place::Attached`].
+pub const CAN_ATTACH: &str = "attached";
+/// What it says of one that takes instances at a [`Place::External`].
+pub const CAN_REACH_OUT: &str = "external";
 
 /// From the agent to the server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,6 +96,9 @@ pub struct Hello {
     /// The agent's labels, at most 64.
     #[serde(default)]
     pub labels: Vec<String>,
+    /// What the agent can do beyond running containers: [`CAN_ATTACH`], [`CAN_REACH_OUT`].
+    #[serde(default)]
+    pub capabilities: Vec<String>,
     /// How many GPUs containers can be given.
     #[serde(default)]
     pub gpu_count: u32,
@@ -141,8 +149,45 @@ pub struct Refusal {
 pub struct Desired {
     /// Grows with each change; reports quote it.
     pub revision: u64,
-    /// Every instance that should run. A container of this agent that is not named is stopped and removed.
+    /// Every instance that should run as a container. A container of this agent that is not named is stopped and removed.
     pub instances: Vec<InstanceSpec>,
+    /// Every instance that is a place to connect to. A list of its own, so that an agent that knows of no places does not
+    /// take one for a container.
+    #[serde(default)]
+    pub endpoints: Vec<EndpointSpec>,
+}
+
+/// One instance that runs already, and that the agent connects to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSpec {
+    /// The instance.
+    pub instance_id: InstanceId,
+    /// Its service.
+    pub service_id: ServiceId,
+    /// Its service's slug, for logs.
+    pub service_slug: String,
+    /// The deploy that it belongs to.
+    pub generation: i64,
+    /// Where it is.
+    pub place: Place,
+    /// The HTTP path that is probed. Without one it is healthy while it takes connections.
+    #[serde(default)]
+    pub health_path: Option<String>,
+    /// Probe timings.
+    pub probe: ProbeSpec,
+}
+
+/// Where an instance is that is no container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Place {
+    /// A process near the agent, most often on its own machine. What is spoken is HTTP without TLS.
+    Attached(HostPort),
+    /// A server elsewhere. The gateway speaks TLS with it; the agent moves the bytes.
+    External(HostPort),
+    /// A kind that this build does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// One instance that should run.
@@ -209,11 +254,15 @@ impl fmt::Debug for InstanceSpec {
 /// What runs on a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// The newest [`Desired::revision`] that the agent has seen; 0 before the first.
+    /// The newest [`Desired::revision`] that the agent has seen and compared with its containers; 0 before the first, and
+    /// as long as the engine has not told which there are.
     pub revision: u64,
+    /// The newest [`Desired::revision`] that all of [`Desired::endpoints`] were taken up from. It needs no engine.
+    #[serde(default)]
+    pub endpoints_revision: u64,
     /// The container engine.
     pub engine: EngineStatus,
-    /// Every instance that the agent has a container for or is working on, wished or not.
+    /// Every instance that the agent has a container for, connects to or is working on, wished or not.
     pub instances: Vec<InstanceReport>,
 }
 
@@ -260,6 +309,8 @@ pub enum ReasonKind {
     ProbeFailed,
     /// The container engine is not there or failed.
     EngineUnavailable,
+    /// The agent may not connect to that place.
+    Denied,
     /// A kind that this build does not know.
     #[serde(other)]
     Unknown,
@@ -294,6 +345,31 @@ mod tests {
             assert_eq!(AgentMessage::knows(kind), reads(kind, true), "{kind}");
             assert_eq!(ServerMessage::knows(kind), reads(kind, false), "{kind}");
         }
+    }
+
+    #[test]
+    fn an_agent_that_knows_no_places_sees_none() {
+        #[derive(Deserialize)]
+        struct Earlier {
+            instances: Vec<InstanceSpec>,
+        }
+        let spec = EndpointSpec {
+            instance_id: InstanceId::generate(),
+            service_id: ServiceId::generate(),
+            service_slug: "ollama".to_owned(),
+            generation: 1,
+            place: Place::Attached(HostPort { host: "127.0.0.1".to_owned(), port: 11434 }),
+            health_path: None,
+            probe: ProbeSpec::default(),
+        };
+        let desired = Desired { revision: 1, instances: Vec::new(), endpoints: vec![spec], endpoints: Vec::new() };
+        let text = serde_json::to_string(&desired).unwrap();
+        assert!(serde_json::from_str::<Earlier>(&text).unwrap().instances.is_empty());
+        assert_eq!(serde_json::from_str::<Desired>(&text).unwrap(), desired);
+        let later = text.replace("\"kind\":\"attached\"", "\"kind\":\"tunnelled\"");
+        assert_eq!(serde_json::from_str::<Desired>(&later).unwrap().endpoints[0].place, Place::Unknown);
+        let earlier = r#"{"revision":1,"instances":[]}"#;
+        assert!(serde_json::from_str::<Desired>(earlier).unwrap().endpoints.is_empty());
     }
 
     #[test]

@@ -19,7 +19,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(15);
 const NOTSENT_LOWAT: u32 = 128 << 10;
 
 /// Connects to the first address that answers.
-pub(super) async fn connect(addresses: &[SocketAddr], deadline: Duration) -> Result<TcpStream, ConnectError> {
+pub(crate) async fn connect(addresses: &[SocketAddr], deadline: Duration) -> Result<TcpStream, ConnectError> {
     let mut waiting = addresses.iter().copied();
     let mut attempts = FuturesUnordered::new();
     let mut last = None;

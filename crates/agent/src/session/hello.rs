@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
-use towline_tunnel::message::{EngineStatus, Hello, PROTOCOL_VERSION, Welcome};
+use towline_tunnel::message::{CAN_ATTACH, CAN_REACH_OUT, EngineStatus, Hello, PROTOCOL_VERSION, Welcome};
 
 use super::Failure;
 use crate::{config::AgentConfig, observed::Observed};
@@ -19,6 +19,7 @@ pub(super) async fn hello(config: &AgentConfig, observed: &Arc<Observed>, gpu_co
         machine_id: config.machine_id.clone(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         labels: config.labels.clone(),
+        capabilities: [CAN_ATTACH, CAN_REACH_OUT].map(str::to_owned).to_vec(),
         gpu_count,
         engine: engine(observed).await,
     }

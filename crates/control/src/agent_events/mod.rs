@@ -136,6 +136,7 @@ impl AgentEvents {
             machine_id: hello.machine_id,
             agent_version: hello.agent_version,
             labels: hello.labels,
+            capabilities: hello.capabilities,
             gpu_count: i32::try_from(hello.gpu_count).unwrap_or(i32::MAX),
             engine_ready,
             engine_message: Some(engine_message),
@@ -193,6 +194,13 @@ fn check(hello: &Hello) -> Result<(), Refusal> {
     }
     if hello.labels.len() > MAX_LABELS {
         return Err(refusal("an agent has at most 64 labels; start it with fewer --label", false));
+    }
+    if hello.capabilities.len() > MAX_LABELS || !hello.capabilities.iter().all(|word| is_text(word, 100)) {
+        return Err(refusal("an agent tells at most 64 capabilities of 1 to 100 characters", false));
+    }
+    if let Some(label) = hello.labels.iter().find(|label| label.starts_with(service::OWN_LABEL_PREFIX)) {
+        let label = cut(label.clone(), 100);
+        return Err(refusal(format!("the label {label:?} cannot be given: every agent has its own by itself"), false));
     }
     match hello.labels.iter().find(|label| !service::is_label(label)) {
         Some(label) => {

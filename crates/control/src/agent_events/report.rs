@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use towline_model::{AgentId, InstanceId, InstancePhase, SessionId, Timestamp};
+use towline_model::{AgentId, InstanceId, InstancePhase, ServiceType, SessionId, Timestamp};
 use towline_store::{AgentObservation, InstanceObservation, InstanceRow, ReportOutcome, StoreError, Tx};
 use towline_tunnel::message::{InstanceReport, Report};
 
@@ -70,9 +70,14 @@ impl AgentEvents {
                 self.note(&mut tx, agent_id, before, said, &mut noted, now).await?;
             }
         }
-        if let Some(told) = self.desired.told(agent_id, session_id, report.revision) {
-            let silent = placed.iter().filter(|row| !report.instances.iter().any(|said| said.instance_id == row.id));
-            for before in silent {
+        let silent = placed.iter().filter(|row| !report.instances.iter().any(|said| said.instance_id == row.id));
+        for before in silent {
+            let revision = match report.endpoints_revision {
+                // They differ on a machine without a container engine, which knows of no containers.
+                endpoints if endpoints != report.revision && is_endpoint(&mut tx, before).await? => endpoints,
+                _ => report.revision,
+            };
+            if let Some(told) = self.desired.told(agent_id, session_id, revision) {
                 self.note_absence(&mut tx, agent_id, before, &told, &mut noted, now).await?;
             }
         }
@@ -148,7 +153,7 @@ impl AgentEvents {
         match said.phase {
             InstancePhase::Pulling => Some((EventKind::Pulling, format!("{agent} is getting the image"))),
             // A container that is started again and again is told once.
-            InstancePhase::Starting if before.started_at.is_none() => {
+            InstancePhase::Starting if before.started_at.is_none() && said.container_id.is_some() => {
                 Some((EventKind::Starting, format!("the container has started on {agent}")))
             }
             InstancePhase::Ready => Some((EventKind::Ready, format!("an instance on {agent} is ready"))),
@@ -159,6 +164,12 @@ impl AgentEvents {
             InstancePhase::Starting | InstancePhase::Pending | InstancePhase::Stopping => None,
         }
     }
+}
+
+/// Whether the instance is a place that its agent connects to, rather than a container.
+async fn is_endpoint(tx: &mut Tx, row: &InstanceRow) -> Result<bool, StoreError> {
+    let service = tx.find_service(row.team_id, row.service_id).await?;
+    Ok(service.is_some_and(|service| service.spec.service_type != ServiceType::Deployed))
 }
 
 fn subject(row: &InstanceRow) -> Subject {

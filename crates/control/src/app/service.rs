@@ -4,12 +4,15 @@
 //! [`service_details`](super::service_details).
 
 use serde_json::{Map, Value};
-use towline_model::{Command, Principal, ServiceId, ServiceSpec, ServiceStatus, TeamId, Timestamp, ValidationError};
+use towline_model::{
+    Command, Principal, ServiceId, ServiceSpec, ServiceStatus, ServiceType, TeamId, Timestamp, ValidationError,
+};
 use towline_store::{Constraint, EventRow, ServiceRow, StoreError};
 
 use super::{App, actor};
 use crate::{
     event::{EventKind, Subject},
+    reconcile::placement::{Demand, check_eligible},
     rollout::{Deploys, Rollout},
 };
 
@@ -39,6 +42,9 @@ pub enum ServiceError {
         /// The status.
         status: ServiceStatus,
     },
+    /// Nobody could take an instance of it.
+    #[error("{0}")]
+    NoEligibleAgent(String),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -62,6 +68,9 @@ impl App {
         definition: Map<String, Value>,
     ) -> Result<ServiceId, ServiceError> {
         let spec = ServiceSpec::from_json(definition)?;
+        if spec.service_type == ServiceType::External {
+            return Err(ValidationError::one("service_type", "external services do not exist in this version").into());
+        }
         let slug = spec.service_slug.clone();
         let now = self.now();
         let row = new_service(principal.team_id(), spec, now);
@@ -100,6 +109,7 @@ impl App {
     /// # Errors
     /// See [`ServiceError`].
     pub async fn deploy_service(&self, principal: &Principal, id: ServiceId) -> Result<(), ServiceError> {
+        self.check_deployable(principal.team_id(), id).await?;
         let change = |row: &mut ServiceRow, actor: &str, now: Timestamp| {
             allow(row, Command::Deploy)?;
             let spec = row.spec.clone();
@@ -107,6 +117,19 @@ impl App {
             Ok((EventKind::DeployRequested, format!("deploy {} was asked for by {actor}", row.generation)))
         };
         self.change_service(principal, id, change).await
+    }
+
+    /// What is no container takes no time to come, so there is nobody to wait for: an agent must be there that takes it.
+    async fn check_deployable(&self, team_id: TeamId, id: ServiceId) -> Result<(), ServiceError> {
+        let mut tx = self.read().await?;
+        let row = tx.find_service(team_id, id).await?.ok_or(ServiceError::NotFound)?;
+        allow(&row, Command::Deploy)?;
+        if row.spec.service_type == ServiceType::Deployed {
+            return Ok(());
+        }
+        let agents = tx.agents_of_team(team_id).await?;
+        let demand = Demand { team_id, service_id: id, generation: row.generation + 1, spec: &row.spec };
+        check_eligible(agents, demand, self.now()).map_err(ServiceError::NoEligibleAgent)
     }
 
     /// Asks for every instance to be replaced by a fresh one of the same definition.

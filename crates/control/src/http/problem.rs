@@ -118,6 +118,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::SlugTaken { .. } => Self::new(ErrorCode::AlreadyExists, message),
             ServiceError::NotFound => Self::new(ErrorCode::NotFound, message),
             ServiceError::WrongStatus { .. } => Self::new(ErrorCode::InvalidState, message),
+            ServiceError::NoEligibleAgent(_) => Self::new(ErrorCode::NoEligibleAgent, message),
             ServiceError::Store(error) => error.into(),
         }
     }

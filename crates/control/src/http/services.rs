@@ -258,7 +258,7 @@ pub async fn delete(
     params(("id" = ServiceId, Path, description = "The service's id.")),
     responses(
         (status = 200, description = "It is on its way; `service_status` and `rollout` tell how far it is.", body = Success),
-        (status = 409, description = "`invalid_state`: the service is deploying or stopping.", body = towline_model::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`invalid_state`: the service is deploying or stopping. `no_eligible_agent`: for `external` and `attached`, no agent that is online can take it; the message says why.", body = towline_model::Problem, content_type = "application/problem+json"),
     )
 )]
 pub async fn deploy(

@@ -9,9 +9,9 @@ use std::{
 };
 
 use towline_gateway::Gateway;
-use towline_model::{AgentId, InstanceId, ServiceSpec, SessionId, Timestamp};
+use towline_model::{AgentId, InstanceId, ServiceSpec, ServiceType, SessionId, Timestamp};
 use towline_store::InstanceRow;
-use towline_tunnel::message::{Desired, InstanceSpec};
+use towline_tunnel::message::{Desired, EndpointSpec, InstanceSpec, Place};
 
 use super::world::{ServiceState, World};
 use crate::rollout::spec_of;
@@ -28,7 +28,9 @@ pub(super) fn wish_bytes(spec: &ServiceSpec) -> usize {
     // Names of fields, ids and numbers.
     const REST: usize = 1024;
     let texts = (&spec.service_slug, &spec.docker_image, &spec.health_path, &spec.command, &spec.args);
-    let bytes = serde_json::to_vec(&(texts, &spec.env_config, &spec.volume_config)).map_or(MAX_WISH_BYTES, |t| t.len());
+    let places = (&spec.attached_target, &spec.external_url);
+    let all = (texts, places, &spec.env_config, &spec.volume_config);
+    let bytes = serde_json::to_vec(&all).map_or(MAX_WISH_BYTES, |text| text.len());
     bytes + REST
 }
 
@@ -55,8 +57,7 @@ impl DesiredSets {
             let instances = wanted.get(&session.agent_id).map_or(&[][..], Vec::as_slice);
             let ids: BTreeSet<_> = instances.iter().map(|(_, instance)| instance.id).collect();
             let Some(revision) = self.next_revision(session.agent_id, session.session_id, &ids, now) else { continue };
-            let specs = instances.iter().filter_map(|(service, instance)| instance_spec(service, instance));
-            let desired = Desired { revision, instances: specs.collect() };
+            let desired = wish(revision, instances);
             // Remembered before it is sent, so that no report can quote what is not known here.
             let told = Told { session_id: session.session_id, revision, instances: ids };
             self.lock().insert(session.agent_id, told);
@@ -110,16 +111,49 @@ fn wanted(world: &World) -> HashMap<AgentId, Vec<(&ServiceState, &InstanceRow)>>
     wanted
 }
 
-fn instance_spec(service: &ServiceState, instance: &InstanceRow) -> Option<InstanceSpec> {
-    let spec: &ServiceSpec = spec_of(&service.row, service.rollout.as_ref(), instance.generation)?;
-    Some(InstanceSpec {
+/// What one agent is told: containers and places apart.
+fn wish(revision: u64, instances: &[(&ServiceState, &InstanceRow)]) -> Desired {
+    let mut desired = Desired { revision, instances: Vec::new(), endpoints: Vec::new() };
+    for (service, instance) in instances {
+        let Some(spec) = spec_of(&service.row, service.rollout.as_ref(), instance.generation) else { continue };
+        match place_of(spec) {
+            None => desired.instances.push(instance_spec(spec, instance)),
+            Some(place) => desired.endpoints.push(endpoint_spec(spec, instance, place)),
+        }
+    }
+    desired
+}
+
+/// Where an instance of this definition is, if it is no container.
+fn place_of(spec: &ServiceSpec) -> Option<Place> {
+    match spec.service_type {
+        ServiceType::Deployed => None,
+        ServiceType::Attached => Some(spec.attached().map_or(Place::Unknown, Place::Attached)),
+        ServiceType::External => Some(spec.external().map_or(Place::Unknown, |url| Place::External(url.at))),
+    }
+}
+
+fn endpoint_spec(spec: &ServiceSpec, instance: &InstanceRow, place: Place) -> EndpointSpec {
+    EndpointSpec {
+        instance_id: instance.id,
+        service_id: instance.service_id,
+        service_slug: spec.service_slug.clone(),
+        generation: instance.generation,
+        place,
+        health_path: spec.health_path.clone(),
+        probe: spec.probe,
+    }
+}
+
+fn instance_spec(spec: &ServiceSpec, instance: &InstanceRow) -> InstanceSpec {
+    InstanceSpec {
         instance_id: instance.id,
         service_id: instance.service_id,
         service_slug: spec.service_slug.clone(),
         generation: instance.generation,
         image: spec.docker_image.clone().unwrap_or_default(),
-        exposed_port: spec.exposed_port,
-        health_path: spec.health_path.clone(),
+        exposed_port: spec.container_port(),
+        health_path: spec.health_path.clone().unwrap_or_else(|| "/".to_owned()),
         probe: spec.probe,
         env: spec.env_config.clone(),
         volumes: spec.volume_config.clone(),
@@ -129,5 +163,5 @@ fn instance_spec(service: &ServiceState, instance: &InstanceRow) -> Option<Insta
         memory_limit_bytes: spec.memory_limit_bytes,
         gpu_count: spec.gpu_count,
         stop_grace_seconds: STOP_GRACE_SECONDS,
-    })
+    }
 }

@@ -18,7 +18,7 @@ pub mod apply;
 pub mod change;
 pub mod desired;
 pub mod limits;
-mod placement;
+pub(crate) mod placement;
 pub mod plan;
 pub mod run;
 mod sessions;

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use towline_model::{AgentId, ServiceId, ServiceSpec, TeamId, Timestamp};
+use towline_model::{
+    AgentId, ServiceId, ServiceSpec, ServiceType, TeamId, Timestamp,
+    service::{OWN_LABEL_PREFIX, own_label},
+};
 use towline_store::AgentRow;
+use towline_tunnel::message::{CAN_ATTACH, CAN_REACH_OUT};
 
 use super::{
     desired::{MAX_WISH_BYTES, wish_bytes},
@@ -32,11 +36,17 @@ struct Member<'a> {
 
 /// What is to be placed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Demand<'a> {
-    pub(super) team_id: TeamId,
-    pub(super) service_id: ServiceId,
-    pub(super) generation: i64,
-    pub(super) spec: &'a ServiceSpec,
+pub(crate) struct Demand<'a> {
+    pub(crate) team_id: TeamId,
+    pub(crate) service_id: ServiceId,
+    pub(crate) generation: i64,
+    pub(crate) spec: &'a ServiceSpec,
+}
+
+/// Whether an agent of the team could take an instance of this definition now; if none, why.
+pub(crate) fn check_eligible(agents: Vec<AgentRow>, demand: Demand<'_>, now: Timestamp) -> Result<(), String> {
+    let world = World { services: Vec::new(), agents, up_since: now };
+    Fleet::of(&world, now, &Limits::default()).place(demand).map(drop)
 }
 
 impl<'a> Fleet<'a> {
@@ -95,6 +105,11 @@ impl<'a> Fleet<'a> {
         self.agents.get(&agent).is_none_or(|agent| agent.lost)
     }
 
+    /// Why instances of this type are nothing for the agent, whatever else it has.
+    pub(super) fn inability(&self, agent: AgentId, service_type: ServiceType) -> Option<String> {
+        self.agents.get(&agent).and_then(|agent| agent.inability(service_type))
+    }
+
     /// Why the agent's engine runs nothing at the moment.
     pub(super) fn engine_problem(&self, agent: AgentId) -> Option<String> {
         self.agents.get(&agent).and_then(|agent| agent.engine_problem())
@@ -134,11 +149,16 @@ impl Member<'_> {
         if self.row.session_id.is_none() {
             return Some("is offline".to_owned());
         }
+        if let Some(inability) = self.inability(demand.spec.service_type) {
+            return Some(inability);
+        }
         let missing: Vec<_> =
-            demand.spec.required_labels.iter().filter(|label| !self.row.labels.contains(label)).cloned().collect();
-        if !missing.is_empty() {
-            let noun = if missing.len() == 1 { "label" } else { "labels" };
-            return Some(format!("lacks the {noun} {}", missing.join(", ")));
+            demand.spec.required_labels.iter().filter(|label| !self.has_label(label)).map(String::as_str).collect();
+        match missing.as_slice() {
+            [] => {}
+            [label] if label.starts_with(OWN_LABEL_PREFIX) => return Some("is not the one that it is for".to_owned()),
+            [label] => return Some(format!("lacks the label {label}")),
+            labels => return Some(format!("lacks the labels {}", labels.join(", "))),
         }
         let gpus = if demand.spec.gpu_count < 0 { 1 } else { demand.spec.gpu_count };
         if self.row.gpu_count < gpus {
@@ -148,7 +168,30 @@ impl Member<'_> {
             let most = MAX_WISH_BYTES >> 20;
             return Some(format!("has as much to run as one agent can be told ({most} MiB of definitions)"));
         }
+        if demand.spec.service_type != ServiceType::Deployed {
+            return None;
+        }
         self.engine_problem().map(|problem| format!("has no working container engine ({problem})"))
+    }
+
+    fn has_label(&self, label: &str) -> bool {
+        if label.starts_with(OWN_LABEL_PREFIX) {
+            // Not among the labels that an agent may claim.
+            return label == own_label(self.row.id);
+        }
+        self.row.labels.iter().any(|own| own == label)
+    }
+
+    fn inability(&self, service_type: ServiceType) -> Option<String> {
+        let needed = match service_type {
+            ServiceType::Deployed => return None,
+            ServiceType::Attached => CAN_ATTACH,
+            ServiceType::External => CAN_REACH_OUT,
+        };
+        let is_able = self.row.capabilities.iter().any(|word| word == needed);
+        let version = &self.row.agent_version;
+        (!is_able)
+            .then(|| format!("runs version {version}, which has no {needed} services; install the server's version"))
     }
 
     fn engine_problem(&self) -> Option<String> {

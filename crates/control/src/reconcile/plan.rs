@@ -8,7 +8,7 @@
 //! of its instances are ready; the older one then finishes its requests and goes. If the newer one cannot become ready,
 //! it goes and the older one stays.
 
-use towline_model::{AgentId, InstancePhase, ServiceStatus, Timestamp};
+use towline_model::{AgentId, InstancePhase, ServiceStatus, ServiceType, Timestamp};
 use towline_store::InstanceRow;
 
 use super::{
@@ -162,8 +162,11 @@ impl<'w> Planner<'_, 'w> {
             return;
         }
         let draining = self.wished(None).next().is_some() && !self.is_drained(drain_until);
-        let text =
-            if draining { "finishing the requests in flight" } else { "waiting for the agents to stop the containers" };
+        let text = match self.service.row.spec.service_type {
+            _ if draining => "finishing the requests in flight",
+            ServiceType::Deployed => "waiting for the agents to stop the containers",
+            ServiceType::External | ServiceType::Attached => "waiting for the agents to let go of it",
+        };
         self.set_reason(Some(text.to_owned()));
     }
 
@@ -220,11 +223,13 @@ impl<'w> Planner<'_, 'w> {
             }
             return;
         };
-        if self.fleet.is_lost(agent)
+        let is_unable = self.fleet.inability(agent, deploy.spec.service_type).is_some();
+        if (self.fleet.is_lost(agent) || is_unable)
             && let Ok(other) = self.place(deploy)
         {
             progress.waiting.push(self.waiting_text(&Ok(other)));
-            progress.changes.push(stop(instance, "its agent is offline for too long"));
+            let why = if is_unable { "its agent cannot take it any more" } else { "its agent is offline for too long" };
+            progress.changes.push(stop(instance, why));
             progress.changes.push(Change::Create { generation: deploy.generation, agent: Some(other) });
             return;
         }

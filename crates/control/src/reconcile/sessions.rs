@@ -65,6 +65,7 @@ mod tests {
             machine_id: "one".to_owned(),
             agent_version: "1".to_owned(),
             labels: Vec::new(),
+            capabilities: Vec::new(),
             gpu_count: 0,
             engine_ready: true,
             engine_message: None,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use towline_model::{InstancePhase, ServiceSpec, Timestamp};
+use towline_model::{InstancePhase, ServiceSpec, ServiceType, Timestamp};
 use towline_store::InstanceRow;
 use towline_tunnel::message::ReasonKind;
 
@@ -28,6 +28,7 @@ pub(crate) const fn reason_name(kind: ReasonKind) -> &'static str {
         ReasonKind::Exited => "exited",
         ReasonKind::ProbeFailed => "probe_failed",
         ReasonKind::EngineUnavailable => "engine_unavailable",
+        ReasonKind::Denied => "denied",
         ReasonKind::Unknown => "unknown",
     }
 }
@@ -45,6 +46,9 @@ pub(super) fn judge(
     if !fleet.is_online(agent_id) {
         let text = format!("the agent {agent} is offline");
         return if fleet.is_lost(agent_id) { Verdict::Doomed(text) } else { Verdict::Waiting(text) };
+    }
+    if let Some(text) = fleet.inability(agent_id, spec.service_type) {
+        return Verdict::Doomed(format!("{agent} {text}"));
     }
     if instance.phase == InstancePhase::Ready {
         return Verdict::Ready;
@@ -71,8 +75,16 @@ fn hopeless(instance: &InstanceRow, spec: &ServiceSpec, agent: &str, reason: &st
         let image = spec.docker_image.as_deref().unwrap_or_default();
         return Some(format!("the image {image} cannot be had on {agent}: {reason}"));
     }
+    if kind == reason_name(ReasonKind::Denied) {
+        return Some(format!("{agent} may not connect to {}: {reason}", noun(spec)));
+    }
     let refused = kind == reason_name(ReasonKind::StartFailed);
     refused.then(|| format!("the container cannot be started on {agent}: {reason}"))
+}
+
+/// What an agent connects to that is no container.
+fn noun(spec: &ServiceSpec) -> &str {
+    spec.attached_target.as_deref().or(spec.external_url.as_deref()).unwrap_or("it")
 }
 
 /// A deadline that has passed.
@@ -88,8 +100,13 @@ fn overdue(
     let placed_at = fleet.counted_from(instance.placed_at.unwrap_or(instance.created_at));
     let seconds = spec.probe.start_deadline_seconds;
     let start = Duration::from_secs(u64::from(seconds));
+    if spec.service_type != ServiceType::Deployed {
+        let last = instance.reason.as_deref().unwrap_or("it has not told why");
+        let text = || format!("{agent} has not reached {} within {seconds} seconds: {last}", noun(spec));
+        return (now >= placed_at + limits.placement.max(start)).then(text);
+    }
     if let Some(started_at) = instance.started_at {
-        let (path, port) = (&spec.health_path, spec.exposed_port);
+        let (path, port) = (spec.health_path.as_deref().unwrap_or("/"), spec.container_port());
         let last = instance.reason.as_deref().unwrap_or("no probe was answered");
         return (now >= fleet.counted_from(started_at) + start).then(|| {
             format!("no healthy answer to GET {path} on port {port} within {seconds} seconds of its start on {agent}: {last}")
@@ -111,6 +128,15 @@ fn describe(instance: &InstanceRow, spec: &ServiceSpec, agent: &str, fleet: &Fle
     let image = spec.docker_image.as_deref().unwrap_or_default();
     let because = instance.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     match instance.phase {
+        InstancePhase::Starting if spec.service_type != ServiceType::Deployed => {
+            format!("{agent} does not reach {} yet{because}", noun(spec))
+        }
+        InstancePhase::Unhealthy if spec.service_type != ServiceType::Deployed => {
+            format!("{agent} does not reach {} any more{because}", noun(spec))
+        }
+        InstancePhase::Pending if spec.service_type != ServiceType::Deployed => {
+            format!("{agent} has not taken it up yet{because}")
+        }
         InstancePhase::Pending => match instance.agent_id.and_then(|agent| fleet.engine_problem(agent)) {
             Some(problem) => format!("{agent} has no working container engine: {problem}"),
             None => format!("{agent} has not taken it up yet{because}"),

@@ -62,7 +62,14 @@ async fn report(agent: Arc<SimAgent>, mut policies: watch::Receiver<Policy>) {
                 let (phase, reason) = policy(spec);
                 instance_report(spec.instance_id, spec.generation, phase, reason)
             });
-            agent.report(Report { revision: wish.revision, engine: ready(), instances: instances.collect() }).await;
+            agent
+                .report(Report {
+                    revision: wish.revision,
+                    endpoints_revision: 0,
+                    engine: ready(),
+                    instances: instances.collect(),
+                })
+                .await;
         }
         tokio::select! {
             changed = desired.changed() => if changed.is_err() { return },
@@ -178,7 +185,7 @@ async fn readiness_is_routed_as_it_is_reported() {
     machine.set(|_| (InstancePhase::Ready, None));
     server.wait_for(&path, "it is ready again", |service| service["instances_ready"] == 1).await;
     let revision = machine.agent.desired().borrow().as_ref().unwrap().revision;
-    machine.agent.report(Report { revision, engine: ready(), instances: Vec::new() }).await;
+    machine.agent.report(Report { revision, endpoints_revision: 0, engine: ready(), instances: Vec::new() }).await;
     server.wait_for(&path, "it is not there", |service| service["instances_ready"] == 0).await;
     let list = server.get(&server.owner(), &format!("{path}/instances")).await.json(200);
     assert_eq!(list["instance_list"][0]["phase"], "pending", "{list:#}");
@@ -197,10 +204,17 @@ async fn an_agent_speaks_for_its_own_instances_only() {
     let wrong_generation = instance_report(wished[0].instance_id, 7, InstancePhase::Ready, None);
     let revision =
         within("a wish", liar.agent.desired().wait_for(Option::is_some)).await.unwrap().as_ref().unwrap().revision;
-    let claims =
-        Report { revision, engine: EngineStatus::Unavailable { reason: "broken".to_owned() }, instances: vec![claim] };
+    let claims = Report {
+        revision,
+        endpoints_revision: 0,
+        engine: EngineStatus::Unavailable { reason: "broken".to_owned() },
+        instances: vec![claim],
+    };
     liar.agent.report(claims).await;
-    machine.agent.report(Report { revision: 0, engine: ready(), instances: vec![wrong_generation] }).await;
+    machine
+        .agent
+        .report(Report { revision: 0, endpoints_revision: 0, engine: ready(), instances: vec![wrong_generation] })
+        .await;
     server
         .wait_for("/api/v1/agents", "the report has arrived", |list| {
             list["agent_list"][1]["engine_message"] == "broken"
@@ -269,7 +283,7 @@ async fn what_an_agent_says_of_itself_is_checked_and_shown() {
             service["status_reason"].as_str().is_some_and(|reason| reason.contains("install Docker"))
         })
         .await;
-    agent.report(Report { revision: 0, engine: ready(), instances: Vec::new() }).await;
+    agent.report(Report { revision: 0, endpoints_revision: 0, engine: ready(), instances: Vec::new() }).await;
     let mut desired = agent.desired();
     within("a wish", desired.wait_for(|wish| wish.as_ref().is_some_and(|wish| wish.instances.len() == 1)))
         .await

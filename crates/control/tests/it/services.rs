@@ -172,3 +172,34 @@ async fn what_changes_something_runs_to_its_end_without_its_caller() {
         "hello"
     );
 }
+
+#[tokio::test]
+async fn an_attached_service_is_defined_by_its_place() {
+    let server = TestServer::start().await;
+    let owner = server.owner();
+    let spec = json!({
+        "service_slug": "ollama", "display_name": "Ollama", "service_type": "attached", "attached_target": "127.0.0.1:11434",
+    });
+    let path = server.create(&spec).await;
+    let service = server.get(&owner, &path).await.json(200);
+    for field in ["docker_image", "exposed_port", "health_path", "external_url"] {
+        assert_eq!(service.get(field), None, "{field}");
+    }
+    assert_eq!(
+        (&service["service_type"], &service["attached_target"]),
+        (&json!("attached"), &json!("127.0.0.1:11434"))
+    );
+    for (change, field) in [
+        (json!({"docker_image": "demo:1"}), "docker_image"),
+        (json!({"attached_target": null}), "attached_target"),
+        (json!({"attached_target": "http://127.0.0.1:11434"}), "attached_target"),
+        (json!({"external_url": "https://example.com"}), "external_url"),
+        (json!({"service_type": "deployed"}), "service_type"),
+    ] {
+        let message = server.put(&owner, &path, &change).await.problem(400, "validation_failed");
+        assert!(message.contains(field), "{change}: {message}");
+    }
+    let words = server.act(&owner, &format!("{path}/deploy")).await.problem(409, "no_eligible_agent");
+    assert!(words.contains("no agent has joined"), "{words}");
+    assert_eq!(server.get(&owner, &path).await.json(200)["service_status"], "created");
+}

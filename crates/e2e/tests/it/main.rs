@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod api;
+mod attached;
 mod deploy_sim;
 mod docker;
 mod netns;

@@ -85,6 +85,7 @@ impl SimAgent {
             machine_id: format!("machine-{name}"),
             agent_version: "0.0.0-sim".to_owned(),
             labels: Vec::new(),
+            capabilities: ["attached".to_owned(), "external".to_owned()].into(),
             gpu_count: 0,
             engine: EngineStatus::Ready { version: "Simulated 1.0".to_owned() },
         }

@@ -26,7 +26,7 @@ use towline_tunnel::message::{Refusal, Report};
 use super::{AgentKind, Answer, Container, RawCaller, SimAgent, wait_until, within};
 use crate::{
     AccessTokens, AgentEvent, Credential, CredentialTable, Gateway, GatewayConfig, InstanceRoute, RequestIdText,
-    RouteTable, ServiceRoute, Snapshot,
+    RouteTable, ServiceRoute, Snapshot, snapshot::Upstream,
 };
 
 /// A gateway that is served on loopback, and everything that its control plane would know.
@@ -177,7 +177,7 @@ impl World {
             team_id: team.id,
             slug: slug.to_owned(),
             status: ServiceStatus::Running,
-            exposed_port: 8080,
+            upstream: Upstream::Container { exposed_port: 8080 },
             request_timeout: None,
             instances: Vec::new(),
         });

@@ -37,7 +37,12 @@ fn report(revision: u64) -> Report {
         restart_count: 0,
         container_id: None,
     };
-    Report { revision, engine: EngineStatus::Ready { version: "x".to_owned() }, instances: vec![instance] }
+    Report {
+        revision,
+        endpoints_revision: 0,
+        engine: EngineStatus::Ready { version: "x".to_owned() },
+        instances: vec![instance],
+    }
 }
 
 #[tokio::test]
@@ -162,7 +167,11 @@ async fn a_session_carries_wishes_and_reports() {
     assert_eq!((sessions.len(), sessions[0].agent_id, sessions[0].session_id), (1, agent.agent_id(), session));
 
     for revision in 1..=100 {
-        assert!(world.gateway.send_desired(agent.agent_id(), Desired { revision, instances: Vec::new() }));
+        assert!(
+            world
+                .gateway
+                .send_desired(agent.agent_id(), Desired { revision, instances: Vec::new(), endpoints: Vec::new() })
+        );
     }
     let mut desired = agent.desired();
     let newest = |wish: &Option<Desired>| wish.as_ref().is_some_and(|wish| wish.revision == 100);
@@ -178,7 +187,9 @@ async fn a_session_carries_wishes_and_reports() {
     let agent_id = agent.agent_id();
     drop(agent);
     wait_until("the end", || world.events().last() == Some(&format!("gone {session}"))).await;
-    assert!(!world.gateway.send_desired(agent_id, Desired { revision: 101, instances: Vec::new() }));
+    assert!(
+        !world.gateway.send_desired(agent_id, Desired { revision: 101, instances: Vec::new(), endpoints: Vec::new() })
+    );
     assert!(world.gateway.sessions().is_empty());
 }
 

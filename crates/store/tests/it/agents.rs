@@ -26,6 +26,7 @@ async fn an_agent_that_joins_again_keeps_its_id_and_session(database: &Database)
     assert_eq!((first.team_id, first.name.as_str()), (team.id, "box"));
     assert_eq!((&first.machine_id, &first.agent_version), (&known.machine_id, &known.agent_version));
     assert_eq!((&first.labels, first.gpu_count), (&known.labels, known.gpu_count));
+    assert_eq!(first.capabilities, known.capabilities);
     assert_eq!((first.engine_ready, &first.engine_message), (known.engine_ready, &known.engine_message));
     assert_eq!((first.session_id, first.last_seen_at, first.created_at), (None, Some(at(0)), at(0)));
 
@@ -36,6 +37,7 @@ async fn an_agent_that_joins_again_keeps_its_id_and_session(database: &Database)
         machine_id: "machine-2".to_owned(),
         agent_version: "0.2.0".to_owned(),
         labels: vec![],
+        capabilities: vec![],
         gpu_count: -1,
         engine_ready: false,
         engine_message: None,
@@ -45,6 +47,7 @@ async fn an_agent_that_joins_again_keeps_its_id_and_session(database: &Database)
     assert_eq!((again.id, again.created_at, again.session_id), (first.id, first.created_at, Some(session)));
     assert_eq!((again.machine_id.as_str(), again.agent_version.as_str()), ("machine-2", "0.2.0"));
     assert_eq!((again.labels.len(), again.gpu_count, again.engine_ready), (0, -1, false));
+    assert!(again.capabilities.is_empty());
     assert_eq!((again.engine_message.as_deref(), again.last_seen_at), (None, Some(at(2))));
     let mut tx = store.read().await.unwrap();
     assert_eq!(tx.find_agent(team.id, first.id).await.unwrap().as_ref(), Some(&again));

@@ -136,6 +136,7 @@ pub(crate) fn registration() -> AgentRegistration {
         machine_id: "machine-1".to_owned(),
         agent_version: "0.1.0".to_owned(),
         labels: vec!["gpu".to_owned(), "Münster".to_owned()],
+        capabilities: vec!["attached".to_owned()],
         gpu_count: 2,
         engine_ready: true,
         engine_message: Some("Docker 27".to_owned()),

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use towline_agent::{AgentConfig, DockerConfig, DockerRuntime, VolumeRules};
+use towline_agent::{AgentConfig, AgentStatus, DockerConfig, DockerRuntime, ReachPolicy, Rule, Runtime, VolumeRules};
 use towline_model::Secret;
 use url::Url;
 
@@ -43,6 +43,17 @@ pub struct AgentIdentityArgs {
     /// [default: everything but system directories].
     #[arg(id = "agent.volume_root", long = "volume-root", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub volume_root: Vec<PathBuf>,
+    /// What attached services of this agent may be at: a host, *.host, * or an address or range, each with or without
+    /// :port; repeat for several [default: the addresses of this machine itself, 127.0.0.0/8 and ::1].
+    #[arg(id = "agent.attach_allow", long = "attach-allow", value_name = "RULE")]
+    pub attach_allow: Vec<Rule>,
+    /// What external services of this agent may be at, written the same way; repeat for several. Addresses that are not
+    /// public must be named as addresses [default: every host at public addresses].
+    #[arg(id = "agent.external_allow", long = "external-allow", value_name = "RULE")]
+    pub external_allow: Vec<Rule>,
+    /// What external services may never be at, written the same way; repeat for several. It wins over what is allowed.
+    #[arg(id = "agent.external_deny", long = "external-deny", value_name = "RULE")]
+    pub external_deny: Vec<Rule>,
     /// The most streams at a time, each of them one connection to a container.
     #[arg(id = "agent.max_streams", long = "max-streams", value_name = "N", default_value_t = 8192)]
     pub max_streams: usize,
@@ -116,6 +127,11 @@ pub fn config(server: Url, key: Secret<String>, args: &AgentIdentityArgs) -> Res
     }
     args.label.clone_into(&mut config.labels);
     config.max_streams = args.max_streams;
+    config.reach = ReachPolicy {
+        attach_allow: args.attach_allow.clone(),
+        external_allow: args.external_allow.clone(),
+        external_deny: args.external_deny.clone(),
+    };
     config.validate().map_err(|error| Failure::usage(error.to_string()))?;
     Ok(config)
 }
@@ -137,12 +153,21 @@ pub struct RunningAgent {
 }
 
 /// Starts an agent.
-pub fn start(config: AgentConfig, runtime: DockerRuntime) -> RunningAgent {
+pub fn start(config: AgentConfig, runtime: impl Runtime) -> RunningAgent {
+    start_with_status(config, runtime, watch::Sender::new(AgentStatus::Connecting))
+}
+
+/// Starts an agent that tells how it stands with the server.
+pub fn start_with_status(
+    config: AgentConfig,
+    runtime: impl Runtime,
+    status: watch::Sender<AgentStatus>,
+) -> RunningAgent {
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
     let mut task = JoinSet::new();
     task.spawn(async move {
-        let ended = towline_agent::run(config, runtime, token).await;
+        let ended = towline_agent::run_with_status(config, runtime, token, status).await;
         ended.map_err(|error| Failure::new(format!("the agent has ended: {error}")))
     });
     RunningAgent { shutdown, task }

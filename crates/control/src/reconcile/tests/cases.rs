@@ -602,3 +602,101 @@ fn too_many_instances_become_fewer_and_ready_ones_stay() {
     scene.pass();
     assert_eq!(scene.wished(id, 1).iter().map(|row| row.id).collect::<Vec<_>>(), [ready]);
 }
+
+/// The fields of an attached service.
+fn attached() -> Value {
+    json!({"service_type": "attached", "docker_image": null, "attached_target": "127.0.0.1:11434"})
+}
+
+#[test]
+fn an_attached_service_needs_no_engine_and_an_agent_that_knows_such() {
+    let mut scene = Scene::new();
+    let earlier = scene.agent("earlier");
+    scene.agent_mut(earlier).capabilities.clear();
+    let id = scene.service("ollama", attached());
+    scene.deploy(id);
+    scene.pass();
+    let expected = "earlier runs version 1, which has no attached services; install the server's version";
+    assert!(scene.reason(id).contains(expected), "{}", scene.reason(id));
+    let bare = scene.agent("bare");
+    scene.agent_mut(bare).engine_ready = false;
+    scene.pass();
+    assert_eq!(scene.state(id).instances[0].agent_id, Some(bare));
+    scene.report_all(id, InstancePhase::Ready);
+    scene.pass();
+    assert_eq!((scene.status(id), scene.reached(id)), (ServiceStatus::Running, Some(1)));
+}
+
+#[test]
+fn an_agent_that_was_replaced_by_an_earlier_version_loses_its_places() {
+    let mut scene = Scene::new();
+    let first = scene.agent("first");
+    let id = scene.running("ollama", attached());
+    scene.agent_mut(first).capabilities.clear();
+    scene.pass();
+    assert!(scene.reason(id).contains("first runs version 1"), "{}", scene.reason(id));
+    let second = scene.agent("second");
+    scene.pass();
+    let wished = scene.wished(id, 1);
+    assert_eq!((wished.len(), wished[0].agent_id), (1, Some(second)));
+}
+
+#[test]
+fn the_own_label_of_an_agent_leads_to_it_and_cannot_be_claimed() {
+    let mut scene = Scene::new();
+    let other = scene.agent("other");
+    let mine = scene.agent("mine");
+    let label = towline_model::service::own_label(mine);
+    scene.agent_mut(other).labels = vec![label.clone()];
+    let mut more = attached();
+    more["required_labels"] = json!([label]);
+    let id = scene.service("ollama", more);
+    scene.deploy(id);
+    scene.pass();
+    assert_eq!(scene.state(id).instances[0].agent_id, Some(mine));
+    scene.set_online(mine, false);
+    scene.advance(120);
+    scene.pass();
+    assert_eq!(scene.wished(id, 1).iter().filter(|row| row.agent_id == Some(other)).count(), 0);
+}
+
+#[test]
+fn a_place_that_is_not_reached_fails_its_deploy_in_words() {
+    let mut scene = Scene::new();
+    scene.agent("box");
+    let id = scene.service("ollama", attached());
+    scene.deploy(id);
+    scene.pass();
+    let instance = scene.instances(id)[0];
+    scene.report(
+        instance,
+        InstancePhase::Starting,
+        Some((ReasonKind::ProbeFailed, "nothing listens on 127.0.0.1:11434")),
+    );
+    scene.pass();
+    assert!(
+        scene.reason(id).contains("box does not reach 127.0.0.1:11434 yet: nothing listens"),
+        "{}",
+        scene.reason(id)
+    );
+    scene.advance(121);
+    scene.pass();
+    assert_eq!(scene.status(id), ServiceStatus::Failed);
+    assert!(scene.reason(id).contains("within 120 seconds: nothing listens on"), "{}", scene.reason(id));
+}
+
+#[test]
+fn a_place_that_is_denied_fails_its_deploy_at_once() {
+    let mut scene = Scene::new();
+    scene.agent("box");
+    let id = scene.service("ollama", attached());
+    scene.deploy(id);
+    scene.pass();
+    let instance = scene.instances(id)[0];
+    scene.report(instance, InstancePhase::Starting, Some((ReasonKind::Denied, "10.0.0.1 is a private address")));
+    scene.advance(6);
+    scene.pass();
+    assert_eq!(scene.status(id), ServiceStatus::Failed);
+    let expected = "box may not connect to 127.0.0.1:11434: 10.0.0.1 is a private address";
+    assert!(scene.reason(id).contains(expected), "{}", scene.reason(id));
+}

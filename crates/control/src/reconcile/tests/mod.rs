@@ -52,6 +52,7 @@ impl Scene {
             machine_id: name.to_owned(),
             agent_version: "1".to_owned(),
             labels: Vec::new(),
+            capabilities: ["attached".to_owned(), "external".to_owned()].into(),
             gpu_count: 0,
             engine_ready: true,
             engine_message: Some("Docker 28".to_owned()),

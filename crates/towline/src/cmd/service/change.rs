@@ -17,6 +17,7 @@ const CREATE_EXAMPLE: &str = "\
 Example:
   towline service create hello --image towline-demo:latest --replicas 2
   towline service create llama --image ghcr.io/org/llama:1.2 --port 8000 --gpus 1 --env MODEL=8b
+  towline service create ollama --attached-target 127.0.0.1:11434 --required-label gpu-box
   towline service create -f hello.yaml --replicas 3";
 
 /// Arguments of `towline service create`.
@@ -29,8 +30,9 @@ pub struct CreateArgs {
     /// A YAML or JSON file with the fields of one service, named as in the API; - is stdin. Options win over it.
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     file: Option<PathBuf>,
-    /// Where the service's process comes from. It cannot be changed [default: deployed].
-    #[arg(long, value_name = "TYPE")]
+    /// Where the service's process comes from: deployed, attached or external. It cannot be changed [default: what
+    /// --attached-target or --external-url say, else deployed].
+    #[arg(long, value_name = "TYPE", visible_alias = "type")]
     service_type: Option<String>,
     #[command(flatten)]
     fields: FieldArgs,
@@ -67,6 +69,10 @@ pub async fn create(args: &CreateArgs, context: &Context) -> Result<(), Failure>
     let mut body = file_fields(args.file.as_ref())?;
     body.extend(args.fields.to_json(&body)?);
     let typed = [("service_slug", &args.slug), ("service_type", &args.service_type)];
+    let told = [("attached_target", "attached"), ("external_url", "external")];
+    if let Some((_, name)) = told.into_iter().find(|(field, _)| body.contains_key(*field)) {
+        body.entry("service_type").or_insert_with(|| json!(name));
+    }
     body.extend(typed.into_iter().filter_map(|(name, text)| Some((name.to_owned(), json!(text.as_ref()?)))));
     if let (false, Some(slug)) = (body.contains_key("display_name"), body.get("service_slug").cloned()) {
         body.insert("display_name".to_owned(), slug);

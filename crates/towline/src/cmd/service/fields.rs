@@ -24,10 +24,17 @@ pub struct FieldArgs {
     /// What the service is, at most 64 KiB.
     #[arg(long, value_name = "TEXT")]
     desc: Option<String>,
+    /// Where the process of an attached service listens, as its agent reaches it.
+    #[arg(long, value_name = "HOST:PORT")]
+    attached_target: Option<String>,
+    /// The https:// URL of an external service; its path is put before the path of every request.
+    #[arg(long, value_name = "URL")]
+    external_url: Option<String>,
     /// The port inside the container, 1 to 65535 [default: 8080].
     #[arg(long, value_name = "PORT", visible_alias = "exposed-port")]
     port: Option<u16>,
-    /// The HTTP path that is probed; 200 to 399 is healthy [default: /health].
+    /// The HTTP path that is probed; 200 to 399 is healthy [default: /health; for an attached service none, it is healthy
+    /// while it takes connections].
     #[arg(long, value_name = "PATH")]
     health_path: Option<String>,
     /// An environment variable; repeat for several. The ones given replace all that the service has.
@@ -96,6 +103,8 @@ impl FieldArgs {
             }
         };
         set("docker_image", self.image.as_ref().map(|text| json!(text)));
+        set("attached_target", self.attached_target.as_ref().map(|text| json!(text)));
+        set("external_url", self.external_url.as_ref().map(|text| json!(text)));
         set("display_name", self.display_name.as_ref().map(|text| json!(text)));
         set("service_desc", self.desc.as_ref().map(|text| json!(text)));
         set("exposed_port", self.port.map(|port| json!(port)));

@@ -1,0 +1,164 @@
+//! Attached services: processes that run already, on a machine without a container engine.
+
+use serde_json::{Value, json};
+use towline_e2e::{
+    api::Api,
+    dir::test_dir,
+    needs,
+    process::Process,
+    system::{Agent, AgentOptions, Server},
+    wait::{SOON, wait_until},
+};
+
+/// The demo service as a process of this machine.
+struct LocalProcess {
+    process: Process,
+    port: u16,
+    directory: tempfile::TempDir,
+}
+
+impl LocalProcess {
+    async fn start() -> Self {
+        let directory = test_dir();
+        // Free a moment ago; the tests of this file are the only ones that ask for it again.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let process = Self::spawn(port, directory.path());
+        let mut local = Self { process, port, directory };
+        local.wait().await;
+        local
+    }
+
+    fn spawn(port: u16, directory: &std::path::Path) -> Process {
+        let mut command = std::process::Command::new(needs::demo());
+        command.env("PORT", port.to_string());
+        Process::start("towline-demo", &mut command, &directory.join("demo.log"))
+    }
+
+    async fn start_again(&mut self) {
+        self.process = Self::spawn(self.port, self.directory.path());
+        self.wait().await;
+    }
+
+    async fn wait(&mut self) {
+        let (port, process) = (self.port, &mut self.process);
+        wait_until("the process listens", SOON, async || {
+            process.assert_runs();
+            let connected = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+            connected.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
+    fn target(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+/// An agent on a machine without a container engine.
+async fn agent_without_engine(server: &Server, name: &str, arguments: &[&str]) -> Agent {
+    let options = AgentOptions {
+        name: name.to_owned(),
+        docker_host: Some("unix:///nonexistent/docker.sock".to_owned()),
+        arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
+        ..AgentOptions::default()
+    };
+    server.start_agent_with(options).await
+}
+
+fn attached(slug: &str, target: &str) -> Value {
+    json!({
+        "service_slug": slug, "display_name": slug, "service_type": "attached", "attached_target": target,
+        "probe": {"interval_seconds": 1},
+    })
+}
+
+async fn wait_for_answer(api: &Api, path: &str, status: u16) -> Value {
+    wait_until(&format!("{path} answers {status}"), SOON, async || {
+        let reply = api.get(path).await;
+        if reply.status == status { Ok(reply.json()) } else { Err(format!("{} {}", reply.status, reply.text())) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_process_becomes_a_service_goes_and_comes_back() {
+    let server = Server::start().await;
+    let _agent = agent_without_engine(&server, "bare", &[]).await;
+    let mut local = LocalProcess::start().await;
+    let owner = server.owner().await;
+    let id = owner.create_service(&attached("ollama", &local.target())).await;
+    owner.deploy(&id).await;
+    owner.wait_for_ready(&id, 1).await;
+
+    let api = server.api();
+    let echo = api.get("/r/containers/ollama/echo?x=1").await.expect(200);
+    assert_eq!(echo["target"], "/echo?x=1");
+    let host = echo["headers"].as_array().unwrap().iter().find(|field| field[0] == "host").unwrap();
+    assert_eq!(host[1], local.target(), "it is told the name that a neighbour would use");
+
+    local.process.kill();
+    // At once: whoever could not connect tells it. Never a 502, since nothing listens.
+    let words = api.get("/r/containers/ollama/echo").await.gateway_problem(503, "no_ready_instance");
+    assert!(words.contains("ollama"), "{words}");
+    let service = wait_until("it is not ready", SOON, async || {
+        let service = owner.service(&id).await;
+        if service["instances_ready"] == 0 { Ok(service) } else { Err(service.to_string()) }
+    })
+    .await;
+    assert_eq!(service["service_status"], "running");
+    let reason = service["status_reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("nothing listens on"), "{service:#}");
+    api.get("/r/containers/ollama/echo").await.gateway_problem(503, "no_ready_instance");
+
+    local.start_again().await;
+    wait_for_answer(&api, "/r/containers/ollama/echo", 200).await;
+
+    // The rest of a service's life, none of which needs an engine.
+    owner.act(&format!("/containers/{id}/restart")).await.expect(200);
+    wait_until("the restart has taken over", SOON, async || {
+        let service = owner.service(&id).await;
+        let is_done = service["rollout"]["generation"] == 2 && service["rollout"]["state"] == "succeeded";
+        if is_done { Ok(()) } else { Err(service.to_string()) }
+    })
+    .await;
+    api.get("/r/containers/ollama/echo").await.expect(200);
+    let log = owner.get(&format!("/containers/{id}/logs")).await;
+    assert!(log.text().contains("no log here"), "{} {}", log.status, log.text());
+    let began = std::time::Instant::now();
+    owner.undeploy(&id).await;
+    owner.wait_for_status(&id, "stopped").await;
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "it took {:?}", began.elapsed());
+    assert_eq!(owner.delete(&format!("/containers/{id}")).await.status, 204);
+    local.process.assert_runs();
+}
+
+#[tokio::test]
+async fn the_agent_decides_what_it_attaches_to() {
+    let server = Server::start().await;
+    let local = LocalProcess::start().await;
+    let _agent = agent_without_engine(&server, "strict", &["--attach-allow", "127.0.0.1:1"]).await;
+    let owner = server.owner().await;
+    let id = owner.create_service(&attached("ollama", &local.target())).await;
+    owner.deploy(&id).await;
+    let service = owner.wait_for_status(&id, "failed").await;
+    let reason = service["status_reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("strict may not connect to") && reason.contains("--attach-allow"), "{reason}");
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_again_interrupts_nothing_that_it_need_not() {
+    let server = Server::start().await;
+    let mut agent = agent_without_engine(&server, "bare", &[]).await;
+    let local = LocalProcess::start().await;
+    let owner = server.owner().await;
+    let id = owner.create_service(&attached("ollama", &local.target())).await;
+    owner.deploy(&id).await;
+    owner.wait_for_ready(&id, 1).await;
+    let before = owner.instances(&id).await;
+    agent.kill();
+    wait_for_answer(&server.api(), "/r/containers/ollama/echo", 503).await;
+    agent.start_again();
+    wait_for_answer(&server.api(), "/r/containers/ollama/echo", 200).await;
+    let after = owner.instances(&id).await;
+    assert_eq!((&after[0]["id"], &after[0]["phase"]), (&before[0]["id"], &json!("ready")));
+}
