@@ -95,6 +95,8 @@ pub enum Command {
     Service(cmd::service::ServiceArgs),
     /// Make the services what a YAML or JSON file says: create, update and deploy.
     Apply(cmd::apply::ApplyArgs),
+    /// Make a process that runs on this machine a service, in one command.
+    Expose(Box<cmd::expose::ExposeArgs>),
     /// Call a service through the proxy, like curl.
     Call(cmd::call::CallArgs),
     /// Make, list and revoke keys of the team.

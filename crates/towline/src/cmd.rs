@@ -5,6 +5,7 @@ pub mod agents;
 pub mod apply;
 pub mod call;
 pub mod completion;
+pub mod expose;
 pub mod key;
 pub mod login;
 pub mod serve;
@@ -62,6 +63,7 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Logout(args) => login::logout(args, context).await,
         Command::Service(args) => service::run(args, context).await,
         Command::Apply(args) => apply::run(args, context).await,
+        Command::Expose(args) => Box::pin(expose::run(*args, context)).await,
         Command::Call(args) => call::run(args, context).await,
         Command::Key(args) => key::run(args, context).await,
         Command::Agents(args) => agents::run(args, context).await,

@@ -362,7 +362,7 @@ mod tests {
             health_path: None,
             probe: ProbeSpec::default(),
         };
-        let desired = Desired { revision: 1, instances: Vec::new(), endpoints: vec![spec], endpoints: Vec::new() };
+        let desired = Desired { revision: 1, instances: Vec::new(), endpoints: vec![spec] };
         let text = serde_json::to_string(&desired).unwrap();
         assert!(serde_json::from_str::<Earlier>(&text).unwrap().instances.is_empty());
         assert_eq!(serde_json::from_str::<Desired>(&text).unwrap(), desired);

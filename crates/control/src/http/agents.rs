@@ -45,6 +45,12 @@ pub struct AgentItem {
     /// Its labels.
     #[schema(example = json!(["gpu"]))]
     labels: Vec<String>,
+    /// What it can do beyond running containers: `attached` and `external` services.
+    #[schema(example = json!(["attached", "external"]))]
+    capabilities: Vec<String>,
+    /// Stays the same for its machine, whatever the agent's name. It is a hash, not the machine's own id.
+    #[schema(example = "0123456789abcdef0123456789abcdef")]
+    machine_id: String,
     /// GPUs of its machine.
     #[schema(example = 0)]
     gpu_count: i32,
@@ -78,6 +84,8 @@ impl From<AgentRow> for AgentItem {
             display_name: row.name,
             agent_status: if row.session_id.is_some() { AgentStatus::Online } else { AgentStatus::Offline },
             labels: row.labels,
+            capabilities: row.capabilities,
+            machine_id: row.machine_id,
             gpu_count: row.gpu_count,
             engine_status: if row.engine_ready { EngineState::Ready } else { EngineState::Unavailable },
             engine_message: row.engine_message,

@@ -6,7 +6,7 @@ use towline_e2e::{
     dir::test_dir,
     needs,
     process::Process,
-    system::{Agent, AgentOptions, Server},
+    system::{Agent, AgentOptions, Server, towline},
     wait::{SOON, wait_until},
 };
 
@@ -161,4 +161,73 @@ async fn an_agent_that_starts_again_interrupts_nothing_that_it_need_not() {
     wait_for_answer(&server.api(), "/r/containers/ollama/echo", 200).await;
     let after = owner.instances(&id).await;
     assert_eq!((&after[0]["id"], &after[0]["phase"]), (&before[0]["id"], &json!("ready")));
+}
+
+/// `towline expose` as somebody runs it on the server's own machine.
+fn expose(server: &Server, local: &LocalProcess, log: &str, arguments: &[&str]) -> Process {
+    let mut command = towline(server.directory());
+    command.args(["expose", &local.port.to_string(), "--data-dir"]).arg(server.directory().join("data"));
+    command.args(arguments);
+    Process::start("towline expose", &mut command, &server.directory().join(log))
+}
+
+/// Waits until the command has ended by itself or by a signal.
+async fn wait_for_end(process: &mut Process) {
+    let status = wait_until("the command has ended", SOON, async || {
+        process.exit_status().ok_or_else(|| process.output())
+    })
+    .await;
+    assert!(status.success(), "{status}: {}", process.output());
+}
+
+#[tokio::test]
+async fn one_command_exposes_a_process_until_it_ends() {
+    let server = Server::start().await;
+    let mut local = LocalProcess::start().await;
+    let (owner, api) = (server.owner().await, server.api());
+
+    let mut command = expose(&server, &local, "first.log", &["--name", "my-model"]);
+    command.wait_for_output("/api/v1/r/containers/my-model/").await;
+    api.get("/r/containers/my-model/echo").await.expect(200);
+    local.process.kill();
+    api.get("/r/containers/my-model/echo").await.gateway_problem(503, "no_ready_instance");
+    local.start_again().await;
+    wait_for_answer(&api, "/r/containers/my-model/echo", 200).await;
+
+    // Nobody in the team gets further with this agent than to the exposed process.
+    let first = api.get("/r/containers/my-model").await.expect(200);
+    let mut other = attached("other", &server.api().address().to_string());
+    other["required_labels"] = first["required_labels"].clone();
+    let id = owner.create_service(&other).await;
+    owner.deploy(&id).await;
+    let reason = owner.wait_for_status(&id, "failed").await["status_reason"].to_string();
+    assert!(reason.contains("--attach-allow"), "{reason}");
+
+    command.signal("INT");
+    wait_for_end(&mut command).await;
+    wait_for_answer(&api, "/r/containers/my-model/echo", 503).await;
+
+    // Again: the same service, found and brought up to date; this time it is not left behind.
+    let mut command = expose(&server, &local, "second.log", &["--name", "my-model", "--rm"]);
+    command.wait_for_output("/api/v1/r/containers/my-model/").await;
+    api.get("/r/containers/my-model/echo").await.expect(200);
+    assert_eq!(api.get("/r/containers/my-model").await.expect(200)["id"], first["id"]);
+    command.signal("INT");
+    wait_for_end(&mut command).await;
+    api.get("/r/containers/my-model").await.problem(404, "not_found");
+    local.process.assert_runs();
+}
+
+#[tokio::test]
+async fn an_agent_of_this_machine_takes_what_is_exposed() {
+    let server = Server::start().await;
+    let _agent = agent_without_engine(&server, "bare", &[]).await;
+    let local = LocalProcess::start().await;
+    let mut command = expose(&server, &local, "expose.log", &["--name", "my-model"]);
+    wait_for_end(&mut command).await;
+    assert!(command.output().contains("towline service undeploy"), "{}", command.output());
+    server.api().get("/r/containers/my-model/echo").await.expect(200);
+    let owner = server.owner().await;
+    let id = server.api().get("/r/containers/my-model").await.expect(200)["id"].as_str().unwrap().to_owned();
+    assert_eq!(owner.instances(&id).await[0]["agent_name"], "bare");
 }

@@ -10,7 +10,7 @@ use towline_model::{Secret, TeamId};
 
 use crate::failure::Failure;
 
-/// The first user and team of a server. The keys in the file are for people.
+/// The first user, team and agent key of a server. The integration key in the file is for people.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Bootstrap {
     /// Where the server was reached at its first start.
@@ -21,6 +21,9 @@ pub struct Bootstrap {
     pub email_address: String,
     /// The owner's password.
     pub user_password: Secret<String>,
+    /// The first agent key.
+    #[serde(default)]
+    pub agent_key: Option<Secret<String>>,
 }
 
 impl Bootstrap {

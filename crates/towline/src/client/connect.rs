@@ -66,6 +66,14 @@ pub fn connect(args: &ClientArgs, context: &Context) -> Result<Client, Failure> 
     }
 }
 
+/// What the first start of that server wrote, if it is on this machine and for us to read.
+///
+/// # Errors
+/// When the file is damaged.
+pub fn bootstrap_of(server: &Url, args: &ClientArgs, context: &Context) -> Result<Option<Bootstrap>, Failure> {
+    Ok(local(args, context)?.filter(|local| local.server == *server).map(|local| local.bootstrap))
+}
+
 /// Where sign-ins are kept; `None` when the user has no home.
 pub fn credentials_file(context: &Context) -> Option<CredentialsFile> {
     Some(CredentialsFile::at(context.environment.config_dir()?.join("credentials.json")))
