@@ -282,7 +282,7 @@ impl<R: Runtime> Converger<R> {
         if self.engine.as_ref() != Some(&engine) {
             match &engine {
                 EngineStatus::Ready { version } => tracing::info!(engine = %version, "the container engine is ready"),
-                EngineStatus::Unavailable { reason } => tracing::warn!(%reason, "no container engine"),
+                EngineStatus::Unavailable { reason } => tracing::info!(%reason, "no container engine"),
             }
         }
         if matches!(engine, EngineStatus::Unavailable { .. }) {

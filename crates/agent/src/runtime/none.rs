@@ -1,6 +1,9 @@
 //! No container engine at all: for an agent that only connects to places, such as that of `towline expose`.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::{Future, Ready, ready},
+    time::Duration,
+};
 
 use tokio::sync::watch;
 use towline_model::AgentId;
@@ -17,8 +20,8 @@ pub struct NoRuntime;
 
 const REASON: &str = "this agent runs no containers";
 
-fn unavailable<T: Send>() -> impl Future<Output = Result<T, RuntimeError>> + Send {
-    async { Err(RuntimeError::Unavailable(REASON.to_owned())) }
+fn unavailable<T>() -> Ready<Result<T, RuntimeError>> {
+    ready(Err(RuntimeError::Unavailable(REASON.to_owned())))
 }
 
 impl Runtime for NoRuntime {

@@ -173,10 +173,8 @@ fn expose(server: &Server, local: &LocalProcess, log: &str, arguments: &[&str]) 
 
 /// Waits until the command has ended by itself or by a signal.
 async fn wait_for_end(process: &mut Process) {
-    let status = wait_until("the command has ended", SOON, async || {
-        process.exit_status().ok_or_else(|| process.output())
-    })
-    .await;
+    let status =
+        wait_until("the command has ended", SOON, async || process.exit_status().ok_or_else(|| process.output())).await;
     assert!(status.success(), "{status}: {}", process.output());
 }
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use clap::{Args, ValueHint};
 use serde_json::{Map, Value, json};
-use tokio_util::sync::CancellationToken;
 use towline_agent::identity;
 use towline_model::{
     AgentId, Secret,
