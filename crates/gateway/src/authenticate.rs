@@ -13,6 +13,7 @@ use crate::{
     access_token::{AccessTokens, TokenError},
     presented::{self, Doors},
     snapshot::{Credential, CredentialTable},
+    tickets::{Holder, Permit},
 };
 
 /// The header that names the team of a call with an access token.
@@ -96,6 +97,15 @@ pub enum AuthError {
     /// `X-Team-ID` is not an id.
     #[error("the X-Team-ID header must hold one team id, a UUID such as 01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77")]
     InvalidTeam,
+    /// A ticket that opens nothing (any more).
+    #[error(
+        "the ticket was used already, is older than 30 seconds, is for another service, or its holder may not use it \
+        any more; get a new one with POST /api/v1/r/containers/{{slug}}/ticket for each WebSocket"
+    )]
+    UnknownTicket,
+    /// A ticket where no WebSocket is opened.
+    #[error("a ticket opens a WebSocket and nothing else; send a key or an access token with this request")]
+    TicketElsewhere,
     /// The user is not in the team.
     #[error("you are not a member of this team; check the X-Team-ID header or ask to be invited")]
     NotInTeam,
@@ -205,6 +215,21 @@ fn principal_of_key(credential: &Credential, authority: Authority<'_>) -> Result
         }
         (KeyKind::Device, None) => Err(AuthError::UnknownKey),
         (KeyKind::Agent, _) => Err(AuthError::AgentKey),
+    }
+}
+
+/// Who holds a ticket, as things are now.
+pub(crate) fn principal_of_permit(permit: &Permit, authority: Authority<'_>) -> Result<Principal, AuthError> {
+    let team_id = permit.team_id;
+    match permit.holder {
+        Holder::User(user_id) => {
+            let role = authority.credentials.role(user_id, team_id).ok_or(AuthError::UnknownTicket)?;
+            Ok(Principal::User { user_id, team_id, role })
+        }
+        Holder::Key(id) => {
+            let key = authority.credentials.key_of(id).filter(|key| !key.is_expired(authority.now));
+            principal_of_key(key.ok_or(AuthError::UnknownTicket)?, authority)
+        }
     }
 }
 

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use towline_model::InstanceId;
 
-use crate::service::{Candidate, Instance};
+use crate::{
+    affinity::Preference,
+    service::{Candidate, Instance},
+};
 
 /// Why no instance can take a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +18,10 @@ pub(crate) enum NoInstance {
     NoneReady,
     /// Some are ready, but none of their agents is connected.
     NoneReachable,
+    /// The one that is insisted on is not ready.
+    NotThatOne(InstanceId),
+    /// The one that is insisted on does not exist (any more).
+    ThatOneIsGone(InstanceId),
 }
 
 /// An instance that was picked.
@@ -26,8 +33,38 @@ pub(crate) struct Picked {
 }
 
 /// Picks an instance, leaving out those that were tried before.
-pub(crate) fn pick(candidates: &[Candidate], tried: &[InstanceId]) -> Result<Picked, NoInstance> {
+pub(crate) fn pick(
+    candidates: &[Candidate],
+    tried: &[InstanceId],
+    preference: Preference,
+) -> Result<Picked, NoInstance> {
+    match preference {
+        Preference::Insist(id) => return insist(candidates, tried, id),
+        Preference::Prefer(id) => {
+            if let Ok(picked) = insist(candidates, tried, id) {
+                // Others can take the request when this one turns out not to.
+                let is_only = candidates.iter().all(|c| c.instance.id == id || !can_take(c, tried));
+                return Ok(Picked { is_only, ..picked });
+            }
+        }
+        Preference::Any => {}
+    }
     pick_with(candidates, tried, |below| rand::random_range(0..below))
+}
+
+fn insist(candidates: &[Candidate], tried: &[InstanceId], id: InstanceId) -> Result<Picked, NoInstance> {
+    let Some(candidate) = candidates.iter().find(|candidate| candidate.instance.id == id) else {
+        return Err(NoInstance::ThatOneIsGone(id));
+    };
+    if can_take(candidate, tried) {
+        return Ok(Picked { instance: Arc::clone(&candidate.instance), is_only: true });
+    }
+    let offline = candidate.ready && !candidate.instance.slot.is_online();
+    Err(if offline { NoInstance::NoneReachable } else { NoInstance::NotThatOne(id) })
+}
+
+fn can_take(candidate: &Candidate, tried: &[InstanceId]) -> bool {
+    candidate.ready && candidate.instance.slot.is_online() && !tried.contains(&candidate.instance.id)
 }
 
 fn pick_with(
@@ -35,12 +72,8 @@ fn pick_with(
     tried: &[InstanceId],
     mut random_below: impl FnMut(usize) -> usize,
 ) -> Result<Picked, NoInstance> {
-    let eligible = || {
-        let fits = |candidate: &&Candidate| {
-            candidate.ready && candidate.instance.slot.is_online() && !tried.contains(&candidate.instance.id)
-        };
-        candidates.iter().filter(fits).map(|candidate| &candidate.instance)
-    };
+    let eligible =
+        || candidates.iter().filter(|candidate| can_take(candidate, tried)).map(|candidate| &candidate.instance);
     let count = eligible().count();
     let chosen = match count {
         0 => None,
@@ -101,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_told() {
-        let pick = |candidates: &[Candidate]| pick(candidates, &[]).map(|picked| picked.instance.id);
+        let pick = |candidates: &[Candidate]| pick(candidates, &[], Preference::Any).map(|picked| picked.instance.id);
         assert_eq!(pick(&[]), Err(NoInstance::NoneReady));
         assert_eq!(pick(&[candidate(false, true)]), Err(NoInstance::NoneReady));
         assert_eq!(pick(&[candidate(true, false), candidate(false, true)]), Err(NoInstance::NoneReachable));
@@ -115,11 +148,33 @@ mod tests {
         let all = [candidate(true, true), candidate(true, true)];
         let tried = [all[0].instance.id];
         for _ in 0..20 {
-            let picked = pick(&all, &tried).unwrap();
+            let picked = pick(&all, &tried, Preference::Any).unwrap();
             assert_eq!((picked.instance.id, picked.is_only), (all[1].instance.id, true));
         }
         let both = all.each_ref().map(|c| c.instance.id);
-        assert_eq!(pick(&all, &both).unwrap_err(), NoInstance::NoneReady);
+        assert_eq!(pick(&all, &both, Preference::Any).unwrap_err(), NoInstance::NoneReady);
+    }
+
+    #[test]
+    fn a_preferred_instance_is_taken_while_it_can_be() {
+        use Preference::{Insist, Prefer};
+        let all = [candidate(true, true), candidate(true, true), candidate(false, true), candidate(true, false)];
+        let [first, second, unready, offline] = all.each_ref().map(|c| c.instance.id);
+        let pick = |tried: &[InstanceId], preference| pick(&all, tried, preference).map(|p| (p.instance.id, p.is_only));
+        for _ in 0..20 {
+            assert_eq!(pick(&[], Prefer(first)), Ok((first, false)));
+            assert_eq!(pick(&[second], Prefer(first)), Ok((first, true)), "the others cannot take it");
+            assert_eq!(pick(&[], Insist(second)), Ok((second, true)));
+            assert_eq!(pick(&[first], Prefer(first)), Ok((second, true)));
+            for gone in [unready, offline, InstanceId::generate()] {
+                assert!([first, second].contains(&pick(&[], Prefer(gone)).unwrap().0));
+            }
+        }
+        let gone = InstanceId::generate();
+        assert_eq!(pick(&[], Insist(gone)), Err(NoInstance::ThatOneIsGone(gone)));
+        assert_eq!(pick(&[], Insist(unready)), Err(NoInstance::NotThatOne(unready)));
+        assert_eq!(pick(&[], Insist(offline)), Err(NoInstance::NoneReachable));
+        assert_eq!(pick(&[first], Insist(first)), Err(NoInstance::NotThatOne(first)));
     }
 
     #[test]
@@ -136,8 +191,9 @@ mod tests {
     #[test]
     fn loads_stay_even() {
         let service = service((0..5).map(|_| candidate(true, true)).collect());
-        let held: Vec<_> =
-            (0..500).map(|_| InFlight::begin(&service, pick(&service.candidates, &[]).unwrap().instance)).collect();
+        let held: Vec<_> = (0..500)
+            .map(|_| InFlight::begin(&service, pick(&service.candidates, &[], Preference::Any).unwrap().instance))
+            .collect();
         let loads: Vec<_> = service.candidates.iter().map(|c| c.instance.in_flight()).collect();
         assert!(loads.iter().all(|load| (90..=110).contains(load)), "{loads:?}");
         assert_eq!(service.in_flight.load(std::sync::atomic::Ordering::Relaxed), held.len());

@@ -8,6 +8,7 @@ use tokio::time::timeout_at;
 use towline_model::InstanceId;
 
 use crate::{
+    affinity::Preference,
     balance::{self, NoInstance},
     body::Terms,
     connect::{Need, connect},
@@ -29,6 +30,8 @@ pub(crate) struct Outbound {
     pub body: BodySource,
     /// Whether it asks for another protocol.
     pub upgrade: bool,
+    /// The instances that the caller wants.
+    pub preference: Preference,
 }
 
 /// The head of a request.
@@ -80,6 +83,7 @@ struct Dispatch<'a> {
     body: BodySource,
     upgrade: bool,
     idempotent: bool,
+    preference: Preference,
     /// Instances that cannot help.
     tried: Vec<InstanceId>,
     /// Whether only a new stream will do.
@@ -90,16 +94,27 @@ struct Dispatch<'a> {
 
 impl<'a> Dispatch<'a> {
     fn new(shared: &'a Shared, service: &'a Service, outbound: Outbound) -> Self {
-        let Outbound { head, body, upgrade } = outbound;
+        let Outbound { head, body, upgrade, preference } = outbound;
         let idempotent = head.method.is_idempotent();
         let head = Some(head);
-        Self { shared, service, head, body, upgrade, idempotent, tried: Vec::new(), fresh: upgrade, resent: false }
+        Self {
+            shared,
+            service,
+            head,
+            body,
+            upgrade,
+            idempotent,
+            preference,
+            tried: Vec::new(),
+            fresh: upgrade,
+            resent: false,
+        }
     }
 
     async fn run(&mut self) -> Result<Answer, GatewayError> {
         let mut last = None;
         for _ in 0..MAX_ATTEMPTS {
-            let picked = match balance::pick(&self.service.candidates, &self.tried) {
+            let picked = match balance::pick(&self.service.candidates, &self.tried, self.preference) {
                 Ok(picked) => picked,
                 Err(none) => return Err(last.unwrap_or_else(|| self.unavailable(none))),
             };
@@ -178,6 +193,12 @@ impl<'a> Dispatch<'a> {
         match none {
             NoInstance::NoneReady => GatewayError::NoReadyInstance { slug },
             NoInstance::NoneReachable => GatewayError::AgentUnreachable { slug },
+            NoInstance::NotThatOne(instance) => {
+                GatewayError::InstanceUnavailable { slug, instance, gone: false, forget: None }
+            }
+            NoInstance::ThatOneIsGone(instance) => {
+                GatewayError::InstanceUnavailable { slug, instance, gone: true, forget: None }
+            }
         }
     }
 }

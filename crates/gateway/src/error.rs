@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use towline_model::{AgentId, ErrorCode, FieldError, Problem, ServiceStatus, ValidationError, problem};
+use towline_model::{AgentId, ErrorCode, FieldError, InstanceId, Problem, ServiceStatus, ValidationError, problem};
 use towline_tunnel::{RefuseCode, Refused};
 
 use crate::{
@@ -81,6 +81,25 @@ pub enum GatewayError {
         /// The service.
         slug: String,
     },
+    /// The caller insists on an instance that cannot take its request.
+    #[error("the instance {instance} of {slug:?} {}", if *.gone {
+        "is gone; leave X-Towline-Instance out to be served by another"
+    } else {
+        "is not ready at the moment; try again shortly, or leave X-Towline-Instance out to be served by another"
+    })]
+    InstanceUnavailable {
+        /// The service.
+        slug: String,
+        /// The instance.
+        instance: InstanceId,
+        /// Whether it will never come back.
+        gone: bool,
+        /// The cookie that makes a browser forget it.
+        forget: Option<HeaderValue>,
+    },
+    /// More WebSocket tickets were made than are remembered.
+    #[error("this team has made too many WebSocket tickets within 30 seconds; try again when some have expired")]
+    TooManyTickets,
     /// The exchange with the container failed.
     #[error("{}{}", .0.reason, .0.advice())]
     Exchange(ExchangeError),
@@ -163,7 +182,8 @@ impl GatewayError {
             Self::Invalid(_) => ErrorCode::ValidationFailed,
             Self::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
             Self::BodyTooLarge { .. } => ErrorCode::BodyTooLarge,
-            Self::NoReadyInstance { .. } => ErrorCode::NoReadyInstance,
+            Self::NoReadyInstance { .. } | Self::InstanceUnavailable { .. } => ErrorCode::NoReadyInstance,
+            Self::TooManyTickets => ErrorCode::RateLimited,
             Self::AgentUnreachable { .. } | Self::AgentOffline { .. } => ErrorCode::AgentUnreachable,
             Self::Exchange(error) => error.reason.code(),
             Self::Revoked => ErrorCode::Unauthenticated,
@@ -173,10 +193,11 @@ impl GatewayError {
     /// The `error` token of `Proxy-Status` (RFC 9209 §2.3).
     const fn token(&self) -> &'static str {
         match self {
-            Self::Auth(_) | Self::Forbidden | Self::Revoked => "http_request_denied",
+            Self::Auth(_) | Self::Forbidden | Self::Revoked | Self::TooManyTickets => "http_request_denied",
             Self::ServiceNotFound { .. } => "destination_not_found",
             Self::ServiceNotRunning { .. }
             | Self::NoReadyInstance { .. }
+            | Self::InstanceUnavailable { .. }
             | Self::AgentUnreachable { .. }
             | Self::AgentOffline { .. } => "destination_unavailable",
             Self::MalformedRequest(_)
@@ -192,8 +213,14 @@ impl GatewayError {
     const fn is_retryable(&self) -> bool {
         match self {
             Self::Exchange(error) => !error.maybe_processed && matches!(error.reason, ExchangeFailure::Refused(_)),
-            _ => self.code().status() == 503,
+            _ => matches!(self.code().status(), 429 | 503),
         }
+    }
+
+    /// The value of `Retry-After` that belongs to the answer.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<HeaderValue> {
+        self.is_retryable().then_some(HeaderValue::from_static(RETRY_AFTER_SECONDS))
     }
 
     /// Every field that is wrong.
@@ -230,13 +257,16 @@ impl GatewayError {
             Self::MethodNotAllowed { allowed } => {
                 headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
             }
+            Self::InstanceUnavailable { forget: Some(cookie), .. } => {
+                headers.insert(header::SET_COOKIE, cookie.clone());
+            }
             Self::Exchange(ExchangeError { maybe_processed: true, .. }) => {
                 headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
             }
             _ => {}
         }
-        if self.is_retryable() {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, seconds);
         }
         response
     }

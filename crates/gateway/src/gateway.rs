@@ -14,7 +14,7 @@ use hyper::body::{Body, Incoming};
 use tokio::{io::AsyncRead, net::TcpListener, sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
-use towline_model::{AgentId, Clock, ServiceId, SessionId, UserId};
+use towline_model::{AgentId, Clock, Principal, Secret, ServiceId, SessionId, UserId};
 use towline_tunnel::{Budget, LogsRequest, message::Desired, placement::PlacementLimits};
 
 use crate::{
@@ -25,7 +25,9 @@ use crate::{
     forwarded::AddressRange,
     listener, logs,
     presented::Doors,
+    proxy,
     state::State,
+    tickets::Tickets,
 };
 
 /// What agents tell waits here for the control plane.
@@ -100,6 +102,8 @@ pub(crate) struct Shared {
     pub agents: Arc<Registry>,
     pub events: mpsc::Sender<AgentEvent>,
     pub callers: Arc<Callers>,
+    /// WebSocket tickets that may be used.
+    pub tickets: Tickets,
     /// What the windows of all carriers grow under.
     pub budget: Budget,
     /// Sessions, carriers and other work that no caller waits for. It ends on `cut`.
@@ -148,6 +152,7 @@ impl Gateway {
             agents: Arc::default(),
             events,
             callers: Arc::default(),
+            tickets: Tickets::default(),
             tasks: TaskTracker::new(),
             upgraded: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -197,6 +202,15 @@ impl Gateway {
     pub fn authenticate_user(&self, headers: &HeaderMap) -> Result<UserId, AuthError> {
         let state = self.shared.state.load();
         authenticate::authenticate_user(headers, self.shared.authority(&state))
+    }
+
+    /// A ticket for one WebSocket to the service of that slug, good once and for
+    /// [`TICKET_LIFETIME`](crate::TICKET_LIFETIME), at this gateway.
+    ///
+    /// # Errors
+    /// When the principal could not call the service now, or too many tickets are about.
+    pub fn issue_ticket(&self, principal: &Principal, slug: &str) -> Result<Secret<String>, GatewayError> {
+        proxy::issue_ticket(&self.shared, principal, slug)
     }
 
     /// Sends an agent everything that it should run; of several, only the latest arrives for sure. `false` when the

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use towline_model::{ValidationError, service::is_http_path, validate::Checks};
 
 use crate::{
+    affinity::{Affinity, Preference},
     body::{ContainerBody, Cut, ResponseBody, Terms},
     caller::Active,
     dispatch::{Answer, Head, Outbound, dispatch},
@@ -80,6 +81,7 @@ pub(crate) async fn invoke(
     if request.method() != Method::POST {
         return Err(GatewayError::MethodNotAllowed { allowed: "POST" });
     }
+    let affinity = Affinity::of(request.headers())?;
     let host = authority_of(request.uri()).or_else(|| request.headers().get(header::HOST).cloned());
     let version = request.version();
     let text = read_description(request.into_body(), shared.config.invoke_request_limit).await?;
@@ -98,15 +100,19 @@ pub(crate) async fn invoke(
     described.headers.insert(X_REQUEST_ID, id.value().clone());
     let terms = admitted.terms();
     let method = described.method.clone();
-    let outbound = outbound(described, &admitted);
+    let outbound = outbound(described, &admitted, Affinity::preference(affinity));
     let answer = dispatch(shared, &admitted.service, outbound, &terms).await?;
+    let instance = answer.in_flight.instance().id;
     let described = read_answer(answer, &method, terms, shared.config.invoke_response_limit).await?;
     let mut response = Response::new(ResponseBody::full(described));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(affinity) = affinity {
+        affinity.tell(response.headers_mut(), instance, &admitted.service.prefix);
+    }
     Ok(response)
 }
 
-fn outbound(described: Described, admitted: &Admitted) -> Outbound {
+fn outbound(described: Described, admitted: &Admitted, preference: Preference) -> Outbound {
     let Described { method, path, mut headers, body } = described;
     headers.insert(header::HOST, admitted.service.host.clone());
     let source = if body.is_empty() {
@@ -118,7 +124,7 @@ fn outbound(described: Described, admitted: &Admitted) -> Outbound {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         BodySource::Full(body)
     };
-    Outbound { head: Head { method, uri: Uri::from(path), headers }, body: source, upgrade: false }
+    Outbound { head: Head { method, uri: Uri::from(path), headers }, body: source, upgrade: false, preference }
 }
 
 /// Reads the body of the call itself.

@@ -7,10 +7,11 @@
 //!    request; it gets its [`request_id`].
 //! 2. `route` looks at the raw `path`: an agent's socket, a call of a service, or the control plane's business.
 //! 3. `presented` finds the credential and [`authenticate`] turns it into a principal; `state`, made from the current
-//!    [`snapshot`], knows what service the slug means.
+//!    [`snapshot`], knows what service the slug means. (A browser's WebSocket brings one of the `tickets` instead, by the
+//!    `ticket_door`.)
 //! 4. `proxy` makes the request that the container gets: `headers` and [`forwarded`] change what must be changed, and
 //!    nothing else. (`invoke` makes one from a description.)
-//! 5. `dispatch` sends it: `balance` picks an instance, `connect` finds a connection in the instance's `pool` or a new
+//! 5. `dispatch` sends it: `balance` picks an instance, with `affinity` where the caller wants it, `connect` finds a connection in the instance's `pool` or a new
 //!    stream on one of the agent's carriers, `upstream` exchanges request and answer, `retry` judges what failed.
 //! 6. `body` passes the answer on as it comes; dropping it before its end cancels everything behind it. After a `101`,
 //!    `upgrade` passes bytes.
@@ -20,6 +21,7 @@
 //! plane as [`AgentEvent`]s. No step of a request waits for a database.
 
 pub mod access_token;
+mod affinity;
 pub mod agents;
 pub mod authenticate;
 mod balance;
@@ -48,6 +50,8 @@ pub mod snapshot;
 mod state;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod ticket_door;
+mod tickets;
 mod upgrade;
 mod upstream;
 
@@ -59,3 +63,4 @@ pub use gateway::{CallerAddr, Gateway, GatewayConfig};
 pub use presented::Doors;
 pub use request_id::RequestIdText;
 pub use snapshot::{Credential, CredentialTable, InstanceRoute, RouteTable, ServiceRoute, Snapshot};
+pub use tickets::TICKET_LIFETIME;

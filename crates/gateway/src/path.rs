@@ -1,5 +1,6 @@
 //! What a request is for, judged by its raw path: nothing is decoded or normalised here or later.
 
+use http::Method;
 use towline_tunnel::message::{CARRIER_PATH, SESSION_PATH};
 
 /// What the paths of proxied requests start with; the slug and the container's path follow.
@@ -30,10 +31,15 @@ pub(crate) enum Destination<'a> {
     Api,
 }
 
-/// Looks at the path and query of a request, as it was sent.
-pub(crate) fn destination(path_and_query: &str) -> Destination<'_> {
+/// What a WebSocket ticket is asked for with, in place of a container's path. Everything else below a service's slug is
+/// the container's, `POST …/ticket?` included.
+const TICKET_TARGET: &str = "/ticket";
+
+/// Looks at the method and at the path and query of a request, as it was sent.
+pub(crate) fn destination<'a>(method: &Method, path_and_query: &'a str) -> Destination<'a> {
     if let Some(rest) = path_and_query.strip_prefix(PROXY_PREFIX) {
         return match rest.find(['/', '?']) {
+            Some(end) if method == Method::POST && rest[end..] == *TICKET_TARGET => Destination::Api,
             Some(end) if rest.as_bytes()[end] == b'/' => {
                 Destination::Proxy { slug: &rest[..end], target: &rest[end..] }
             }
@@ -86,7 +92,26 @@ mod tests {
             ("*", Api),
             ("", Api),
         ] {
-            assert_eq!(destination(path), expected, "{path}");
+            assert_eq!(destination(&Method::GET, path), expected, "{path}");
+            assert_eq!(destination(&Method::POST, path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_a_post_of_exactly_this_path_asks_for_a_ticket() {
+        let path = |target: &str| format!("{PROXY_PREFIX}hello{target}");
+        assert_eq!(destination(&Method::POST, &path("/ticket")), Api);
+        for (method, target) in [
+            (Method::GET, "/ticket"),
+            (Method::OPTIONS, "/ticket"),
+            (Method::POST, "/ticket?"),
+            (Method::POST, "/ticket?a"),
+            (Method::POST, "/ticket/"),
+            (Method::POST, "//ticket"),
+            (Method::POST, "/a/ticket"),
+            (Method::POST, "/Ticket"),
+        ] {
+            assert_eq!(destination(&method, &path(target)), Proxy { slug: "hello", target }, "{method} {target}");
         }
     }
 
@@ -94,7 +119,7 @@ mod tests {
         #[test]
         fn a_target_is_always_the_rest_of_the_path(slug in "[a-z0-9-]{0,9}", rest in "(/[ -~]{0,30})?") {
             let path = format!("{PROXY_PREFIX}{slug}{rest}");
-            match destination(&path) {
+            match destination(&Method::GET, &path) {
                 Proxy { slug: s, target } => prop_assert_eq!((s, target), (slug.as_str(), rest.as_str())),
                 other => prop_assert!(rest.is_empty() && other == Api),
             }

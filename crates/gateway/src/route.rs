@@ -59,7 +59,8 @@ where
 {
     // The target is looked at while the request is passed on.
     let uri = request.uri().clone();
-    let answer = match destination(uri.path_and_query().map_or("", |target| target.as_str())) {
+    let method = request.method().clone();
+    let answer = match destination(&method, uri.path_and_query().map_or("", |target| target.as_str())) {
         Destination::Proxy { slug, target } => match proxy::proxy(shared, active, request, id, (slug, target)).await {
             Ok(answer) => return answer,
             Err(error) => rescue(&error, id),
@@ -84,7 +85,7 @@ where
 /// The answer to a request that is wrong before it is looked at where it goes: the same on a runtime route as all others
 /// that are made there.
 fn malformed<B>(request: &Request<B>, fault: &str, id: &RequestIdText) -> Response<ResponseBody> {
-    match destination(request.uri().path_and_query().map_or("", |target| target.as_str())) {
+    match destination(request.method(), request.uri().path_and_query().map_or("", |target| target.as_str())) {
         Destination::Proxy { .. } | Destination::Invoke { .. } => {
             rescue(&GatewayError::MalformedRequest(fault.to_owned()), id)
         }

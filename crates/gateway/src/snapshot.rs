@@ -122,6 +122,7 @@ impl Credential {
 #[derive(Debug, Default)]
 pub struct CredentialTable {
     keys: HashMap<KeyHash, Credential>,
+    hashes: HashMap<CredentialId, KeyHash>,
     roles: HashMap<(UserId, TeamId), Role>,
 }
 
@@ -132,8 +133,10 @@ impl CredentialTable {
         keys: impl IntoIterator<Item = (KeyHash, Credential)>,
         memberships: impl IntoIterator<Item = (UserId, TeamId, Role)>,
     ) -> Self {
+        let keys: HashMap<_, _> = keys.into_iter().collect();
         Self {
-            keys: keys.into_iter().collect(),
+            hashes: keys.iter().map(|(hash, key)| (key.id, *hash)).collect(),
+            keys,
             roles: memberships.into_iter().map(|(user, team, role)| ((user, team), role)).collect(),
         }
     }
@@ -142,6 +145,12 @@ impl CredentialTable {
     #[must_use]
     pub fn key(&self, hash: &KeyHash) -> Option<&Credential> {
         self.keys.get(hash)
+    }
+
+    /// The key of that id, expired or not.
+    #[must_use]
+    pub fn key_of(&self, id: CredentialId) -> Option<&Credential> {
+        self.keys.get(self.hashes.get(&id)?)
     }
 
     /// The user's role in the team; `None` when the user is not in it.

@@ -7,6 +7,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::{io::copy_bidirectional_with_sizes, time::timeout};
 use tokio_util::sync::CancellationToken;
+use towline_model::InstanceId;
 
 use crate::{
     body::{ResponseBody, Terms},
@@ -14,7 +15,7 @@ use crate::{
     dispatch::Answer,
     gateway::Shared,
     headers::{put_switching_hops, take_response_hops},
-    request_id::{RequestIdText, X_TOWLINE_REQUEST_ID},
+    proxy::Additions,
     service::InFlight,
     upstream::Connection,
 };
@@ -30,9 +31,10 @@ pub(crate) fn switch(
     active: &Active,
     on_caller: OnUpgrade,
     answer: Answer,
-    (terms, id): (Terms, &RequestIdText),
+    (terms, additions): (Terms, &Additions<'_>),
 ) -> Response<ResponseBody> {
     let Answer { mut response, mut connection, in_flight } = answer;
+    let instance = in_flight.instance().id;
     connection.mark_long_lived();
     let on_container = hyper::upgrade::on(&mut response);
     let caller = Arc::clone(active.caller());
@@ -47,16 +49,16 @@ pub(crate) fn switch(
         _in_flight: in_flight,
     };
     shared.upgraded.spawn(tunnel.run());
-    switching(response, id)
+    switching(response, additions, instance)
 }
 
-fn switching(response: Response<Incoming>, id: &RequestIdText) -> Response<ResponseBody> {
+fn switching(response: Response<Incoming>, additions: &Additions<'_>, instance: InstanceId) -> Response<ResponseBody> {
     let (mut parts, _) = response.into_parts();
     let protocol = take_response_hops(&mut parts.headers).upgrade;
     put_switching_hops(&mut parts.headers, protocol.unwrap_or_else(|| HeaderValue::from_static("unknown")));
     // A 101 has no body, whatever its head says (RFC 9110 §8.6).
     parts.headers.remove(header::CONTENT_LENGTH);
-    parts.headers.insert(X_TOWLINE_REQUEST_ID, id.value().clone());
+    additions.put_switching(&mut parts.headers, instance);
     parts.version = http::Version::HTTP_11;
     debug_assert_eq!(parts.status, StatusCode::SWITCHING_PROTOCOLS);
     Response::from_parts(parts, ResponseBody::empty())

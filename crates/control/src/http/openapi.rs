@@ -40,7 +40,7 @@ use super::{
         services::create, services::list, services::show, services::update, services::delete,
         services::deploy, services::undeploy, services::restart,
         instances::list, events::list, logs::read, agents::list,
-        runtime::list_services, runtime::show_service, runtime::list_agents,
+        runtime::list_services, runtime::show_service, runtime::create_ticket, runtime::list_agents,
         serve, health::healthz, health::readyz,
     ),
     components(schemas(towline_model::Problem)),
@@ -120,6 +120,9 @@ fn describe_access(operation: &mut Value, route: &Route) {
             ErrorCode::Forbidden,
             ErrorCode::NotInTeam,
         ]);
+    }
+    if route.access == Access::Team(Action::InvokeServices) {
+        errors.extend([ErrorCode::ServiceNotRunning, ErrorCode::RateLimited]);
     }
     if route.path.contains('{') {
         errors.extend([ErrorCode::InvalidParameter, ErrorCode::NotFound]);

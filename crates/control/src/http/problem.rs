@@ -5,7 +5,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
-use towline_gateway::AuthError;
+use towline_gateway::{AuthError, GatewayError};
 use towline_model::{ErrorCode, Problem, ValidationError};
 use towline_store::StoreError;
 
@@ -85,6 +85,16 @@ impl From<AuthError> for ApiError {
         let api_error = Self::from(error.problem());
         match error.challenge() {
             Some(challenge) => api_error.with_header(header::WWW_AUTHENTICATE, challenge),
+            None => api_error,
+        }
+    }
+}
+
+impl From<GatewayError> for ApiError {
+    fn from(error: GatewayError) -> Self {
+        let api_error = Self::from(error.problem());
+        match error.retry_after() {
+            Some(seconds) => api_error.with_header(header::RETRY_AFTER, seconds),
             None => api_error,
         }
     }

@@ -39,7 +39,7 @@ pub struct Route {
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
     use Access::{Public, SignedIn, Team};
-    use Action::{ManageCredentials, ManageServices, ReadAgents, ReadCredentials, ReadServices};
+    use Action::{InvokeServices, ManageCredentials, ManageServices, ReadAgents, ReadCredentials, ReadServices};
     vec![
         post("/api/v1/auth/login", Public, auth::login),
         post("/api/v1/auth/refresh", Public, auth::refresh),
@@ -66,6 +66,7 @@ pub fn routes() -> Vec<Route> {
 
         get("/api/v1/r/containers", Team(ReadServices), runtime::list_services),
         get("/api/v1/r/containers/{slug}", Team(ReadServices), runtime::show_service),
+        post("/api/v1/r/containers/{slug}/ticket", Team(InvokeServices), runtime::create_ticket),
         get("/api/v1/r/agents", Team(ReadAgents), runtime::list_agents),
 
         get("/api/v1/openapi.json", Public, openapi::serve),

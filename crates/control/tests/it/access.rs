@@ -18,9 +18,10 @@ enum Who {
 
 const READ: Who = Who::Team([true, true, true, true], [true, false, false, true]);
 const MANAGE: Who = Who::Team([false, true, true, true], [false, false, true, true]);
+const INVOKE: Who = Who::Team([false, true, true, true], [false, true, false, true]);
 const KEYS: Who = Who::Team([false, true, true, true], [false, false, false, false]);
 
-const TABLE: [(&str, &str, Who); 25] = [
+const TABLE: [(&str, &str, Who); 26] = [
     ("POST", "/api/v1/auth/login", Who::Everybody),
     ("POST", "/api/v1/auth/refresh", Who::Everybody),
     ("POST", "/api/v1/auth/logout", Who::Everybody),
@@ -42,6 +43,7 @@ const TABLE: [(&str, &str, Who); 25] = [
     ("GET", "/api/v1/agents", READ),
     ("GET", "/api/v1/r/containers", READ),
     ("GET", "/api/v1/r/containers/{slug}", READ),
+    ("POST", "/api/v1/r/containers/{slug}/ticket", INVOKE),
     ("GET", "/api/v1/r/agents", READ),
     ("GET", "/api/v1/openapi.json", Who::Everybody),
     ("GET", "/healthz", Who::Everybody),

@@ -47,3 +47,14 @@ async fn two_keys_are_one_too_many() {
     let message = server.get(&both, PATH).await.problem(400, "malformed_request");
     assert!(message.contains("X-Api-Key"), "{message}");
 }
+
+#[tokio::test]
+async fn a_ticket_is_made_only_for_a_service_that_runs() {
+    let server = TestServer::start().await;
+    let (key, path) = (server.key("sk-invoke"), |slug: &str| format!("{PATH}/{slug}/ticket"));
+    server.act(&key, &path("hello")).await.problem(404, "not_found");
+    server.create(&crate::support::minimal("hello")).await;
+    let message = server.act(&key, &path("hello")).await.problem(400, "service_not_running");
+    assert!(message.contains("deploy it first"), "{message}");
+    server.act(&server.key("sk-read"), &path("hello")).await.problem(403, "forbidden");
+}

@@ -1,6 +1,7 @@
 //! The gateway from outside: real sockets on both sides, a simulated agent that speaks the real protocol between them.
 #![allow(clippy::unwrap_used, reason = "a step that fails is how a test fails")]
 
+mod affinity;
 mod agents;
 mod doors;
 mod expect;
@@ -12,4 +13,5 @@ mod proxy;
 mod retry;
 mod status;
 mod streaming;
+mod tickets;
 mod upgrade;
