@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use towline_gateway::{InstanceRoute, ServiceRoute, snapshot::Upstream};
+use towline_gateway::{
+    InstanceRoute, ServiceRoute,
+    snapshot::{ExternalRoute, Upstream},
+};
 use towline_model::{InstancePhase, ServiceSpec, ServiceStatus};
 use towline_store::{InstanceRow, ServiceRow};
 
@@ -35,9 +38,15 @@ pub fn is_ready(instance: &InstanceRow, generation: i64) -> bool {
 }
 
 fn upstream(spec: &ServiceSpec) -> Upstream {
-    match spec.attached() {
-        Some(at) => Upstream::Attached { authority: at.to_string() },
-        None => Upstream::Container { exposed_port: spec.container_port() },
+    match (spec.attached(), spec.external()) {
+        (Some(at), _) => Upstream::Attached { authority: at.to_string() },
+        (None, Some(url)) => Upstream::External(ExternalRoute {
+            authority: url.authority(),
+            host: url.at.host,
+            path_prefix: url.path_prefix,
+            authorization: None,
+        }),
+        (None, None) => Upstream::Container { exposed_port: spec.container_port() },
     }
 }
 

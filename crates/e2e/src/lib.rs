@@ -19,4 +19,5 @@ pub mod registry;
 pub mod sse;
 pub mod system;
 pub mod team;
+pub mod tls_front;
 pub mod wait;

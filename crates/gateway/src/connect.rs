@@ -2,6 +2,7 @@
 
 use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
+use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout, timeout_at};
 use towline_tunnel::{TunnelStream, placement::StreamKind};
 
@@ -10,8 +11,9 @@ use crate::{
         link::Busy,
         session::{Wanted, Way},
     },
+    external::{ExternalTls, Socket},
     service::Instance,
-    upstream::Connection,
+    upstream::{Connection, FailureReason},
 };
 
 /// How often to look again.
@@ -23,7 +25,7 @@ const PING_WAIT: Duration = Duration::from_secs(5);
 
 /// What a request needs of its connection.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Need {
+pub(crate) struct Need<'a> {
     /// It asks for another protocol.
     pub upgrade: bool,
     /// It may be sent twice.
@@ -32,22 +34,34 @@ pub(crate) struct Need {
     pub fresh: bool,
     /// How long it may wait for a carrier.
     pub wait: Duration,
+    /// What is behind it is a server elsewhere.
+    pub tls: Option<Tls<'a>>,
+}
+
+/// With whom TLS is spoken, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tls<'a> {
+    pub client: &'a ExternalTls,
+    pub name: &'a ServerName<'static>,
 }
 
 /// Finds a connection that is in use from now on. `None` when no carrier of the agent takes the request.
-pub(crate) async fn connect(instance: &Instance, need: Need) -> Option<Connection> {
+///
+/// # Errors
+/// When a new connection to a server elsewhere is not secure. Nothing of the request was sent.
+pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Option<Connection>, FailureReason> {
     let deadline = Instant::now() + need.wait;
     // Each round but the waiting one uses up a connection or a carrier that turned out to be gone.
     for _ in 0..MAX_ROUNDS {
         if !need.fresh
             && let Some(connection) = take_exclusive(instance, need).await
         {
-            return Some(connection);
+            return Ok(Some(connection));
         }
         let mut changed = pin!(instance.slot.changed());
         changed.as_mut().enable();
         // Without a session nobody will dial a carrier; the caller is told at once.
-        let session = instance.slot.session()?;
+        let Some(session) = instance.slot.session() else { return Ok(None) };
         let wanted = Wanted {
             instance: instance.id,
             pool: if need.fresh || instance.pool.is_empty() { None } else { Some(&instance.pool) },
@@ -57,21 +71,25 @@ pub(crate) async fn connect(instance: &Instance, need: Need) -> Option<Connectio
         match session.place(&wanted, Instant::now()) {
             Some(Way::Idle(connection)) => {
                 if let Some(connection) = begin(connection).await {
-                    return Some(connection);
+                    return Ok(Some(connection));
                 }
             }
             Some(Way::New(stream, busy)) => {
-                if let Some(connection) = open(stream, busy, need).await {
-                    return Some(connection);
+                if let Some(connection) = open(stream, busy, need).await? {
+                    return Ok(Some(connection));
                 }
             }
-            None => timeout_at(deadline, changed).await.ok()?,
+            None => {
+                if timeout_at(deadline, changed).await.is_err() {
+                    return Ok(None);
+                }
+            }
         }
     }
-    None
+    Ok(None)
 }
 
-async fn take_exclusive(instance: &Instance, need: Need) -> Option<Connection> {
+async fn take_exclusive(instance: &Instance, need: Need<'_>) -> Option<Connection> {
     while let Some(connection) = instance.pool.take_exclusive(Instant::now(), need.idempotent) {
         if let Some(connection) = begin(connection).await {
             return Some(connection);
@@ -87,13 +105,18 @@ async fn begin(mut connection: Connection) -> Option<Connection> {
     alive.then_some(connection)
 }
 
-async fn open(stream: TunnelStream, busy: Busy, need: Need) -> Option<Connection> {
+async fn open(stream: TunnelStream, busy: Busy, need: Need<'_>) -> Result<Option<Connection>, FailureReason> {
     if !need.idempotent && busy.link().carrier().last_received().elapsed() > SILENCE {
         let carrier = busy.link().carrier();
         if !matches!(timeout(PING_WAIT, carrier.ping()).await, Ok(Ok(_))) {
             carrier.close();
-            return None;
+            return Ok(None);
         }
     }
-    Connection::new(stream, busy).await.ok()
+    let monitor = stream.monitor();
+    let socket = match need.tls {
+        None => Socket::Plain(stream),
+        Some(Tls { client, name }) => client.connect(name, stream).await?,
+    };
+    Ok(Connection::new(socket, monitor, busy).await.ok())
 }

@@ -11,7 +11,7 @@ use crate::{
     affinity::Preference,
     balance::{self, NoInstance},
     body::Terms,
-    connect::{Need, connect},
+    connect::{Need, Tls, connect},
     error::{ExchangeError, ExchangeFailure, GatewayError},
     gateway::Shared,
     request_body::{BodySource, RequestBody},
@@ -125,11 +125,24 @@ impl<'a> Dispatch<'a> {
                 fresh: self.fresh,
                 // Nobody waits for one agent while another could serve.
                 wait: if picked.is_only { self.shared.config.carrier_wait } else { Duration::ZERO },
+                tls: self
+                    .service
+                    .external
+                    .as_ref()
+                    .map(|external| Tls { client: &self.shared.external_tls, name: &external.name }),
             };
-            let Some(mut connection) = connect(in_flight.instance(), need).await else {
-                self.tried.push(in_flight.instance().id);
-                last = Some(self.unavailable(NoInstance::NoneReachable));
-                continue;
+            let mut connection = match connect(in_flight.instance(), need).await {
+                Ok(Some(connection)) => connection,
+                Ok(None) => {
+                    self.tried.push(in_flight.instance().id);
+                    last = Some(self.unavailable(NoInstance::NoneReachable));
+                    continue;
+                }
+                Err(reason) => {
+                    let failure = Failure { reason, unsent: None, nothing_sent: true, reused: false };
+                    last = Some(self.learn(failure, in_flight.instance().id)?);
+                    continue;
+                }
             };
             match self.attempt(&mut connection).await {
                 Ok(response) => return Ok(Answer { response, connection, in_flight }),

@@ -13,6 +13,7 @@ use towline_tunnel::{RefuseCode, Refused};
 use crate::{
     authenticate::AuthError,
     body::ResponseBody,
+    external::TlsFailure,
     request_id::{RequestIdText, X_REQUEST_ID},
 };
 
@@ -138,8 +139,11 @@ impl ExchangeError {
 #[non_exhaustive]
 pub enum ExchangeFailure {
     /// The agent could not connect to the container.
-    #[error("the agent cannot connect to the container: {}", .0.message)]
+    #[error("{}: {}", what_was_refused(.0.code), .0.message)]
     Refused(Refused),
+    /// TLS with an external server failed.
+    #[error("{}", what_tls_says(.0))]
+    Tls(TlsFailure),
     /// The container closed or reset the connection without an answer.
     #[error("the container closed the connection before it answered")]
     ClosedEarly,
@@ -158,6 +162,21 @@ pub enum ExchangeFailure {
     /// The container did not answer in time.
     #[error("the container did not answer within the {} seconds that the service allows", .0.as_secs_f32())]
     Timeout(Duration),
+}
+
+const fn what_was_refused(code: RefuseCode) -> &'static str {
+    match code {
+        RefuseCode::Denied => "the agent may not connect to that place",
+        RefuseCode::Unresolved => "the agent cannot find that place",
+        _ => "the agent cannot connect to the container",
+    }
+}
+
+fn what_tls_says(failure: &TlsFailure) -> String {
+    match failure {
+        TlsFailure::Certificate(said) => format!("the external server does not prove who it is: {said}"),
+        TlsFailure::Protocol(said) => format!("no TLS connection with the external server: {said}"),
+    }
 }
 
 const fn what_to_do(status: ServiceStatus) -> &'static str {
@@ -212,7 +231,11 @@ impl GatewayError {
     /// Whether the same request may be sent again at once without harm.
     const fn is_retryable(&self) -> bool {
         match self {
-            Self::Exchange(error) => !error.maybe_processed && matches!(error.reason, ExchangeFailure::Refused(_)),
+            Self::Exchange(ExchangeError { maybe_processed: false, reason: ExchangeFailure::Refused(refused) }) => {
+                // What is denied stays denied.
+                !matches!(refused.code, RefuseCode::Denied)
+            }
+            Self::Exchange(_) => false,
             _ => matches!(self.code().status(), 429 | 503),
         }
     }
@@ -275,7 +298,10 @@ impl GatewayError {
 impl ExchangeFailure {
     const fn code(&self) -> ErrorCode {
         match self {
+            Self::Refused(Refused { code: RefuseCode::Denied, .. }) => ErrorCode::EgressDenied,
             Self::Refused(_) | Self::ClosedEarly | Self::Incomplete => ErrorCode::UpstreamFailed,
+            Self::Tls(TlsFailure::Certificate(_)) => ErrorCode::TlsCertificateError,
+            Self::Tls(TlsFailure::Protocol(_)) => ErrorCode::TlsProtocolError,
             Self::TunnelLost => ErrorCode::TunnelFailed,
             Self::BrokeHttp(_) => ErrorCode::UpstreamProtocolError,
             Self::TooLarge(_) => ErrorCode::ResponseTooLarge,
@@ -286,7 +312,11 @@ impl ExchangeFailure {
     const fn token(&self) -> &'static str {
         match self {
             Self::Refused(Refused { code: RefuseCode::ConnectFailed, .. }) => "connection_refused",
+            Self::Refused(Refused { code: RefuseCode::Denied, .. }) => "destination_ip_prohibited",
+            Self::Refused(Refused { code: RefuseCode::Unresolved, .. }) => "dns_error",
             Self::Refused(_) => "destination_unavailable",
+            Self::Tls(TlsFailure::Certificate(_)) => "tls_certificate_error",
+            Self::Tls(TlsFailure::Protocol(_)) => "tls_protocol_error",
             Self::ClosedEarly | Self::TunnelLost => "connection_terminated",
             Self::BrokeHttp(_) => "http_protocol_error",
             Self::Incomplete => "http_response_incomplete",
@@ -361,6 +391,31 @@ mod tests {
                 "upstream_failed",
                 "connection_refused",
                 true,
+                true,
+            ),
+            (
+                exchange(refused(RefuseCode::Denied), false),
+                502,
+                "egress_denied",
+                "destination_ip_prohibited",
+                false,
+                true,
+            ),
+            (exchange(refused(RefuseCode::Unresolved), false), 502, "upstream_failed", "dns_error", true, true),
+            (
+                exchange(ExchangeFailure::Tls(TlsFailure::Certificate("x".into())), false),
+                502,
+                "tls_certificate_error",
+                "tls_certificate_error",
+                false,
+                true,
+            ),
+            (
+                exchange(ExchangeFailure::Tls(TlsFailure::Protocol("x".into())), false),
+                502,
+                "tls_protocol_error",
+                "tls_protocol_error",
+                false,
                 true,
             ),
             (

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use hyper::body::{Body, Incoming};
+use rustls::pki_types::CertificateDer;
 use tokio::{io::AsyncRead, net::TcpListener, sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
@@ -22,6 +23,7 @@ use crate::{
     agents::registry::{Registry, SessionLimits},
     authenticate::{self, Authority},
     caller::Callers,
+    external::ExternalTls,
     forwarded::AddressRange,
     listener, logs,
     presented::Doors,
@@ -65,6 +67,8 @@ pub struct GatewayConfig {
     pub carrier_wait: Duration,
     /// How long requests in flight may go on when the server stops. Default 30 s.
     pub drain_timeout: Duration,
+    /// Certificates that those of external services are checked against beside the machine's trusted roots. Default none.
+    pub external_roots: Vec<CertificateDer<'static>>,
 }
 
 impl Default for GatewayConfig {
@@ -81,6 +85,7 @@ impl Default for GatewayConfig {
             invoke_response_limit: 32 << 20,
             carrier_wait: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
+            external_roots: Vec::new(),
         }
     }
 }
@@ -104,6 +109,8 @@ pub(crate) struct Shared {
     pub callers: Arc<Callers>,
     /// WebSocket tickets that may be used.
     pub tickets: Tickets,
+    /// TLS with external services.
+    pub external_tls: ExternalTls,
     /// What the windows of all carriers grow under.
     pub budget: Budget,
     /// Sessions, carriers and other work that no caller waits for. It ends on `cut`.
@@ -144,6 +151,7 @@ impl Gateway {
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let shared = Shared {
             budget: Budget::new(config.tunnel_budget_bytes),
+            external_tls: ExternalTls::new(&config.external_roots),
             config,
             tokens,
             clock,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, uri::PathAndQuery};
 use http_body::Body;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
@@ -100,7 +100,7 @@ pub(crate) async fn invoke(
     described.headers.insert(X_REQUEST_ID, id.value().clone());
     let terms = admitted.terms();
     let method = described.method.clone();
-    let outbound = outbound(described, &admitted, Affinity::preference(affinity));
+    let outbound = outbound(described, &admitted, Affinity::preference(affinity))?;
     let answer = dispatch(shared, &admitted.service, outbound, &terms).await?;
     let instance = answer.in_flight.instance().id;
     let described = read_answer(answer, &method, terms, shared.config.invoke_response_limit).await?;
@@ -112,9 +112,11 @@ pub(crate) async fn invoke(
     Ok(response)
 }
 
-fn outbound(described: Described, admitted: &Admitted, preference: Preference) -> Outbound {
+fn outbound(described: Described, admitted: &Admitted, preference: Preference) -> Result<Outbound, GatewayError> {
     let Described { method, path, mut headers, body } = described;
-    headers.insert(header::HOST, admitted.service.host.clone());
+    let too_long = || GatewayError::MalformedRequest("the path cannot be passed on".to_owned());
+    let uri = admitted.service.uri(path).ok_or_else(too_long)?;
+    admitted.service.put_own_headers(&mut headers);
     let source = if body.is_empty() {
         if matches!(method, Method::POST | Method::PUT | Method::PATCH) {
             headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
@@ -124,7 +126,7 @@ fn outbound(described: Described, admitted: &Admitted, preference: Preference) -
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         BodySource::Full(body)
     };
-    Outbound { head: Head { method, uri: Uri::from(path), headers }, body: source, upgrade: false, preference }
+    Ok(Outbound { head: Head { method, uri, headers }, body: source, upgrade: false, preference })
 }
 
 /// Reads the body of the call itself.

@@ -12,7 +12,8 @@
 //! 4. `proxy` makes the request that the container gets: `headers` and [`forwarded`] change what must be changed, and
 //!    nothing else. (`invoke` makes one from a description.)
 //! 5. `dispatch` sends it: `balance` picks an instance, with `affinity` where the caller wants it, `connect` finds a connection in the instance's `pool` or a new
-//!    stream on one of the agent's carriers, `upstream` exchanges request and answer, `retry` judges what failed.
+//!    stream on one of the agent's carriers (with TLS inside for an [`external`] service), `upstream` exchanges request and
+//!    answer, `retry` judges what failed.
 //! 6. `body` passes the answer on as it comes; dropping it before its end cancels everything behind it. After a `101`,
 //!    `upgrade` passes bytes.
 //!
@@ -31,6 +32,7 @@ mod caller_stream;
 mod connect;
 mod dispatch;
 pub mod error;
+pub mod external;
 pub mod forwarded;
 pub mod gateway;
 mod headers;

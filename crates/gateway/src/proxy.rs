@@ -209,7 +209,8 @@ fn outbound(
     if headers.contains_key(header::TRANSFER_ENCODING) && !is_plain_chunked(&headers) {
         return Err(malformed("Transfer-Encoding must be `chunked` and nothing else"));
     }
-    let path = PathAndQuery::try_from(target).map_err(|_| malformed("the path cannot be passed on"))?;
+    let path = PathAndQuery::try_from(target).ok().and_then(|target| admitted.service.uri(target));
+    let uri = path.ok_or_else(|| malformed("the path cannot be passed on"))?;
     let is_http2 = parts.version == Version::HTTP_2;
     let has_body = !hyper::body::Body::is_end_stream(&incoming);
     let chunked = has_body && !headers.contains_key(header::CONTENT_LENGTH);
@@ -235,7 +236,7 @@ fn outbound(
     if chunked {
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    let head = Head { method: parts.method.clone(), uri: Uri::from(path), headers };
+    let head = Head { method: parts.method.clone(), uri, headers };
     let body = BodySource::of(incoming, expects_continue);
     Ok((Outbound { head, body, upgrade, preference: Affinity::preference(affinity) }, affinity))
 }
@@ -249,7 +250,7 @@ fn finish_headers(
     (version, host): (Version, Option<&HeaderValue>),
 ) {
     let caller = active.caller();
-    headers.insert(header::HOST, admitted.service.host.clone());
+    admitted.service.put_own_headers(headers);
     put_request_hops(headers, hops);
     let hop =
         Hop { address: &caller.address, trusted: caller.trusted, version, host, prefix: &admitted.service.prefix };

@@ -44,8 +44,12 @@ pub(crate) enum Verdict {
 pub(crate) fn judge(failure: Failure, facts: Facts<'_>) -> Verdict {
     let untouched = failure.nothing_sent || matches!(failure.reason, FailureReason::Refused(_));
     let closing = failure.reused && matches!(failure.reason, FailureReason::Closed | FailureReason::TunnelLost);
-    let elsewhere = matches!(&failure.reason, FailureReason::Refused(refused)
-        if !matches!(refused.code, RefuseCode::Draining | RefuseCode::Limit));
+    let elsewhere = match &failure.reason {
+        FailureReason::Refused(refused) => !matches!(refused.code, RefuseCode::Draining | RefuseCode::Limit),
+        // Another agent may have another way to the server.
+        FailureReason::Tls(_) => true,
+        _ => false,
+    };
     let resend = !untouched && closing && facts.idempotent && !facts.resent;
     let again = facts.replayable && !matches!(failure.reason, FailureReason::CallerBody) && (untouched || resend);
     let otherwise = answer(failure.reason, facts, !untouched && !facts.idempotent);
@@ -56,10 +60,13 @@ fn answer(reason: FailureReason, facts: Facts<'_>, maybe_processed: bool) -> Gat
     let slug = || facts.slug.to_owned();
     let reason = match reason {
         FailureReason::Refused(refused) => match refused.code {
-            RefuseCode::ConnectFailed => ExchangeFailure::Refused(refused),
+            RefuseCode::ConnectFailed | RefuseCode::Denied | RefuseCode::Unresolved => {
+                ExchangeFailure::Refused(refused)
+            }
             RefuseCode::Draining | RefuseCode::Limit => return GatewayError::AgentUnreachable { slug: slug() },
             _ => return GatewayError::NoReadyInstance { slug: slug() },
         },
+        FailureReason::Tls(failure) => ExchangeFailure::Tls(failure),
         FailureReason::Closed => ExchangeFailure::ClosedEarly,
         FailureReason::TunnelLost => ExchangeFailure::TunnelLost,
         FailureReason::BrokeHttp(why) => ExchangeFailure::BrokeHttp(why),
@@ -75,6 +82,7 @@ mod tests {
     use towline_tunnel::Refused;
 
     use super::*;
+    use crate::external::TlsFailure;
 
     const GET: Facts<'_> = Facts { slug: "hello", idempotent: true, replayable: true, resent: false };
     const POST: Facts<'_> = Facts { idempotent: false, ..GET };
@@ -85,6 +93,10 @@ mod tests {
 
     fn refused(code: RefuseCode) -> FailureReason {
         FailureReason::Refused(Refused::new(code, "why"))
+    }
+
+    fn tls() -> FailureReason {
+        FailureReason::Tls(TlsFailure::Certificate("expired".to_owned()))
     }
 
     fn again(failure: Failure, facts: Facts<'_>) -> bool {
@@ -106,10 +118,13 @@ mod tests {
             (CallerBody, true, false, false, false),
             (refused(RefuseCode::ConnectFailed), false, false, true, true),
             (refused(RefuseCode::Draining), false, false, true, true),
+            (tls(), true, false, true, true),
+            (tls(), false, false, false, false),
         ] {
             let text = format!("{reason:?} sent {} reused {reused}", !nothing_sent);
             let copy = match &reason {
                 Refused(refused) => Refused(refused.clone()),
+                Tls(failure) => Tls(failure.clone()),
                 BrokeHttp(why) => BrokeHttp(why.clone()),
                 Closed => Closed,
                 TunnelLost => TunnelLost,
@@ -153,6 +168,8 @@ mod tests {
             (RefuseCode::Draining, 503, false),
             (RefuseCode::Limit, 503, false),
             (RefuseCode::ConnectFailed, 502, true),
+            (RefuseCode::Denied, 502, true),
+            (RefuseCode::Unresolved, 502, true),
         ] {
             match judge(failure(refused(code), false, false), POST) {
                 Verdict::Again { otherwise, elsewhere: is, .. } => {

@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue, Uri, header, uri::PathAndQuery};
 use towline_model::InstanceId;
 
 use crate::{
     agents::slot::AgentSlot,
+    external::External,
     path::PROXY_PREFIX,
     pool::Pool,
     snapshot::{ServiceRoute, Upstream},
@@ -26,6 +27,8 @@ pub(crate) struct Service {
     pub candidates: Vec<Candidate>,
     /// Requests in flight, carried on from snapshot to snapshot.
     pub in_flight: Arc<AtomicUsize>,
+    /// How it is called if it is a server elsewhere.
+    pub external: Option<External>,
     /// What containers are told as `Host`.
     pub host: HeaderValue,
     /// The part of a proxied request's path that the container does not see.
@@ -55,14 +58,36 @@ impl Service {
         let host = match &route.upstream {
             Upstream::Container { exposed_port } => format!("localhost:{exposed_port}"),
             Upstream::Attached { authority } => authority.clone(),
+            Upstream::External(external) => external.authority.clone(),
+        };
+        let external = match &route.upstream {
+            Upstream::External(external) => External::of(external),
+            Upstream::Container { .. } | Upstream::Attached { .. } => None,
         };
         let prefix = format!("{PROXY_PREFIX}{}", route.slug);
         Self {
             candidates,
             in_flight,
+            external,
             host: HeaderValue::try_from(host).unwrap_or_else(|_| HeaderValue::from_static("localhost")),
             prefix: HeaderValue::try_from(prefix).unwrap_or_else(|_| HeaderValue::from_static(PROXY_PREFIX)),
             route,
+        }
+    }
+
+    /// The path and query that are asked for, if they can be.
+    pub(crate) fn uri(&self, target: PathAndQuery) -> Option<Uri> {
+        match &self.external {
+            None => Some(Uri::from(target)),
+            Some(external) => external.path(&target),
+        }
+    }
+
+    /// Writes the fields that are this service's own into the head of a request.
+    pub(crate) fn put_own_headers(&self, headers: &mut HeaderMap) {
+        headers.insert(header::HOST, self.host.clone());
+        if let Some(value) = self.external.as_ref().and_then(|external| external.authorization.as_ref()) {
+            headers.insert(header::AUTHORIZATION, value.clone());
         }
     }
 

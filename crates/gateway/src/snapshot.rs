@@ -4,6 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use http::HeaderValue;
 use towline_model::{
     AgentId, CredentialId, InstanceId, KeyHash, KeyKind, Role, Scope, ServiceId, ServiceStatus, TeamId, Timestamp,
     UserId,
@@ -50,6 +51,21 @@ pub enum Upstream {
         /// What it is told as `Host`: the place as the service's owner wrote it.
         authority: String,
     },
+    /// A server elsewhere, over TLS.
+    External(ExternalRoute),
+}
+
+/// How a server elsewhere is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalRoute {
+    /// The name or address that its certificate must be for.
+    pub host: String,
+    /// What it is told as `Host`.
+    pub authority: String,
+    /// What is put before the path of every request.
+    pub path_prefix: String,
+    /// What it is sent as `Authorization`, in place of anything that a caller sends. Marked as sensitive.
+    pub authorization: Option<HeaderValue>,
 }
 
 /// One instance of a service.

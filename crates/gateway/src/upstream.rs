@@ -19,11 +19,12 @@ use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{io::AsyncWriteExt, task::AbortHandle};
 use tokio_util::task::TaskTracker;
-use towline_tunnel::{ResetCode, StreamEnd, StreamMonitor, TunnelStream};
+use towline_tunnel::{ResetCode, StreamEnd, StreamMonitor};
 
 use crate::{
     agents::link::{Busy, CarrierLink},
     error::ExchangeFailure,
+    external::{Socket, TlsFailure, tls_failure},
     request_body::RequestBody,
 };
 
@@ -34,7 +35,7 @@ const MAX_BUFFER: usize = 64 << 10;
 /// How long a container may take to close its side of a connection that is not needed any more.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
-type Plain = http1::Connection<TokioIo<TunnelStream>, RequestBody>;
+type Plain = http1::Connection<TokioIo<Socket>, RequestBody>;
 
 /// A connection to a container.
 pub(crate) struct Connection {
@@ -88,6 +89,8 @@ pub(crate) enum FailureReason {
     Closed,
     /// The carrier, or the agent's end of the stream, failed.
     TunnelLost,
+    /// TLS with a server elsewhere failed.
+    Tls(TlsFailure),
     /// What came back is not HTTP.
     BrokeHttp(String),
     /// The caller's body could not be read to its end.
@@ -95,9 +98,8 @@ pub(crate) enum FailureReason {
 }
 
 impl Connection {
-    /// Speaks HTTP over a new stream. Nothing is sent before the first request.
-    pub(crate) async fn new(stream: TunnelStream, busy: Busy) -> Result<Self, hyper::Error> {
-        let monitor = stream.monitor();
+    /// Speaks HTTP over a new stream, whose monitor comes with it. Nothing is sent before the first request.
+    pub(crate) async fn new(stream: Socket, monitor: StreamMonitor, busy: Busy) -> Result<Self, hyper::Error> {
         let (sender, driver) = http1::Builder::new()
             .max_headers(MAX_RESPONSE_FIELDS)
             .max_buf_size(MAX_BUFFER)
@@ -225,6 +227,9 @@ impl Connection {
         }
         if error.is_parse() {
             return FailureReason::BrokeHttp(describe(error));
+        }
+        if let Some(failure) = tls_failure(error) {
+            return FailureReason::Tls(failure);
         }
         match self.stream_end(error) {
             Some(StreamEnd::Refused(refused)) => FailureReason::Refused(refused),

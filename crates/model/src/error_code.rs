@@ -84,6 +84,12 @@ error_codes! {
     TunnelFailed = "tunnel_failed", 502;
     /// The container closed or reset the connection, or refused it.
     UpstreamFailed = "upstream_failed", 502;
+    /// The agent may not connect to where the service is.
+    EgressDenied = "egress_denied", 502;
+    /// The external server's certificate does not prove who it is.
+    TlsCertificateError = "tls_certificate_error", 502;
+    /// The external server does not speak TLS that is understood here.
+    TlsProtocolError = "tls_protocol_error", 502;
     /// The container broke HTTP.
     UpstreamProtocolError = "upstream_protocol_error", 502;
     /// The container did not answer in time.

@@ -68,9 +68,6 @@ impl App {
         definition: Map<String, Value>,
     ) -> Result<ServiceId, ServiceError> {
         let spec = ServiceSpec::from_json(definition)?;
-        if spec.service_type == ServiceType::External {
-            return Err(ValidationError::one("service_type", "external services do not exist in this version").into());
-        }
         let slug = spec.service_slug.clone();
         let now = self.now();
         let row = new_service(principal.team_id(), spec, now);

@@ -11,14 +11,14 @@ use towline_e2e::{
 };
 
 /// The demo service as a process of this machine.
-struct LocalProcess {
+pub struct LocalProcess {
     process: Process,
     port: u16,
     directory: tempfile::TempDir,
 }
 
 impl LocalProcess {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let directory = test_dir();
         // Free a moment ago; the tests of this file are the only ones that ask for it again.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -49,7 +49,7 @@ impl LocalProcess {
         .await;
     }
 
-    fn target(&self) -> String {
+    pub fn target(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 }

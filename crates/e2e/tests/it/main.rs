@@ -8,6 +8,7 @@ mod api;
 mod attached;
 mod deploy_sim;
 mod docker;
+mod external;
 mod netns;
 mod registry;
 mod sdk;

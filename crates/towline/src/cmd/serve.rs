@@ -11,6 +11,7 @@ use std::{
 };
 
 use clap::{Args, ValueHint};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::net::TcpListener;
 use towline_control::{Bootstrap, Server, ServerConfig};
 use towline_gateway::{GatewayConfig, forwarded::AddressRange};
@@ -40,6 +41,10 @@ pub struct ServeArgs {
     /// How long requests in flight may go on when the server is told to stop: a number with ms, s, m or h.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     pub drain_timeout: Duration,
+    /// A PEM file with certificates that those of external services are checked against, beside the machine's trusted
+    /// ones.
+    #[arg(id = "external.ca_file", long = "external-ca-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    external_ca_file: Option<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -198,6 +203,7 @@ pub async fn start(
     config.database_url = database_url.unwrap_or(config.database_url);
     args.limits.apply(&mut config);
     config.gateway.drain_timeout = args.drain_timeout;
+    config.gateway.external_roots = args.external_ca_file.as_deref().map_or_else(|| Ok(Vec::new()), certificates)?;
     let started = Box::pin(Server::start(config, listener, Arc::new(SystemClock))).await;
     let server = started.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
     let is_first = !was_there && server.bootstrap().is_some();
@@ -222,6 +228,18 @@ impl LimitArgs {
         config.limits.drain = self.undeploy_drain;
         config.limits.agent_lost = self.agent_lost_after;
         config.limits.pull = self.pull_timeout;
+    }
+}
+
+/// The certificates in a PEM file.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let unusable = |reason: String| Failure::usage(format!("--external-ca-file {}: {reason}", path.display()));
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let certificates: Vec<_> = read.map_err(|error| unusable(error.to_string()))?;
+    if certificates.is_empty() {
+        Err(unusable("it holds no certificate in PEM form".to_owned()))
+    } else {
+        Ok(certificates)
     }
 }
 
