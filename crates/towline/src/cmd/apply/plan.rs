@@ -131,6 +131,7 @@ fn changes(spec: &ServiceSpec, present: &Map<String, Value>) -> (Map<String, Val
     // What the file leaves out and has no default of its own is cleared.
     for field in [
         "docker_image",
+        "health_path",
         "usage_prompt",
         "openapi_url",
         "command",
@@ -170,8 +171,9 @@ pub fn to_text(steps: &[Step]) -> String {
         match action {
             Action::Keep => lines.push(format!("  {slug}: as wished")),
             Action::Create { spec } => {
-                let image = spec.docker_image.as_deref().unwrap_or_default();
-                lines.push(format!("+ {slug}: create and deploy {image}"));
+                let places = [&spec.docker_image, &spec.attached_target, &spec.external_url];
+                let what = places.into_iter().flatten().next().map_or("", String::as_str);
+                lines.push(format!("+ {slug}: create and deploy {what}"));
             }
             Action::Deploy { service } => {
                 lines.push(format!("~ {slug}: deploy (it is {})", service.view.service_status))
@@ -273,6 +275,25 @@ mod tests {
             replica_count: 3 -> 1
             usage_prompt: "say hi" -> (default)
         "#);
+    }
+
+    #[test]
+    fn an_attached_service_is_applied_like_any_other() {
+        let attached = |more: Value| {
+            let mut map = json!({
+                "service_slug": "ollama", "display_name": "Ollama", "service_type": "attached",
+                "attached_target": "127.0.0.1:11434",
+            });
+            map.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            spec(map)
+        };
+        let wished = attached(json!({}));
+        assert_eq!(text(vec![wished.clone()], &[], false), "+ ollama: create and deploy 127.0.0.1:11434");
+        let present = service(&wished, "running");
+        assert_eq!(text(vec![wished.clone()], &[present], false), "  ollama: as wished");
+        let present = service(&attached(json!({"health_path": "/api/tags"})), "running");
+        let text = text(vec![wished], &[present], false);
+        assert!(text.contains("health_path: \"/api/tags\" -> (default)"), "{text}");
     }
 
     #[test]
