@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::{net::TcpListener, task::JoinSet};
@@ -15,7 +16,7 @@ use towline_store::{ConnectError, Store, StoreError, StoreOptions};
 
 use crate::{
     agent_events::AgentEvents,
-    app::{App, Parts, password::Passwords},
+    app::{App, Parts, audit, password::Passwords},
     bootstrap::{Bootstrap, BootstrapError, FirstStart},
     http::router::router,
     private_file,
@@ -41,6 +42,8 @@ pub struct ServerConfig {
     pub gateway: GatewayConfig,
     /// Deadlines of services.
     pub limits: Limits,
+    /// How long entries of the audit log are kept. Default 400 days.
+    pub audit_retention: Duration,
 }
 
 impl ServerConfig {
@@ -57,6 +60,7 @@ impl ServerConfig {
             bootstrap: false,
             gateway: GatewayConfig::default(),
             limits: Limits::default(),
+            audit_retention: audit::DEFAULT_RETENTION,
         }
     }
 }
@@ -133,6 +137,7 @@ impl Server {
             publisher: publisher.clone(),
             wake: Wake::default(),
             limits: config.limits,
+            audit_retention: config.audit_retention,
             passwords,
             tasks: TaskTracker::new(),
             shutdown: stop_serving.clone(),

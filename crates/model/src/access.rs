@@ -93,11 +93,13 @@ pub enum Action {
     ReadCredentials,
     /// Create and revoke keys.
     ManageCredentials,
+    /// Read the audit log.
+    ReadAudit,
 }
 
 impl Action {
     /// Every action, in the order of the printed table.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::ReadServices,
         Self::ReadEnvValues,
         Self::ManageServices,
@@ -105,6 +107,7 @@ impl Action {
         Self::ReadAgents,
         Self::ReadCredentials,
         Self::ManageCredentials,
+        Self::ReadAudit,
     ];
 
     /// The weakest role that may do it.
@@ -116,6 +119,7 @@ impl Action {
             | Self::InvokeServices
             | Self::ReadCredentials
             | Self::ManageCredentials => Role::Member,
+            Self::ReadAudit => Role::Admin,
         }
     }
 
@@ -125,7 +129,7 @@ impl Action {
             Self::ReadServices | Self::ReadAgents => Some(Scope::Read),
             Self::InvokeServices => Some(Scope::Invoke),
             Self::ManageServices => Some(Scope::Manage),
-            Self::ReadEnvValues | Self::ReadCredentials | Self::ManageCredentials => None,
+            Self::ReadEnvValues | Self::ReadCredentials | Self::ManageCredentials | Self::ReadAudit => None,
         }
     }
 
@@ -209,6 +213,7 @@ mod tests {
             (ReadAgents, [true, true, true, true]),
             (ReadCredentials, [false, true, true, true]),
             (ManageCredentials, [false, true, true, true]),
+            (ReadAudit, [false, false, true, true]),
         ];
         assert_eq!(rows.len(), Action::ALL.len(), "every action has a row");
         for (action, allowed) in rows {

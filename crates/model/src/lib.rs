@@ -5,6 +5,7 @@
 //! randomness that is not passed in. All other crates speak in these types; this crate knows none of them.
 
 pub mod access;
+pub mod audit;
 pub mod clock;
 pub mod error_code;
 pub mod id;
@@ -18,6 +19,7 @@ pub mod status;
 pub mod validate;
 
 pub use access::{Action, Principal, Role, Scope};
+pub use audit::AuditAction;
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error_code::ErrorCode;
 pub use id::{AgentId, CredentialId, InstanceId, RequestId, ServiceId, SessionId, TeamId, UserId};

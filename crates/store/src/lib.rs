@@ -24,6 +24,7 @@
 //! next timer while the engine's own thread is still working.
 
 mod agent;
+mod audit;
 mod bootstrap;
 mod credential;
 mod engine;
@@ -43,6 +44,7 @@ mod user;
 mod value;
 
 pub use agent::{AgentObservation, AgentRegistration, AgentRow};
+pub use audit::{AuditFilter, AuditPosition, AuditRow};
 pub use credential::CredentialRow;
 pub use error::{ConnectError, Constraint, StoreError};
 pub use event::{EVENTS_KEPT_PER_SERVICE, EventRow};

@@ -23,6 +23,7 @@ const MIGRATIONS: &[Migration] = &[
         name: "agent_capabilities",
         script: include_str!("../migrations/0002_agent_capabilities.sql"),
     },
+    Migration { version: 3, name: "audit", script: include_str!("../migrations/0003_audit.sql") },
 ];
 
 const LIST: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (\

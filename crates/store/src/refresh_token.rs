@@ -34,6 +34,15 @@ pub struct RefreshTokenRow {
     pub revoked_at: Option<Timestamp>,
 }
 
+/// Whose sign-in it is.
+struct Owner(UserId);
+
+impl FromRow for Owner {
+    fn from_row(row: &mut Row) -> Result<Self, StoreError> {
+        row.take("user_id").map(Self)
+    }
+}
+
 impl FromRow for RefreshTokenRow {
     fn from_row(row: &mut Row) -> Result<Self, StoreError> {
         Ok(Self {
@@ -136,17 +145,22 @@ impl Tx {
         Ok(self.execute(revoke.bind(now).bind(family_id)).await? > 0)
     }
 
-    /// Revokes the sign-in that a token belongs to: "sign out". `false` when that was done before, or there is no such
-    /// token.
+    /// Revokes the sign-in that a token belongs to: "sign out". Gives its user; `None` when that was done before,
+    /// or there is no such token.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn revoke_refresh_token(&mut self, token_hash: [u8; 32], now: Timestamp) -> Result<bool, StoreError> {
+    pub async fn revoke_refresh_token(
+        &mut self,
+        token_hash: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<UserId>, StoreError> {
         let revoke = query(
             "UPDATE refresh_token_families SET revoked_at = $1 WHERE revoked_at IS NULL \
-             AND id = (SELECT family_id FROM refresh_tokens WHERE token_hash = $2)",
+             AND id = (SELECT family_id FROM refresh_tokens WHERE token_hash = $2) RETURNING user_id",
         );
-        Ok(self.execute(revoke.bind(now).bind(token_hash)).await? > 0)
+        let owner: Option<Owner> = self.fetch_optional(revoke.bind(now).bind(token_hash)).await?;
+        Ok(owner.map(|owner| owner.0))
     }
 
     /// Revokes all sign-ins of a user. Tells how many there were.

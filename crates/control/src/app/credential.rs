@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use serde_json::json;
 use towline_model::{
-    CredentialId, KeyKind, RawKey, Scope, TeamId, Timestamp, UserId, ValidationError, validate::Checks,
+    AuditAction, CredentialId, KeyKind, RawKey, Scope, TeamId, Timestamp, UserId, ValidationError, validate::Checks,
 };
 use towline_store::{CredentialRow, Page, Paged, StoreError};
 
-use super::App;
+use super::{App, audit::Deed};
 
 /// The key that is wished.
 #[derive(Debug, Clone)]
@@ -111,6 +112,9 @@ impl App {
         let made = wished.make(team_id, created_by, self.now());
         let mut tx = self.write().await?;
         tx.insert_credential(&made.row).await?;
+        let deed = Deed::new(AuditAction::CredentialCreate, made.row.id, &made.row.display_name);
+        let details = json!({ "kind": wished.kind, "key_prefix": made.row.key_prefix });
+        self.record(&mut tx, team_id, deed.with_details(details)).await?;
         tx.commit().await?;
         self.publish().await?;
         Ok(made)
@@ -138,6 +142,8 @@ impl App {
         if !tx.revoke_credential(team_id, id, self.now()).await? {
             return Err(CredentialError::NotFound);
         }
+        let name = tx.find_credential(team_id, id).await?.map(|key| key.display_name).unwrap_or_default();
+        self.record(&mut tx, team_id, Deed::new(AuditAction::CredentialRevoke, id, name)).await?;
         tx.commit().await?;
         self.publish().await?;
         Ok(())

@@ -5,6 +5,7 @@
 //! credentials it refreshes the gateway's snapshot before it returns, so that what was answered is already true.
 
 pub mod agent;
+pub mod audit;
 pub mod credential;
 pub mod log;
 pub mod password;
@@ -13,7 +14,7 @@ pub mod service_details;
 pub mod sign_in;
 pub mod user;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use towline_gateway::Gateway;
@@ -46,6 +47,8 @@ pub struct Parts {
     pub wake: Wake,
     /// The reconciler's deadlines.
     pub limits: Limits,
+    /// How long entries of the audit log are kept.
+    pub audit_retention: Duration,
     /// Hashes passwords.
     pub passwords: Passwords,
     /// Owns the requests that change something, so that they end even when their caller goes away.

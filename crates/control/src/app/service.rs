@@ -3,13 +3,13 @@
 //! A verb changes the wish and returns; the reconciler does the rest. Looking at services is in
 //! [`service_details`](super::service_details).
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use towline_model::{
-    Command, Principal, ServiceId, ServiceSpec, ServiceStatus, ServiceType, TeamId, Timestamp, ValidationError,
+    AuditAction, Command, Principal, ServiceId, ServiceSpec, ServiceStatus, ServiceType, TeamId, Timestamp, ValidationError,
 };
 use towline_store::{Constraint, EventRow, ServiceRow, StoreError};
 
-use super::{App, actor};
+use super::{App, actor, audit::Deed};
 use crate::{
     event::{EventKind, Subject},
     reconcile::placement::{Demand, check_eligible},
@@ -78,6 +78,7 @@ impl App {
         })?;
         let message = format!("defined by {}", actor(&mut tx, principal).await?);
         tx.append_event(&event(&row, EventKind::Created, message, now)).await?;
+        self.record(&mut tx, row.team_id, deed(AuditAction::ServiceCreate, &row)).await?;
         tx.commit().await?;
         self.publish().await?;
         Ok(row.id)
@@ -98,7 +99,8 @@ impl App {
             row.spec = row.spec.merge(changes.clone())?;
             Ok((EventKind::Updated, format!("the definition was changed by {actor}; the next deploy uses it")))
         };
-        self.change_service(principal, id, change).await
+        let fields = json!({ "fields": changes.keys().collect::<Vec<_>>() });
+        self.change_service(principal, id, (AuditAction::ServiceUpdate, Some(fields)), change).await
     }
 
     /// Asks for the current definition to run.
@@ -113,7 +115,7 @@ impl App {
             begin_deploy(row, spec, now);
             Ok((EventKind::DeployRequested, format!("deploy {} was asked for by {actor}", row.generation)))
         };
-        self.change_service(principal, id, change).await
+        self.change_service(principal, id, (AuditAction::ServiceDeploy, None), change).await
     }
 
     /// What is no container takes no time to come, so there is nobody to wait for: an agent must be there that takes it.
@@ -142,7 +144,7 @@ impl App {
             begin_deploy(row, spec, now);
             Ok((EventKind::RestartRequested, format!("restart {} was asked for by {actor}", row.generation)))
         };
-        self.change_service(principal, id, change).await
+        self.change_service(principal, id, (AuditAction::ServiceRestart, None), change).await
     }
 
     /// Asks for a service to stop. When this returns, no new request reaches it.
@@ -158,7 +160,7 @@ impl App {
             row.drain_until = Some(now + drain);
             Ok((EventKind::UndeployRequested, format!("undeploy was asked for by {actor}")))
         };
-        self.change_service(principal, id, change).await
+        self.change_service(principal, id, (AuditAction::ServiceUndeploy, None), change).await
     }
 
     /// Forgets a service that does not run.
@@ -180,6 +182,7 @@ impl App {
         let row = tx.find_service(team_id, id).await?.ok_or(ServiceError::NotFound)?;
         allow(&row, Command::Delete)?;
         tx.delete_service(&row).await?;
+        self.record(&mut tx, team_id, deed(AuditAction::ServiceDelete, &row)).await?;
         tx.commit().await?;
         self.publish().await?;
         Ok(())
@@ -191,21 +194,23 @@ impl App {
         &self,
         principal: &Principal,
         id: ServiceId,
+        audited: (AuditAction, Option<Value>),
         change: impl Fn(&mut ServiceRow, &str, Timestamp) -> Result<(EventKind, String), ServiceError>,
     ) -> Result<(), ServiceError> {
         for _ in 1..ATTEMPTS {
-            match self.try_change_service(principal, id, &change).await {
+            match self.try_change_service(principal, id, &audited, &change).await {
                 Err(ServiceError::Store(StoreError::Concurrent)) => {}
                 result => return result,
             }
         }
-        self.try_change_service(principal, id, &change).await
+        self.try_change_service(principal, id, &audited, &change).await
     }
 
     async fn try_change_service(
         &self,
         principal: &Principal,
         id: ServiceId,
+        (action, details): &(AuditAction, Option<Value>),
         change: impl Fn(&mut ServiceRow, &str, Timestamp) -> Result<(EventKind, String), ServiceError>,
     ) -> Result<(), ServiceError> {
         let now = self.now();
@@ -216,6 +221,7 @@ impl App {
         row.updated_at = now;
         tx.update_service(&mut row).await?;
         tx.append_event(&event(&row, kind, message, now)).await?;
+        self.record(&mut tx, row.team_id, Deed { details: details.clone(), ..deed(*action, &row) }).await?;
         tx.commit().await?;
         self.publish().await?;
         Ok(())
@@ -257,6 +263,10 @@ pub(crate) fn new_service(team_id: TeamId, spec: ServiceSpec, now: Timestamp) ->
         created_at: now,
         updated_at: now,
     }
+}
+
+fn deed(action: AuditAction, row: &ServiceRow) -> Deed {
+    Deed::new(action, row.id, &row.spec.service_slug)
 }
 
 fn event(row: &ServiceRow, kind: EventKind, message: String, now: Timestamp) -> EventRow {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use towline_model::{KeyHash, Secret, Timestamp, UserId};
+use towline_model::{AuditAction, KeyHash, Secret, Timestamp, UserId};
 use towline_store::{RefreshTokenRow, RefreshTokenUse, StoreError, Tx};
 use uuid::Uuid;
 
@@ -70,6 +70,7 @@ impl App {
         // Old sign-ins are swept out when a new one comes in.
         tx.prune_refresh_tokens(now).await?;
         let refresh_token = insert_refresh_token(&mut tx, user.id, Uuid::now_v7(), now).await?;
+        self.record_of_user(&mut tx, user.id, AuditAction::UserSignIn).await?;
         tx.commit().await?;
         Ok(Tokens { access_token: self.access_token(user.id, now), refresh_token })
     }
@@ -105,7 +106,9 @@ impl App {
     /// When the database does not answer.
     pub async fn sign_out(&self, refresh_token: &Secret<String>) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        tx.revoke_refresh_token(hash(refresh_token), self.now()).await?;
+        if let Some(user_id) = tx.revoke_refresh_token(hash(refresh_token), self.now()).await? {
+            self.record_of_user(&mut tx, user_id, AuditAction::UserSignOut).await?;
+        }
         tx.commit().await
     }
 

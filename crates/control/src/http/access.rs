@@ -9,10 +9,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{Method, request::Parts};
+use towline_gateway::{CallerAddr, RequestIdText};
 use towline_model::{Action, ErrorCode, Principal, UserId};
 
 use super::problem::ApiError;
-use crate::app::App;
+use crate::app::{
+    App,
+    audit::{Origin, Sender, with_origin},
+};
 
 /// What a request needs to reach a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +40,15 @@ pub struct SignedIn(pub UserId);
 /// Lets a request through to its handler, or not. A request that changes something runs to its end even when its caller
 /// goes away; one that only reads is dropped.
 pub(super) async fn guard(State((app, access)): State<(App, Access)>, mut request: Request, next: Next) -> Response {
-    if let Err(error) = admit(&app, access, &mut request) {
-        return error.into_response();
-    }
+    let sender = match admit(&app, access, &mut request) {
+        Ok(sender) => sender,
+        Err(error) => return error.into_response(),
+    };
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
     }
-    match app.tasks().spawn(next.run(request)).await {
+    let origin = origin(&request, sender);
+    match app.tasks().spawn(with_origin(origin, next.run(request))).await {
         Ok(response) => response,
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "a handler did not end");
@@ -51,20 +57,30 @@ pub(super) async fn guard(State((app, access)): State<(App, Access)>, mut reques
     }
 }
 
-fn admit(app: &App, access: Access, request: &mut Request) -> Result<(), ApiError> {
-    match access {
-        Access::Public => {}
+fn origin(request: &Request, sender: Sender) -> Origin {
+    let extensions = request.extensions();
+    Origin {
+        sender,
+        address: extensions.get::<CallerAddr>().map(|address| address.0.ip()),
+        request_id: extensions.get::<RequestIdText>().map(|id| id.as_str().to_owned()),
+    }
+}
+
+fn admit(app: &App, access: Access, request: &mut Request) -> Result<Sender, ApiError> {
+    Ok(match access {
+        Access::Public => Sender::Unknown,
         Access::SignedIn => {
             let user_id = app.gateway().authenticate_user(request.headers())?;
             request.extensions_mut().insert(SignedIn(user_id));
+            Sender::User(user_id)
         }
         Access::Team(action) => {
             let principal = app.gateway().authenticate(request.headers())?.principal;
             authorize(&principal, action)?;
-            request.extensions_mut().insert(Caller(principal));
+            request.extensions_mut().insert(Caller(principal.clone()));
+            Sender::Principal(principal)
         }
-    }
-    Ok(())
+    })
 }
 
 fn authorize(principal: &Principal, action: Action) -> Result<(), ApiError> {
@@ -94,6 +110,7 @@ const fn in_words(action: Action) -> &'static str {
         Action::ReadAgents => "looking at agents",
         Action::ReadCredentials => "looking at keys",
         Action::ManageCredentials => "making or revoking keys",
+        Action::ReadAudit => "reading the audit log",
     }
 }
 

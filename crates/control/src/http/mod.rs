@@ -5,6 +5,7 @@
 
 pub mod access;
 mod agents;
+mod audit;
 mod auth;
 mod credentials;
 mod events;

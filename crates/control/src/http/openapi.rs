@@ -11,7 +11,7 @@ use utoipa::OpenApi;
 
 use super::{
     access::Access,
-    agents, auth, credentials, events, health, instances, logs,
+    agents, audit, auth, credentials, events, health, instances, logs,
     router::{Route, routes},
     runtime, services, users,
 };
@@ -31,6 +31,7 @@ use super::{
         (name = "credentials", description = "Keys of programs and agents."),
         (name = "services", description = "Services: define, deploy, look at."),
         (name = "agents", description = "The machines of the team."),
+        (name = "audit", description = "Who did what."),
         (name = "runtime", description = "What callers of services see."),
         (name = "operations", description = "For whoever watches over the server."),
     ),
@@ -39,7 +40,7 @@ use super::{
         credentials::create, credentials::list, credentials::revoke,
         services::create, services::list, services::show, services::update, services::delete,
         services::deploy, services::undeploy, services::restart,
-        instances::list, events::list, logs::read, agents::list,
+        instances::list, events::list, logs::read, agents::list, audit::list, audit::export,
         runtime::list_services, runtime::show_service, runtime::create_ticket, runtime::list_agents,
         serve, health::healthz, health::readyz,
     ),

@@ -15,7 +15,7 @@ use towline_model::{Action, ErrorCode};
 
 use super::{
     access::{Access, guard},
-    agents, auth, credentials, events,
+    agents, audit, auth, credentials, events,
     finish::finish,
     health, instances, logs, openapi,
     problem::ApiError,
@@ -39,7 +39,7 @@ pub struct Route {
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
     use Access::{Public, SignedIn, Team};
-    use Action::{InvokeServices, ManageCredentials, ManageServices, ReadAgents, ReadCredentials, ReadServices};
+    use Action::{InvokeServices, ManageCredentials, ManageServices, ReadAgents, ReadAudit, ReadCredentials, ReadServices};
     vec![
         post("/api/v1/auth/login", Public, auth::login),
         post("/api/v1/auth/refresh", Public, auth::refresh),
@@ -63,6 +63,9 @@ pub fn routes() -> Vec<Route> {
         get("/api/v1/containers/{id}/logs", Team(ReadServices), logs::read),
 
         get("/api/v1/agents", Team(ReadAgents), agents::list),
+
+        get("/api/v1/audit", Team(ReadAudit), audit::list),
+        get("/api/v1/audit/export", Team(ReadAudit), audit::export),
 
         get("/api/v1/r/containers", Team(ReadServices), runtime::list_services),
         get("/api/v1/r/containers/{slug}", Team(ReadServices), runtime::show_service),

@@ -21,7 +21,9 @@ const MANAGE: Who = Who::Team([false, true, true, true], [false, false, true, tr
 const INVOKE: Who = Who::Team([false, true, true, true], [false, true, false, true]);
 const KEYS: Who = Who::Team([false, true, true, true], [false, false, false, false]);
 
-const TABLE: [(&str, &str, Who); 26] = [
+const ADMIN: Who = Who::Team([false, false, true, true], [false, false, false, true]);
+
+const TABLE: [(&str, &str, Who); 28] = [
     ("POST", "/api/v1/auth/login", Who::Everybody),
     ("POST", "/api/v1/auth/refresh", Who::Everybody),
     ("POST", "/api/v1/auth/logout", Who::Everybody),
@@ -41,6 +43,8 @@ const TABLE: [(&str, &str, Who); 26] = [
     ("GET", "/api/v1/containers/{id}/events", READ),
     ("GET", "/api/v1/containers/{id}/logs", READ),
     ("GET", "/api/v1/agents", READ),
+    ("GET", "/api/v1/audit", ADMIN),
+    ("GET", "/api/v1/audit/export", ADMIN),
     ("GET", "/api/v1/r/containers", READ),
     ("GET", "/api/v1/r/containers/{slug}", READ),
     ("POST", "/api/v1/r/containers/{slug}/ticket", INVOKE),

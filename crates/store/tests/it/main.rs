@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test, the line that fails is the best message")]
 
 mod agents;
+mod audit;
 mod connect;
 mod credentials;
 mod events;

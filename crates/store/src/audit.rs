@@ -1,0 +1,177 @@
+//! The audit log: who did what in a team. Entries are added in the transaction of what they tell, and never changed.
+
+use towline_model::{CredentialId, TeamId, Timestamp, UserId};
+use uuid::Uuid;
+
+use crate::{
+    Page, Paged, StoreError, Tx,
+    query::{Query, query},
+    value::{FromRow, Json, Row},
+};
+
+/// One thing that somebody did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRow {
+    /// Its id: a UUIDv7, which orders entries of the same time.
+    pub id: Uuid,
+    /// The team.
+    pub team_id: TeamId,
+    /// When it was done.
+    pub at: Timestamp,
+    /// What was done: a name of [`towline_model::AuditAction`].
+    pub action: String,
+    /// With what it was done: `user`, `device`, `integration` or `system`.
+    pub actor_kind: String,
+    /// The user's e-mail address or the key's name at that time.
+    pub actor_name: String,
+    /// The user.
+    pub user_id: Option<UserId>,
+    /// The key.
+    pub credential_id: Option<CredentialId>,
+    /// The id of what it was done to.
+    pub target_id: Option<String>,
+    /// The name of what it was done to, at that time.
+    pub target_name: String,
+    /// The address that the request came from.
+    pub address: Option<String>,
+    /// The request.
+    pub request_id: Option<String>,
+    /// More about it; never a secret.
+    pub details: Option<serde_json::Value>,
+}
+
+/// Which entries are wanted; what is absent does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    /// Only this action.
+    pub action: Option<String>,
+    /// Only what was done to the thing with this id.
+    pub target_id: Option<String>,
+    /// Only what this user did.
+    pub user_id: Option<UserId>,
+    /// Only what was done with this key.
+    pub credential_id: Option<CredentialId>,
+    /// Only what was done at or after this moment.
+    pub since: Option<Timestamp>,
+    /// Only what was done before this moment.
+    pub until: Option<Timestamp>,
+}
+
+/// A place in the log: behind this entry.
+pub type AuditPosition = (Timestamp, Uuid);
+
+impl FromRow for AuditRow {
+    fn from_row(row: &mut Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.take("id")?,
+            team_id: row.take("team_id")?,
+            at: row.take("at")?,
+            action: row.take("action")?,
+            actor_kind: row.take("actor_kind")?,
+            actor_name: row.take("actor_name")?,
+            user_id: row.take("user_id")?,
+            credential_id: row.take("credential_id")?,
+            target_id: row.take("target_id")?,
+            target_name: row.take("target_name")?,
+            address: row.take("address")?,
+            request_id: row.take("request_id")?,
+            details: row.take::<Option<Json<_>>>("details")?.map(|details| details.0),
+        })
+    }
+}
+
+macro_rules! columns {
+    () => {
+        "id, team_id, at, action, actor_kind, actor_name, user_id, credential_id, target_id, target_name, address, \
+         request_id, details"
+    };
+}
+
+/// The conditions of an [`AuditFilter`], as `$1` to `$7`.
+macro_rules! matches {
+    () => {
+        " FROM audit_entries WHERE team_id = $1 AND ($2 IS NULL OR action = $2) AND ($3 IS NULL OR target_id = $3) \
+         AND ($4 IS NULL OR user_id = $4) AND ($5 IS NULL OR credential_id = $5) AND ($6 IS NULL OR at >= $6) \
+         AND ($7 IS NULL OR at < $7)"
+    };
+}
+
+fn bind_filter(statement: Query, team_id: TeamId, filter: &AuditFilter) -> Query {
+    statement
+        .bind(team_id)
+        .bind(filter.action.as_ref())
+        .bind(filter.target_id.as_ref())
+        .bind(filter.user_id)
+        .bind(filter.credential_id)
+        .bind(filter.since)
+        .bind(filter.until)
+}
+
+impl Tx {
+    /// Adds an entry, and forgets those of its team that are older than `keep_since`.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] when there is no such team.
+    pub async fn insert_audit_entry(&mut self, entry: &AuditRow, keep_since: Timestamp) -> Result<(), StoreError> {
+        let insert = query(concat!(
+            "INSERT INTO audit_entries (",
+            columns!(),
+            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+        ))
+        .bind(entry.id)
+        .bind(entry.team_id)
+        .bind(entry.at)
+        .bind(&entry.action)
+        .bind(&entry.actor_kind)
+        .bind(&entry.actor_name)
+        .bind(entry.user_id)
+        .bind(entry.credential_id)
+        .bind(entry.target_id.as_ref())
+        .bind(&entry.target_name)
+        .bind(entry.address.as_ref())
+        .bind(entry.request_id.as_ref())
+        .bind(entry.details.as_ref().map(Json));
+        self.execute(insert).await?;
+        let prune = query("DELETE FROM audit_entries WHERE team_id = $1 AND at < $2");
+        self.execute(prune.bind(entry.team_id).bind(keep_since)).await.map(drop)
+    }
+
+    /// A page of what was done in the team, the newest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn list_audit_entries(
+        &mut self,
+        team_id: TeamId,
+        filter: &AuditFilter,
+        page: Page,
+    ) -> Result<Paged<AuditRow>, StoreError> {
+        let count = query(concat!("SELECT COUNT(*) AS total", matches!()));
+        let total_count = self.fetch_total(bind_filter(count, team_id, filter)).await?;
+        let select =
+            query(concat!("SELECT ", columns!(), matches!(), " ORDER BY at DESC, id DESC LIMIT $8 OFFSET $9"));
+        let select = bind_filter(select, team_id, filter).bind(page.limit()).bind(page.offset());
+        Ok(Paged { items: self.fetch_all(select).await?, total_count })
+    }
+
+    /// The next entries of the team behind a place in the log, the oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn audit_entries_after(
+        &mut self,
+        team_id: TeamId,
+        filter: &AuditFilter,
+        position: Option<AuditPosition>,
+        limit: u32,
+    ) -> Result<Vec<AuditRow>, StoreError> {
+        let select = query(concat!(
+            "SELECT ",
+            columns!(),
+            matches!(),
+            " AND ($8 IS NULL OR (at, id) > ($8, $9)) ORDER BY at, id LIMIT $10"
+        ));
+        let (at, id) = position.unzip();
+        self.fetch_all(bind_filter(select, team_id, filter).bind(at).bind(id).bind(i64::from(limit))).await
+    }
+}
