@@ -148,8 +148,7 @@ impl Tx {
     ) -> Result<Paged<AuditRow>, StoreError> {
         let count = query(concat!("SELECT COUNT(*) AS total", matches!()));
         let total_count = self.fetch_total(bind_filter(count, team_id, filter)).await?;
-        let select =
-            query(concat!("SELECT ", columns!(), matches!(), " ORDER BY at DESC, id DESC LIMIT $8 OFFSET $9"));
+        let select = query(concat!("SELECT ", columns!(), matches!(), " ORDER BY at DESC, id DESC LIMIT $8 OFFSET $9"));
         let select = bind_filter(select, team_id, filter).bind(page.limit()).bind(page.offset());
         Ok(Paged { items: self.fetch_all(select).await?, total_count })
     }

@@ -5,7 +5,8 @@
 
 use serde_json::{Map, Value, json};
 use towline_model::{
-    AuditAction, Command, Principal, ServiceId, ServiceSpec, ServiceStatus, ServiceType, TeamId, Timestamp, ValidationError,
+    AuditAction, Command, Principal, ServiceId, ServiceSpec, ServiceStatus, ServiceType, TeamId, Timestamp,
+    ValidationError,
 };
 use towline_store::{Constraint, EventRow, ServiceRow, StoreError};
 

@@ -4,6 +4,7 @@
 
 mod access;
 mod agents;
+mod audit;
 mod bodies;
 mod credentials;
 mod doors;

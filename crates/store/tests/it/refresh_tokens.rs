@@ -122,7 +122,7 @@ async fn signing_out_revokes_the_family(database: &Database) {
         add(&store, &token(user, Uuid::now_v7(), number)).await;
     }
     let mut tx = store.write().await.unwrap();
-    assert_eq!(tx.revoke_refresh_token([1; 32], at(5)).await.unwrap(), Some(user.id));
+    assert_eq!(tx.revoke_refresh_token([1; 32], at(5)).await.unwrap(), Some(user));
     assert_eq!(tx.revoke_refresh_token([1; 32], at(6)).await.unwrap(), None);
     assert_eq!(tx.revoke_refresh_token([7; 32], at(6)).await.unwrap(), None);
     tx.commit().await.unwrap();

@@ -134,6 +134,15 @@ struct LimitArgs {
         default_value = "1h"
     )]
     pull_timeout: Duration,
+    /// How long entries of the audit log are kept.
+    #[arg(
+        id = "limits.audit_retention",
+        long = "audit-retention",
+        value_name = "DURATION",
+        value_parser = parse_duration,
+        default_value = "9600h"
+    )]
+    audit_retention: Duration,
 }
 
 /// A server that runs, and what belongs to its process.
@@ -228,6 +237,7 @@ impl LimitArgs {
         config.limits.drain = self.undeploy_drain;
         config.limits.agent_lost = self.agent_lost_after;
         config.limits.pull = self.pull_timeout;
+        config.audit_retention = self.audit_retention;
     }
 }
 
