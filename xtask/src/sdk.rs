@@ -1,4 +1,4 @@
-//! The official `openai` packages of PyPI and npm, in the versions that `crates/e2e/sdk` pins, below `target/sdk`.
+//! The official `openai` and `anthropic` packages of PyPI and npm, in the versions that `crates/e2e/sdk` pins, below `target/sdk`.
 
 use std::{fs, path::Path, process::Command};
 
@@ -15,7 +15,7 @@ pub fn provision() -> Result<()> {
     let sdk = tools::target().join("sdk");
     let python = tools::output(Command::new("python3").arg("--version"))?;
     unless_done(&sdk.join("python"), &[&pins.join("requirements.txt")], &python, |directory| {
-        tools::step("installing the openai package of PyPI");
+        tools::step("installing the vendors' packages of PyPI");
         tools::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(directory))?;
         let pip = directory.join("bin/pip");
         tools::run(Command::new(pip).args(["install", "--quiet", "-r"]).arg(pins.join("requirements.txt")))
@@ -23,7 +23,7 @@ pub fn provision() -> Result<()> {
     let locked = [&*pins.join("package.json"), &*pins.join("package-lock.json")];
     let node = tools::output(Command::new("node").arg("--version"))?;
     unless_done(&sdk.join("node"), &locked, &node, |directory| {
-        tools::step("installing the openai package of npm");
+        tools::step("installing the vendors' packages of npm");
         for file in locked {
             fs::copy(file, directory.join(file.file_name().expect("both are files")))?;
         }

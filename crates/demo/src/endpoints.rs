@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 
 use crate::body::{ErrorBody, method_not_allowed};
 use crate::call::{Call, Reply};
-use crate::{about, early, echo, faults, openai, stream, upgrade, ws};
+use crate::{about, anthropic, early, echo, faults, openai, stream, upgrade, ws};
 
 type Run = fn(Call) -> Pin<Box<dyn Future<Output = Reply> + Send>>;
 
@@ -43,6 +43,13 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "/v1/chat/completions",
         openai::chat,
         "OpenAI: chat, whole or streamed; delay_ms sets the pace"
+    ),
+    endpoint!(
+        "/v1/messages",
+        ["POST"],
+        "/v1/messages",
+        anthropic::messages,
+        "Anthropic: a message, whole or streamed; delay_ms sets the pace"
     ),
     endpoint!("/echo", [], "/echo?x=1", echo::echo, "the request as it was received"),
     endpoint!("/echo/{path}", [], "/echo/a%2Fb/../c//?x=%zz&&y", echo::echo, "the same, below any path"),

@@ -8,6 +8,7 @@
 //! It is not an example of a hardened server, and it trusts its caller with its own life (`POST /exit`).
 
 mod about;
+mod anthropic;
 mod body;
 mod call;
 mod config;
