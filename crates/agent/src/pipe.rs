@@ -24,7 +24,7 @@ use tokio::{
     net::TcpStream,
     time::{Sleep, sleep},
 };
-use towline_tunnel::{ResetCode, TunnelStream};
+use towline_tunnel::{ResetCode, StreamEnd, TunnelStream};
 
 /// Buffers start small: most streams carry a request of a few hundred bytes and are then idle.
 const FIRST_BUFFER: usize = 8 << 10;
@@ -46,7 +46,19 @@ pub async fn join(stream: TunnelStream, socket: TcpStream) {
         container: Container::Sends,
         linger: None,
     };
-    let end = poll_fn(|cx| pipe.poll(cx)).await;
+    // While nothing is to be read or written, as after a half-close, only this tells that the caller has gone.
+    let monitor = pipe.stream.monitor();
+    let gone = async {
+        if monitor.ended().await == StreamEnd::Finished {
+            // What has arrived of it is still to be delivered.
+            std::future::pending::<()>().await;
+        }
+    };
+    let end = tokio::select! {
+        biased;
+        end = poll_fn(|cx| pipe.poll(cx)) => end,
+        () = gone => End::CallerGone,
+    };
     let Pipe { stream, socket, .. } = pipe;
     match end {
         End::Finished => {}

@@ -150,6 +150,38 @@ async fn a_carrier_that_is_lost_resets_the_container() {
 }
 
 #[tokio::test]
+async fn a_caller_that_goes_away_after_its_half_close_is_noticed_while_the_container_is_silent() {
+    for is_lost in [false, true] {
+        let Joined { mut caller, mut container, pipe, carrier, _tasks, .. } = joined().await;
+        caller.write_all(b"question").await.unwrap();
+        caller.shutdown().await.unwrap();
+        let mut question = String::new();
+        soon("the question", container.read_to_string(&mut question)).await.unwrap();
+        assert!(!pipe.is_finished(), "an answer may still come");
+        if is_lost {
+            carrier.close();
+        } else {
+            drop(caller);
+        }
+        soon("the pipe", pipe).await.unwrap();
+        soon("the reset", container.ready(tokio::io::Interest::ERROR)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_is_noticed_while_the_container_takes_nothing() {
+    let Joined { mut caller, container, pipe, _tasks, .. } = joined().await;
+    let chunk = pattern(64 << 10);
+    // Until all buffers on the way are full.
+    while let Ok(written) = timeout(Duration::from_millis(500), caller.write(&chunk)).await {
+        written.unwrap();
+    }
+    drop(caller);
+    soon("the pipe", pipe).await.unwrap();
+    drop(container);
+}
+
+#[tokio::test]
 async fn an_answer_to_an_upload_that_is_not_wanted_arrives_whole() {
     let Joined { caller, mut container, pipe, _tasks, .. } = joined().await;
     let (mut caller_reads, mut caller_writes) = tokio::io::split(caller);
