@@ -18,7 +18,7 @@ use crate::{
 /// What `cargo xtask test` takes.
 #[derive(Debug, clap::Args)]
 pub struct TestArgs {
-    /// Leave out the tests that need a container engine, PostgreSQL or an SDK.
+    /// Leave out the tests that need a container engine, PostgreSQL, an SDK or a browser.
     #[arg(long)]
     fast: bool,
     /// Passed on to cargo-nextest, such as a part of a test's name.
@@ -29,8 +29,8 @@ pub struct TestArgs {
 /// What `--fast` leaves out, as nextest filters, and what to say about it.
 const SLOW: [(&str, &str); 5] = [
     (
-        "package(towline-e2e) and test(/^(docker|netns|registry|stalled_readers|sdk)::/)",
-        "end to end with containers and SDKs",
+        "package(towline-e2e) and test(/^(browser|docker|netns|registry|stalled_readers|sdk)::/)",
+        "end to end with containers, SDKs and a browser",
     ),
     ("package(towline-agent) and test(/docker_engine/)", "the agent against a real container engine"),
     ("package(towline-store) and test(/postgres|both_engines/)", "the store on PostgreSQL"),
@@ -147,9 +147,20 @@ const NEEDS: &[Need] = &[
     Need {
         name: "python3 with venv",
         package: "python3-venv",
-        purpose: "the openai package of PyPI",
+        purpose: "the vendors' packages of PyPI",
         is_met: has_python_venv,
     },
-    Need { name: "node", package: "nodejs", purpose: "the openai package of npm", is_met: || find("node").is_some() },
-    Need { name: "npm", package: "npm", purpose: "the openai package of npm", is_met: || find("npm").is_some() },
+    Need {
+        name: "chromium",
+        package: "chromium",
+        purpose: "WebSockets and cookies as a browser has them",
+        is_met: || find("chromium").is_some() || find("chromium-browser").is_some() || find("google-chrome").is_some(),
+    },
+    Need {
+        name: "node",
+        package: "nodejs",
+        purpose: "the vendors' packages of npm",
+        is_met: || find("node").is_some(),
+    },
+    Need { name: "npm", package: "npm", purpose: "the vendors' packages of npm", is_met: || find("npm").is_some() },
 ];

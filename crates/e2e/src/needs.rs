@@ -29,16 +29,27 @@ pub fn demo() -> PathBuf {
     required(profile_directory().join("towline-demo"), "the program `towline-demo`")
 }
 
-/// Python with the `openai` package of PyPI.
+/// Chromium, or Chrome.
 #[must_use]
-pub fn python() -> PathBuf {
-    required(sdk().join("python/bin/python"), "Python with the openai package")
+pub fn chromium() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let found = std::env::split_paths(&path)
+        .flat_map(|directory| names.map(|name| directory.join(name)))
+        .find(|it| it.exists());
+    required(found.unwrap_or_else(|| "/usr/bin/chromium".into()), "the browser Chromium")
 }
 
-/// A directory whose `node_modules` has the `openai` package of npm.
+/// Python with the `openai` and `anthropic` packages of PyPI.
+#[must_use]
+pub fn python() -> PathBuf {
+    required(sdk().join("python/bin/python"), "Python with the vendors' packages")
+}
+
+/// A directory whose `node_modules` has the `openai` and `@anthropic-ai/sdk` packages of npm.
 #[must_use]
 pub fn node_directory() -> PathBuf {
-    required(sdk().join("node"), "Node.js with the openai package")
+    required(sdk().join("node"), "Node.js with the vendors' packages")
 }
 
 fn sdk() -> PathBuf {

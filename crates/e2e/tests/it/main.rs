@@ -1,11 +1,12 @@
 //! The one integration binary: Towline as its users meet it.
 //!
-//! Everything here runs `towline` as processes and talks to it over its sockets. `cargo xtask test` provides what that needs; a
+//! Everything here but `browser` runs `towline` as processes and talks to it over its sockets. `cargo xtask test` provides what that needs; a
 //! test that misses something fails and says so. One module alone: `cargo nextest run -p towline-e2e docker::`.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod api;
 mod attached;
+mod browser;
 mod deploy_sim;
 mod docker;
 mod external;
