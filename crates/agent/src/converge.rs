@@ -35,7 +35,7 @@ use self::{
     plan::{Step, StepKey, plan_converge},
     probes::Probes,
     state::State,
-    step::{Outcome, Worker},
+    step::{Material, Outcome, Worker},
 };
 use crate::{
     observed::{AgentReport, Observed},
@@ -327,13 +327,16 @@ impl<R: Runtime> Converger<R> {
         self.probes.sync(&self.state.containers, &self.state.desired, &self.state.kept);
         let (Some(owner), Some(EngineStatus::Ready { .. })) = (self.owner.clone(), &self.engine) else { return };
         for step in plan.steps {
-            let spec = match &step {
-                Step::Create(instance) => self.state.desired.get(instance).cloned(),
-                _ => None,
+            let material = match &step {
+                Step::Create(instance) => {
+                    Material { spec: self.state.desired.get(instance).cloned(), ..Material::default() }
+                }
+                Step::FetchImage(image) => Material { logins: self.state.logins(image), ..Material::default() },
+                _ => Material::default(),
             };
             let key = step.key();
             self.state.busy.insert(key.clone());
-            let handle = self.tasks.spawn(self.worker.clone().carry_out(step, owner.clone(), spec));
+            let handle = self.tasks.spawn(self.worker.clone().carry_out(step, owner.clone(), material));
             self.task_of.insert(handle.id(), (Some(key), handle));
         }
     }

@@ -3,7 +3,8 @@
 //!
 //! An agent of another version must come to the same fingerprint, or its upgrade would replace every container. So the
 //! form is written out here and never changes; a field that is added later is only mixed in when it is set. Probe timings
-//! are left out: they change nothing about the container.
+//! are left out: they change nothing about the container. So are the login for the registry, and the values of variables
+//! that come from secrets: a label is no place for anything of a secret, and a container goes on when one changes.
 
 use std::fmt::Write as _;
 
@@ -21,7 +22,11 @@ pub fn of(spec: &InstanceSpec) -> String {
     hash.text("port", &spec.exposed_port.to_string());
     for variable in &spec.env {
         hash.text("env", &variable.env_name);
-        hash.text("=", &variable.env_value);
+        if spec.secret_env.contains(&variable.env_name) {
+            hash.text("secret", "");
+        } else {
+            hash.text("=", &variable.env_value);
+        }
     }
     for mount in &spec.volumes {
         hash.text("volume", &mount.host_path);
@@ -65,7 +70,7 @@ impl Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::spec;
+    use crate::tests::{login, spec};
 
     #[test]
     fn what_makes_the_container_makes_the_fingerprint() {
@@ -92,6 +97,17 @@ mod tests {
             change(&mut changed);
             assert_ne!(of(&changed), print, "change {index}");
         }
+    }
+
+    #[test]
+    fn nothing_of_a_secret_is_in_the_fingerprint() {
+        let mut secret = spec(1);
+        secret.secret_env = vec![secret.env[0].env_name.clone()];
+        let print = of(&secret);
+        assert_ne!(print, of(&spec(1)));
+        secret.env[0].env_value = "another".to_owned();
+        secret.registry_auth = Some(login("user", "password"));
+        assert_eq!(of(&secret), print);
     }
 
     #[test]

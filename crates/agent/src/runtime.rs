@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 use towline_model::{AgentId, InstanceId, Timestamp};
-use towline_tunnel::message::{EngineStatus, InstanceSpec};
+use towline_tunnel::message::{EngineStatus, InstanceSpec, RegistryAuth};
 
 use crate::probe::{self, ProbeFailure, ProbeTarget};
 
@@ -160,6 +160,17 @@ pub enum PullError {
         /// What the registry or the engine said.
         said: String,
     },
+    /// The registry refuses the login that the definition refers to.
+    #[error(
+        "the registry of {image} refuses the login of this service's registry_auth_secret_id, or gives that login no such \
+         image; correct the secret and deploy again: {said}"
+    )]
+    LoginRefused {
+        /// The reference.
+        image: String,
+        /// What the registry or the engine said.
+        said: String,
+    },
     /// The registry cannot be reached, is too busy, or failed.
     #[error("the registry of {image} cannot be reached: {said}")]
     Unreachable {
@@ -206,10 +217,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// Whether the image is on this machine.
     fn has_image(&self, image: &str) -> impl Future<Output = Result<bool, RuntimeError>> + Send;
 
-    /// Pulls an image.
+    /// Pulls an image, with a login for its registry or without. The login is kept nowhere.
     fn pull(
         &self,
         image: &str,
+        login: Option<&RegistryAuth>,
         progress: &watch::Sender<PullProgress>,
     ) -> impl Future<Output = Result<(), PullError>> + Send;
 

@@ -4,10 +4,10 @@ mod docker_engine;
 pub mod server;
 
 use towline_model::{
-    InstanceId, ServiceId,
+    InstanceId, Secret, ServiceId,
     service::{EnvVar, ProbeSpec, VolumeMount},
 };
-use towline_tunnel::message::InstanceSpec;
+use towline_tunnel::message::{InstanceSpec, RegistryAuth};
 
 /// A definition that is the same each time but for its generation.
 pub fn spec(generation: i64) -> InstanceSpec {
@@ -17,10 +17,12 @@ pub fn spec(generation: i64) -> InstanceSpec {
         service_slug: "hello".to_owned(),
         generation,
         image: "towline-demo:latest".to_owned(),
+        registry_auth: None,
         exposed_port: 8080,
         health_path: "/health".to_owned(),
         probe: ProbeSpec::default(),
         env: vec![EnvVar { env_name: "MODEL".to_owned(), env_value: "small".to_owned() }],
+        secret_env: Vec::new(),
         volumes: vec![VolumeMount {
             host_path: "/srv/models".to_owned(),
             container_path: "/models".to_owned(),
@@ -33,6 +35,11 @@ pub fn spec(generation: i64) -> InstanceSpec {
         gpu_count: 0,
         stop_grace_seconds: 10,
     }
+}
+
+/// A login for a registry.
+pub fn login(username: &str, password: &str) -> RegistryAuth {
+    RegistryAuth { username: username.to_owned(), password: Secret::new(password.to_owned()) }
 }
 
 /// An instance's id that is the same each time.

@@ -15,6 +15,7 @@ mod private_file;
 pub mod reconcile;
 pub mod rollout;
 pub mod routes;
+pub mod secrets;
 pub mod server;
 pub mod signing_key;
 pub mod snapshot;

@@ -21,6 +21,7 @@ use crate::{
     http::router::router,
     private_file,
     reconcile::{DesiredSets, Limits, Reconciler, Wake},
+    secrets::{KeyRing, KeyRingError, KeySource, Vault},
     signing_key::{self, SigningKeyError},
     snapshot::Publisher,
 };
@@ -32,6 +33,8 @@ pub struct ServerConfig {
     pub data_dir: PathBuf,
     /// `sqlite://PATH` or `postgres://…`.
     pub database_url: Secret<String>,
+    /// Where the keys are that secrets are sealed under.
+    pub secrets_key: KeySource,
     /// How the database is used.
     pub store: StoreOptions,
     /// Where callers and agents reach the server; `None` for `http://` and the address that is listened on.
@@ -53,6 +56,7 @@ impl ServerConfig {
         let data_dir = data_dir.into();
         let database_url = Secret::new(format!("sqlite://{}", data_dir.join("towline.db").display()));
         Self {
+            secrets_key: KeySource::in_data_dir(&data_dir),
             data_dir,
             database_url,
             store: StoreOptions::default(),
@@ -82,6 +86,9 @@ pub enum StartError {
     /// The signing key.
     #[error(transparent)]
     SigningKey(#[from] SigningKeyError),
+    /// The keys that secrets are sealed under.
+    #[error(transparent)]
+    SecretsKey(#[from] KeyRingError),
     /// The database cannot be opened.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -120,6 +127,8 @@ impl Server {
             .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
         let tokens = signing_key::load_or_create(&config.data_dir)?;
         let store = Store::connect(&config.database_url, config.store.clone()).await?;
+        let sealed_under = store.read().await?.sealing_keys_in_use().await?;
+        let vault = Vault::new(KeyRing::load(&config.secrets_key, &sealed_under)?);
         let passwords = Passwords::new();
         let first_start =
             FirstStart { store: &store, passwords: &passwords, clock: &*clock, data_dir: &config.data_dir, url: &url };
@@ -139,6 +148,7 @@ impl Server {
             limits: config.limits,
             audit_retention: config.audit_retention,
             passwords,
+            vault: vault.clone(),
             tasks: TaskTracker::new(),
             shutdown: stop_serving.clone(),
         });
@@ -150,6 +160,7 @@ impl Server {
             gateway: gateway.clone(),
             clock: Arc::clone(&clock),
             publisher: publisher.clone(),
+            vault,
             desired: Arc::clone(&desired),
             limits: config.limits,
             wake: app.wake(),

@@ -95,11 +95,15 @@ pub enum Action {
     ManageCredentials,
     /// Read the audit log.
     ReadAudit,
+    /// List and show secrets, without their values.
+    ReadSecrets,
+    /// Create, change and delete secrets.
+    ManageSecrets,
 }
 
 impl Action {
     /// Every action, in the order of the printed table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::ReadServices,
         Self::ReadEnvValues,
         Self::ManageServices,
@@ -108,6 +112,8 @@ impl Action {
         Self::ReadCredentials,
         Self::ManageCredentials,
         Self::ReadAudit,
+        Self::ReadSecrets,
+        Self::ManageSecrets,
     ];
 
     /// The weakest role that may do it.
@@ -118,7 +124,9 @@ impl Action {
             | Self::ManageServices
             | Self::InvokeServices
             | Self::ReadCredentials
-            | Self::ManageCredentials => Role::Member,
+            | Self::ManageCredentials
+            | Self::ReadSecrets
+            | Self::ManageSecrets => Role::Member,
             Self::ReadAudit => Role::Admin,
         }
     }
@@ -129,7 +137,12 @@ impl Action {
             Self::ReadServices | Self::ReadAgents => Some(Scope::Read),
             Self::InvokeServices => Some(Scope::Invoke),
             Self::ManageServices => Some(Scope::Manage),
-            Self::ReadEnvValues | Self::ReadCredentials | Self::ManageCredentials | Self::ReadAudit => None,
+            Self::ReadEnvValues
+            | Self::ReadCredentials
+            | Self::ManageCredentials
+            | Self::ReadAudit
+            | Self::ReadSecrets
+            | Self::ManageSecrets => None,
         }
     }
 
@@ -214,6 +227,8 @@ mod tests {
             (ReadCredentials, [false, true, true, true]),
             (ManageCredentials, [false, true, true, true]),
             (ReadAudit, [false, false, true, true]),
+            (ReadSecrets, [false, true, true, true]),
+            (ManageSecrets, [false, true, true, true]),
         ];
         assert_eq!(rows.len(), Action::ALL.len(), "every action has a row");
         for (action, allowed) in rows {
@@ -233,6 +248,7 @@ mod tests {
         assert!(!key(&[Scope::Read]).may(Action::InvokeServices));
         assert!(!key(&Scope::ALL).may(Action::ManageCredentials));
         assert!(!key(&Scope::ALL).may(Action::ReadEnvValues));
+        assert!(!key(&Scope::ALL).may(Action::ReadSecrets) && !key(&Scope::ALL).may(Action::ManageSecrets));
         let device = Principal::Device {
             credential_id: CredentialId::generate(),
             user_id: UserId::generate(),

@@ -66,6 +66,8 @@ error_codes! {
     NoEligibleAgent = "no_eligible_agent", 409;
     /// The name is already taken in this team.
     AlreadyExists = "already_exists", 409;
+    /// The secret is referred to by a service, so it cannot be deleted.
+    SecretInUse = "secret_in_use", 409;
     /// Somebody else changed the thing at the same moment.
     ConcurrentChange = "concurrent_change", 409;
     /// The body is larger than the limit.

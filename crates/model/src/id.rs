@@ -75,6 +75,8 @@ ids! {
     AgentId;
     /// A key of a team, a device or an agent.
     CredentialId;
+    /// A sealed value that definitions refer to.
+    SecretId;
     /// One control connection of one agent to one gateway.
     SessionId;
     /// One request, as answered in `X-Request-Id`.

@@ -9,10 +9,13 @@ use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use zeroize::Zeroize;
 
 use self::place::{ExternalUrl, HostPort, TARGET_RULE};
 use crate::{
+    SecretId,
     image::is_image_reference,
+    secret_use::{SecretUse, secret_uses},
     validate::{Checks, ValidationError},
 };
 
@@ -27,11 +30,12 @@ const DEFAULT_PORT: u16 = 8080;
 /// The path of a container that is probed unless another is given.
 const DEFAULT_HEALTH_PATH: &str = "/health";
 
-const MAX_TEXT_BYTES: usize = 64 * 1024;
+/// The most bytes of a text that is stored: a description, an environment value, a secret.
+pub const MAX_TEXT_BYTES: usize = 64 * 1024;
 const MAX_ENTRIES: usize = 256;
 /// The most bytes that what an agent is told about one service may have. Agents are told everything that they should run
 /// in one message, so one definition must not take much of it.
-const MAX_TOLD_BYTES: usize = 128 * 1024;
+pub const MAX_TOLD_BYTES: usize = 128 * 1024;
 
 /// Where the process behind a service comes from. Cannot be changed after creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, utoipa::ToSchema)]
@@ -61,16 +65,46 @@ impl ServiceType {
     }
 }
 
-/// One environment variable of the container.
+/// One environment variable of a definition: a value, or a secret that has it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct EnvVar {
+pub struct EnvEntry {
     /// The variable's name: `^[A-Za-z_][A-Za-z0-9_.-]*$`, at most 256 characters.
     #[schema(example = "MODEL")]
     pub env_name: String,
-    /// Its value, at most 64 KiB.
+    /// Its value, at most 64 KiB; not beside `secret_id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "llama3")]
+    pub env_value: Option<String>,
+    /// The secret whose value it gets when a container is made; not beside `env_value`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_id: Option<SecretId>,
+}
+
+impl fmt::Debug for EnvEntry {
+    /// Values of environment variables are often secrets, so they are never logged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.secret_id {
+            Some(secret) => write!(f, "{}=secret {secret}", self.env_name),
+            None => write!(f, "{}=…", self.env_name),
+        }
+    }
+}
+
+/// One environment variable of a container, with its value, wherever that came from. Wiped from memory when it is dropped.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnvVar {
+    /// The variable's name.
+    pub env_name: String,
+    /// Its value.
     pub env_value: String,
+}
+
+impl Drop for EnvVar {
+    fn drop(&mut self) {
+        self.env_value.zeroize();
+    }
 }
 
 impl fmt::Debug for EnvVar {
@@ -135,6 +169,9 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "towline-demo:latest")]
     pub docker_image: Option<String>,
+    /// The secret with the login for the image's registry, as `username:password`. Only `deployed` has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry_auth_secret_id: Option<SecretId>,
     /// The port inside the container, 1 to 65535; 8080 unless given. Only `deployed` has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 8080, minimum = 1)]
@@ -146,7 +183,7 @@ pub struct ServiceSpec {
     pub health_path: Option<String>,
     /// Environment variables; names are unique. At most 256.
     #[serde(default)]
-    pub env_config: Vec<EnvVar>,
+    pub env_config: Vec<EnvEntry>,
     /// Mounted paths; container paths are unique. At most 256.
     #[serde(default)]
     pub volume_config: Vec<VolumeMount>,
@@ -269,10 +306,22 @@ impl ServiceSpec {
     /// The definition as somebody sees it who may not see environment values.
     #[must_use]
     pub fn masked(mut self) -> Self {
-        for variable in &mut self.env_config {
-            MASKED.clone_into(&mut variable.env_value);
+        for value in self.env_config.iter_mut().filter_map(|variable| variable.env_value.as_mut()) {
+            MASKED.clone_into(value);
         }
         self
+    }
+
+    /// Every place where the definition refers to a secret.
+    #[must_use]
+    pub fn secret_uses(&self) -> Vec<SecretUse> {
+        serde_json::to_value(self).map(|definition| secret_uses(&definition)).unwrap_or_default()
+    }
+
+    /// The bytes that count against [`MAX_TOLD_BYTES`], without the values of secrets.
+    #[must_use]
+    pub fn told_bytes(&self) -> usize {
+        self.told_parts().iter().map(|(_, size)| size).sum()
     }
 
     /// Checks every field.
@@ -334,6 +383,7 @@ impl ServiceSpec {
             return;
         }
         for (field, is_set) in [
+            ("registry_auth_secret_id", self.registry_auth_secret_id.is_some()),
             ("exposed_port", self.exposed_port.is_some()),
             ("env_config", !self.env_config.is_empty()),
             ("volume_config", !self.volume_config.is_empty()),
@@ -396,10 +446,13 @@ impl ServiceSpec {
             checks.require_with(names.insert(&variable.env_name), || {
                 (at("env_name"), format!("{} is set twice; keep one", variable.env_name))
             });
-            checks.require_with(is_storable(&variable.env_value), || {
+            checks.require_with(variable.env_value.is_some() != variable.secret_id.is_some(), || {
+                (at("env_value"), "exactly one of env_value and secret_id must be there".to_owned())
+            });
+            checks.require_with(variable.env_value.as_deref().is_none_or(is_storable), || {
                 (at("env_value"), "must have at most 64 KiB and no NUL".to_owned())
             });
-            checks.require_with(variable.env_value != MASKED, || {
+            checks.require_with(variable.env_value.as_deref() != Some(MASKED), || {
                 (
                     at("env_value"),
                     "is the mask that stands for a hidden value; send the real value or leave env_config out"
@@ -428,16 +481,23 @@ impl ServiceSpec {
         }
     }
 
-    fn check_size(&self, checks: &mut Checks) {
+    fn told_parts(&self) -> [(&'static str, usize); 4] {
         let words = |words: &Option<Vec<String>>| words.iter().flatten().map(String::len).sum::<usize>();
-        let variables = self.env_config.iter().map(|variable| variable.env_name.len() + variable.env_value.len());
+        let variables = self
+            .env_config
+            .iter()
+            .map(|variable| variable.env_name.len() + variable.env_value.as_ref().map_or(0, String::len));
         let mounts = self.volume_config.iter().map(|mount| mount.host_path.len() + mount.container_path.len());
-        let sizes = [
+        [
             ("command", words(&self.command)),
             ("args", words(&self.args)),
             ("env_config", variables.sum()),
             ("volume_config", mounts.sum()),
-        ];
+        ]
+    }
+
+    fn check_size(&self, checks: &mut Checks) {
+        let sizes = self.told_parts();
         let total: usize = sizes.iter().map(|(_, size)| size).sum();
         let (largest, _) = sizes.into_iter().max_by_key(|(_, size)| *size).unwrap_or_default();
         checks.require_with(total <= MAX_TOLD_BYTES, || {
@@ -547,12 +607,13 @@ pub fn is_http_path(text: &str) -> bool {
 }
 
 fn is_field(name: &str) -> bool {
-    const FIELDS: [&str; 22] = [
+    const FIELDS: [&str; 23] = [
         "service_slug",
         "display_name",
         "service_desc",
         "service_type",
         "docker_image",
+        "registry_auth_secret_id",
         "exposed_port",
         "health_path",
         "env_config",
@@ -599,6 +660,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    const SECRET: &str = "01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77";
 
     fn object(value: Value) -> Map<String, Value> {
         let Value::Object(map) = value else { panic!("an object") };
@@ -648,6 +711,10 @@ mod tests {
             ("env_config", json!([{"env_name": "X", "env_value": MASKED}])),
             ("env_config", json!([{"env_name": "X", "env_value": "1"}, {"env_name": "X", "env_value": "2"}])),
             ("env_config", json!([{"env_name": "X", "env_value": "1", "secret": true}])),
+            ("env_config", json!([{"env_name": "X"}])),
+            ("env_config", json!([{"env_name": "X", "env_value": "1", "secret_id": SECRET}])),
+            ("env_config", json!([{"env_name": "X", "secret_id": "nonsense"}])),
+            ("registry_auth_secret_id", json!("nonsense")),
             ("volume_config", json!([{"host_path": "relative", "container_path": "/x"}])),
             ("volume_config", json!([{"host_path": "/a/../etc", "container_path": "/x"}])),
             ("volume_config", json!([{"host_path": "/a", "container_path": "/"}])),
@@ -732,15 +799,15 @@ mod tests {
         let mut map = object(minimal());
         map.extend(object(json!({
             "usage_prompt": "u", "openapi_url": "/o", "command": ["c"], "args": ["a"], "cpu_limit": 1.0,
-            "memory_limit_bytes": 1 << 30, "request_timeout_seconds": 1,
+            "memory_limit_bytes": 1 << 30, "request_timeout_seconds": 1, "registry_auth_secret_id": SECRET,
         })));
         let spec = ServiceSpec::from_json(map).unwrap();
         let stored = object(serde_json::to_value(&spec).unwrap());
-        assert_eq!(stored.len(), 20);
+        assert_eq!(stored.len(), 21);
         let attached = serde_json::to_value(typed("attached", "attached_target", "h:1")).unwrap();
         let external = serde_json::to_value(typed("external", "external_url", "https://h")).unwrap();
         let stored: Map<_, _> = stored.into_iter().chain(object(attached)).chain(object(external)).collect();
-        assert_eq!(stored.len(), 22);
+        assert_eq!(stored.len(), 23);
         assert!(stored.keys().all(|field| is_field(field)), "{stored:?}");
     }
 
@@ -768,6 +835,7 @@ mod tests {
             ("cpu_limit", json!(1)),
             ("memory_limit_bytes", json!(1 << 30)),
             ("docker_image", json!("demo")),
+            ("registry_auth_secret_id", json!(SECRET)),
         ];
         let wrong = [
             (&deployed, "attached_target", json!("127.0.0.1:1")),
@@ -809,10 +877,20 @@ mod tests {
     }
 
     #[test]
+    fn references_to_secrets_are_kept_and_seen_by_everybody() {
+        let env = json!([{"env_name": "A", "env_value": "1"}, {"env_name": "B", "secret_id": SECRET}]);
+        let spec = with("env_config", env.clone()).unwrap().masked();
+        let stored = serde_json::to_value(&spec).unwrap();
+        assert_eq!(stored["env_config"][1], env[1]);
+        let fields: Vec<_> = spec.secret_uses().into_iter().map(|used| used.field).collect();
+        assert_eq!(fields, ["env_config[1].secret_id"]);
+    }
+
+    #[test]
     fn values_of_the_environment_are_not_logged() {
         let spec = with("env_config", json!([{"env_name": "TOKEN", "env_value": "hunter2"}])).unwrap();
         assert!(!format!("{spec:?}").contains("hunter2"));
-        assert_eq!(spec.masked().env_config[0].env_value, MASKED);
+        assert_eq!(spec.masked().env_config[0].env_value.as_deref(), Some(MASKED));
     }
 
     proptest! {

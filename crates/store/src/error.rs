@@ -110,6 +110,9 @@ pub enum Constraint {
     /// A key.
     #[error("this key exists")]
     CredentialHash,
+    /// A secret's name in its team.
+    #[error("a secret with this name exists in the team")]
+    SecretName,
     /// A refresh token.
     #[error("this refresh token exists")]
     RefreshTokenHash,
@@ -120,13 +123,14 @@ pub enum Constraint {
 
 impl Constraint {
     /// Every rule but [`Constraint::Id`]: its name in the schema, and the columns by which SQLite reports it.
-    const NAMES: [(Self, &'static str, &'static str); 7] = [
+    const NAMES: [(Self, &'static str, &'static str); 8] = [
         (Self::ServiceSlug, "services_slug_unique", "services.team_id, services.slug"),
         (Self::UserEmailAddress, "users_email_address_unique", "users.email_address"),
         (Self::AgentName, "agents_name_unique", "agents.team_id, agents.name"),
         (Self::Membership, "memberships_pkey", "memberships.team_id, memberships.user_id"),
         (Self::TeamOwner, "memberships_one_owner", "memberships.team_id"),
         (Self::CredentialHash, "credentials_key_hash_unique", "credentials.key_hash"),
+        (Self::SecretName, "secrets_name_unique", "secrets.team_id, secrets.name"),
         (Self::RefreshTokenHash, "refresh_tokens_token_hash_unique", "refresh_tokens.token_hash"),
     ];
 

@@ -24,6 +24,7 @@ const MIGRATIONS: &[Migration] = &[
         script: include_str!("../migrations/0002_agent_capabilities.sql"),
     },
     Migration { version: 3, name: "audit", script: include_str!("../migrations/0003_audit.sql") },
+    Migration { version: 4, name: "secrets", script: include_str!("../migrations/0004_secrets.sql") },
 ];
 
 const LIST: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (\

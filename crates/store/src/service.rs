@@ -188,6 +188,23 @@ impl Tx {
         self.fetch_all(query(concat!("SELECT ", columns!(), " FROM services ORDER BY created_at, id"))).await
     }
 
+    /// The team's services that refer to a secret, the oldest first: in their definition, in what was deployed, or in
+    /// what is being replaced. It may hold some that do not: where exactly is for the caller to see.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn services_with_secrets(&mut self, team_id: TeamId) -> Result<Vec<ServiceRow>, StoreError> {
+        // The names of the fields, as documents are written: `secret_id`, `…_secret_id`, `…_credential_id`, with a value.
+        let select = query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM services WHERE team_id = $1 AND (spec LIKE $2 OR spec LIKE $3 OR deployed_spec LIKE $2 \
+             OR deployed_spec LIKE $3 OR rollout LIKE $2 OR rollout LIKE $3) ORDER BY created_at, id"
+        ));
+        let select = select.bind(team_id).bind(r#"%secret_id":"%"#).bind(r#"%credential_id":"%"#);
+        self.fetch_all(select).await
+    }
+
     /// Every service that the reconciler must look at, the oldest first: those that are on their way, those that are
     /// wished to run, and those that still have instances.
     ///

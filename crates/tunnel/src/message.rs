@@ -6,9 +6,9 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use towline_model::{
-    AgentId, InstanceId, InstancePhase, ServiceId, SessionId,
+    AgentId, InstanceId, InstancePhase, Secret, ServiceId, SessionId,
     service::{EnvVar, ProbeSpec, VolumeMount, place::HostPort},
 };
 
@@ -203,6 +203,9 @@ pub struct InstanceSpec {
     pub generation: i64,
     /// The image to run.
     pub image: String,
+    /// The login for the image's registry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registry_auth: Option<RegistryAuth>,
     /// The port inside the container.
     pub exposed_port: u16,
     /// The HTTP path that is probed.
@@ -212,6 +215,10 @@ pub struct InstanceSpec {
     /// Environment variables.
     #[serde(default)]
     pub env: Vec<EnvVar>,
+    /// The names of those variables whose values come from secrets. Such a value may be another one the next time that the
+    /// instance is told; a container that was made with the old one is still the right one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_env: Vec<String>,
     /// Mounted paths.
     #[serde(default)]
     pub volumes: Vec<VolumeMount>,
@@ -237,6 +244,32 @@ pub struct InstanceSpec {
 
 const fn default_stop_grace() -> u32 {
     10
+}
+
+/// A login for an image registry. It is for pulling and nothing else: no agent writes it anywhere.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RegistryAuth {
+    /// The user's name.
+    pub username: String,
+    /// The password or token.
+    #[serde(serialize_with = "expose")]
+    pub password: Secret<String>,
+}
+
+fn expose<S: Serializer>(secret: &Secret<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(secret.expose())
+}
+
+impl PartialEq for RegistryAuth {
+    fn eq(&self, other: &Self) -> bool {
+        self.username == other.username && self.password.expose() == other.password.expose()
+    }
+}
+
+impl fmt::Debug for RegistryAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RegistryAuth(…)")
+    }
 }
 
 impl fmt::Debug for InstanceSpec {
@@ -378,9 +411,11 @@ mod tests {
             "instance_id": InstanceId::generate(), "service_id": ServiceId::generate(), "service_slug": "hello",
             "generation": 1, "image": "demo", "exposed_port": 8080, "health_path": "/health", "probe": {},
             "env": [{"env_name": "TOKEN", "env_value": "hunter2"}], "args": ["--key=hunter2"],
+            "registry_auth": {"username": "hunter2", "password": "hunter2"},
         });
         let spec: InstanceSpec = serde_json::from_value(text).unwrap();
-        assert!(!format!("{spec:?}").contains("hunter2"));
+        assert!(!format!("{spec:?} {:?}", spec.registry_auth).contains("hunter2"));
+        assert!(serde_json::to_string(&spec).unwrap().contains(r#""password":"hunter2""#), "the agent gets it");
         assert_eq!(spec.stop_grace_seconds, 10);
     }
 }

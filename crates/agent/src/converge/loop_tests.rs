@@ -10,7 +10,7 @@ use towline_tunnel::message::{InstanceReport, InstanceSpec, ReasonKind};
 use super::*;
 use crate::{
     runtime::{ContainerId, ContainerState, PullError, fake::FakeRuntime},
-    tests::{instance, spec},
+    tests::{instance, login, spec},
 };
 
 const IMAGE: &str = "towline-demo:latest";
@@ -210,6 +210,43 @@ async fn a_pull_that_nobody_waits_for_any_more_is_given_up() {
     fixture.wish(&[big]);
     fixture.wait_for_phases(&[InstancePhase::Ready]).await;
     assert_eq!(engine.log().iter().filter(|line| line.starts_with("pull")).count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_login_is_said_and_the_right_one_tried_at_once() {
+    let engine = FakeRuntime::new(&[]);
+    engine.set_pull(IMAGE, Duration::ZERO, Ok(()));
+    engine.set_login(IMAGE, login("me", "right"));
+    let mut fixture = Fixture::start(&engine);
+    let with = |number, password| InstanceSpec { registry_auth: Some(login("me", password)), ..desired(number, 1) };
+    fixture.wish(&[with(1, "wrong")]);
+    let report = fixture.wait_for_phases(&[InstancePhase::BackingOff]).await;
+    let reason = report.instances[0].reason.clone().unwrap();
+    assert_eq!(reason.kind, ReasonKind::ImageUnavailable);
+    assert!(reason.message.contains("registry_auth_secret_id") && !reason.message.contains("wrong"), "{reason:?}");
+    // It waits before it tries the same again, but not before it tries something else.
+    let began = Instant::now();
+    fixture.wish(&[with(1, "wrong"), with(2, "right")]);
+    fixture.wait_for_phases(&[InstancePhase::Ready, InstancePhase::Ready]).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_changes_replaces_no_container() {
+    let engine = FakeRuntime::new(&[IMAGE]);
+    let mut fixture = Fixture::start(&engine);
+    let mut spec = desired(1, 1);
+    spec.secret_env = vec![spec.env[0].env_name.clone()];
+    fixture.wish(std::slice::from_ref(&spec));
+    fixture.wait_for_phases(&[InstancePhase::Ready]).await;
+    spec.env[0].env_value = "another".to_owned();
+    fixture.wish(&[spec.clone(), desired(2, 1)]);
+    fixture.wait_for_phases(&[InstancePhase::Ready, InstancePhase::Ready]).await;
+    assert!(!engine.log().iter().any(|line| line.starts_with("stop")), "{:?}", engine.log());
+    // The next container gets it.
+    fixture.wish(&[InstanceSpec { generation: 2, ..spec }]);
+    let is_next = |instances: &[InstanceReport]| instances.len() == 1 && instances[0].generation == 2;
+    fixture.wait_for("the next generation is there", is_next).await;
 }
 
 #[tokio::test(start_paused = true)]

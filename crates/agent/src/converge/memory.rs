@@ -151,7 +151,9 @@ impl ImageState {
             _ => 1,
         };
         let kind = match error {
-            PullError::NotFound { .. } | PullError::Denied { .. } => Some(ReasonKind::ImageUnavailable),
+            PullError::NotFound { .. } | PullError::Denied { .. } | PullError::LoginRefused { .. } => {
+                Some(ReasonKind::ImageUnavailable)
+            }
             PullError::Unreachable { .. } => {
                 (failures >= PATIENCE_WITH_REGISTRIES).then_some(ReasonKind::ImageUnavailable)
             }

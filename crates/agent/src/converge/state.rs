@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use tokio::time::Instant;
 use towline_model::InstanceId;
-use towline_tunnel::message::{Desired, InstanceSpec};
+use towline_tunnel::message::{Desired, InstanceSpec, RegistryAuth};
 
 use super::{
     memory::{ImageState, InstanceMemory, Retry},
@@ -52,6 +52,7 @@ impl State {
     /// Takes another wish.
     pub(super) fn wish(&mut self, desired: &Desired) {
         self.revision = desired.revision;
+        let before = std::mem::take(&mut self.desired);
         self.desired = desired.instances.iter().map(|spec| (spec.instance_id, spec.clone())).collect();
         for spec in &desired.instances {
             let memory = self.memory.entry(spec.instance_id).or_default();
@@ -59,6 +60,16 @@ impl State {
                 *memory = InstanceMemory::of(spec.generation);
             }
         }
+        // What could not be had with the logins of before is tried at once with others.
+        let desired = &self.desired;
+        self.images.retain(|image, state| {
+            matches!(state, ImageState::Present) || logins(&before, image) == logins(desired, image)
+        });
+    }
+
+    /// The logins that an image may be pulled with; without one comes last.
+    pub(super) fn logins(&self, image: &str) -> Vec<Option<RegistryAuth>> {
+        logins(&self.desired, image)
     }
 
     /// A step has ended. What is known of the thing is old until a look that begins after this has come back.
@@ -112,4 +123,15 @@ impl State {
             }
         }
     }
+}
+
+fn logins(desired: &BTreeMap<InstanceId, InstanceSpec>, image: &str) -> Vec<Option<RegistryAuth>> {
+    let mut found: Vec<Option<RegistryAuth>> = Vec::new();
+    for spec in desired.values().filter(|spec| spec.image == image) {
+        if !found.contains(&spec.registry_auth) {
+            found.push(spec.registry_auth.clone());
+        }
+    }
+    found.sort_by_key(Option::is_none);
+    found
 }

@@ -7,7 +7,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use towline_model::InstanceId;
-use towline_tunnel::message::{EngineStatus, InstanceSpec};
+use towline_tunnel::message::{EngineStatus, InstanceSpec, RegistryAuth};
 
 use super::plan::Step;
 use crate::runtime::{Container, ContainerId, Exit, Owner, PullError, PullProgress, Runtime, RuntimeError};
@@ -26,6 +26,15 @@ const PULL_STALL: Duration = Duration::from_secs(300);
 const STARTS_AT_A_TIME: usize = 8;
 /// Images that are pulled at a time.
 const PULLS_AT_A_TIME: usize = 3;
+
+/// What a step needs to know beyond itself.
+#[derive(Debug, Default)]
+pub struct Material {
+    /// The instance's definition, for the steps that are about one.
+    pub spec: Option<InstanceSpec>,
+    /// The logins that an image may be pulled with, in this order; `None` is to pull without one.
+    pub logins: Vec<Option<RegistryAuth>>,
+}
 
 /// What a step has come to.
 #[derive(Debug)]
@@ -93,11 +102,11 @@ impl<R: Runtime> Worker<R> {
         Outcome::Looked { engine, containers }
     }
 
-    /// Carries out one step. `spec` is the instance's definition for the steps that are about one.
-    pub async fn carry_out(self, step: Step, owner: Owner, spec: Option<InstanceSpec>) -> Outcome {
-        match (step, spec) {
+    /// Carries out one step.
+    pub async fn carry_out(self, step: Step, owner: Owner, material: Material) -> Outcome {
+        match (step, material.spec) {
             (Step::FetchImage(image), _) => {
-                let result = self.fetch(&image).await;
+                let result = self.fetch(&image, &material.logins).await;
                 Outcome::Fetched(image, result)
             }
             (Step::Create(instance), Some(spec)) => Outcome::Created(instance, self.create(&owner, &spec).await),
@@ -115,7 +124,7 @@ impl<R: Runtime> Worker<R> {
         }
     }
 
-    async fn fetch(&self, image: &str) -> Result<(), PullError> {
+    async fn fetch(&self, image: &str, logins: &[Option<RegistryAuth>]) -> Result<(), PullError> {
         if within(ASK_DEADLINE, self.runtime.has_image(image)).await? {
             return Ok(());
         }
@@ -124,21 +133,33 @@ impl<R: Runtime> Worker<R> {
         if within(ASK_DEADLINE, self.runtime.has_image(image)).await? {
             return Ok(());
         }
-        tracing::info!(image, "pulling the image");
-        let progress = watch::Sender::new(PullProgress::default());
-        let mut seen = progress.subscribe();
-        let result = tokio::select! {
-            result = self.runtime.pull(image, &progress) => result,
-            () = stalled(&mut seen) => Err(PullError::Unreachable {
-                image: image.to_owned(),
-                said: format!("nothing was received for {} s", PULL_STALL.as_secs()),
-            }),
-        };
+        let mut logins = logins.iter().map(Option::as_ref);
+        let mut result = self.pull(image, logins.next().flatten()).await;
+        // Another service may have another login, which the registry takes.
+        for login in logins {
+            if !matches!(result, Err(PullError::Denied { .. } | PullError::LoginRefused { .. })) {
+                break;
+            }
+            result = self.pull(image, login).await;
+        }
         match &result {
             Ok(()) => tracing::info!(image, "the image is here"),
             Err(error) => tracing::warn!(image, %error, "the image cannot be had"),
         }
         result
+    }
+
+    async fn pull(&self, image: &str, login: Option<&RegistryAuth>) -> Result<(), PullError> {
+        tracing::info!(image, with_login = login.is_some(), "pulling the image");
+        let progress = watch::Sender::new(PullProgress::default());
+        let mut seen = progress.subscribe();
+        tokio::select! {
+            result = self.runtime.pull(image, login, &progress) => result,
+            () = stalled(&mut seen) => Err(PullError::Unreachable {
+                image: image.to_owned(),
+                said: format!("nothing was received for {} s", PULL_STALL.as_secs()),
+            }),
+        }
     }
 
     async fn create(&self, owner: &Owner, spec: &InstanceSpec) -> Result<(), RuntimeError> {

@@ -35,7 +35,7 @@ use bollard::{
 use futures_util::{StreamExt, TryStreamExt, future};
 use tokio::sync::watch;
 use towline_model::AgentId;
-use towline_tunnel::message::{EngineStatus, InstanceSpec};
+use towline_tunnel::message::{EngineStatus, InstanceSpec, RegistryAuth};
 
 pub use self::definition::{LABEL_AGENT, LABEL_GENERATION, LABEL_INSTANCE, LABEL_SERVICE};
 pub use self::volumes::VolumeRules;
@@ -178,7 +178,12 @@ impl Runtime for DockerRuntime {
         }
     }
 
-    async fn pull(&self, image: &str, progress: &watch::Sender<PullProgress>) -> Result<(), PullError> {
+    async fn pull(
+        &self,
+        image: &str,
+        login: Option<&RegistryAuth>,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<(), PullError> {
         let docker = self.client().await?;
         let (name, tag) = definition::split_reference(image);
         let options = CreateImageOptions {
@@ -186,10 +191,11 @@ impl Runtime for DockerRuntime {
             tag: tag.map(str::to_owned),
             ..CreateImageOptions::default()
         };
-        let mut messages = docker.create_image(Some(options), None, None);
+        let credentials = login.map(|login| definition::credentials(image, login));
+        let mut messages = docker.create_image(Some(options), None, credentials);
         let mut layers = HashMap::new();
         while let Some(message) = messages.next().await {
-            let message = message.map_err(|error| pull_error(image, &error, &self.address()))?;
+            let message = message.map_err(|error| pull_error(image, &error, login, &self.address()))?;
             progress.send_modify(|progress| note_progress(progress, &mut layers, message));
         }
         // Some engines report a failed pull as an end without an error.

@@ -14,7 +14,7 @@ use futures_util::{StreamExt, stream};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::task::AbortOnDropHandle;
 use towline_model::{AgentId, InstanceId};
-use towline_tunnel::message::{EngineStatus, InstanceSpec};
+use towline_tunnel::message::{EngineStatus, InstanceSpec, RegistryAuth};
 
 pub use self::program::Program;
 use super::{
@@ -49,6 +49,7 @@ struct State {
     is_down: bool,
     images: HashSet<String>,
     pulls: HashMap<String, (Duration, Result<(), PullError>)>,
+    logins: HashMap<String, RegistryAuth>,
     containers: BTreeMap<ContainerId, FakeContainer>,
     made: u64,
     program: Program,
@@ -93,6 +94,11 @@ impl FakeRuntime {
     /// What pulling that image takes and comes to.
     pub fn set_pull(&self, image: &str, takes: Duration, result: Result<(), PullError>) {
         self.state().pulls.insert(image.to_owned(), (takes, result));
+    }
+
+    /// Lets an image be pulled with this login only.
+    pub fn set_login(&self, image: &str, login: RegistryAuth) {
+        self.state().logins.insert(image.to_owned(), login);
     }
 
     /// Makes the next container that is made fail.
@@ -243,13 +249,26 @@ impl Runtime for FakeRuntime {
         Ok(state.images.contains(image))
     }
 
-    async fn pull(&self, image: &str, progress: &watch::Sender<PullProgress>) -> Result<(), PullError> {
+    async fn pull(
+        &self,
+        image: &str,
+        login: Option<&RegistryAuth>,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<(), PullError> {
         let script = {
             let mut state = self.state();
             state.check_up()?;
             state.log.push(format!("pull {image}"));
             state.pulls.get(image).cloned()
         };
+        let wanted = self.state().logins.get(image).cloned();
+        if wanted.is_some() && wanted.as_ref() != login {
+            let (image, said) = (image.to_owned(), "unauthorized".to_owned());
+            return Err(match login {
+                Some(_) => PullError::LoginRefused { image, said },
+                None => PullError::Denied { image, said },
+            });
+        }
         let said = "manifest unknown".to_owned();
         let unknown = (Duration::ZERO, Err(PullError::NotFound { image: image.to_owned(), said }));
         let (takes, result) = script.unwrap_or(unknown);

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod credential;
 pub mod log;
 pub mod password;
+pub mod secret;
 pub mod service;
 pub mod service_details;
 pub mod sign_in;
@@ -24,6 +25,7 @@ use towline_store::{Store, StoreError, Tx};
 use crate::{
     app::password::Passwords,
     reconcile::{Limits, Wake},
+    secrets::Vault,
     snapshot::Publisher,
 };
 
@@ -51,6 +53,8 @@ pub struct Parts {
     pub audit_retention: Duration,
     /// Hashes passwords.
     pub passwords: Passwords,
+    /// Seals and opens secrets.
+    pub vault: Vault,
     /// Owns the requests that change something, so that they end even when their caller goes away.
     pub tasks: TaskTracker,
     /// Cancelled when the server is told to end: endless answers end then.

@@ -10,7 +10,7 @@ use towline_model::{
 };
 use towline_store::{Constraint, EventRow, ServiceRow, StoreError};
 
-use super::{App, actor, audit::Deed};
+use super::{App, actor, audit::Deed, secret::check_references};
 use crate::{
     event::{EventKind, Subject},
     reconcile::placement::{Demand, check_eligible},
@@ -73,6 +73,7 @@ impl App {
         let now = self.now();
         let row = new_service(principal.team_id(), spec, now);
         let mut tx = self.write().await?;
+        check_references(&mut tx, &self.inner.vault, row.team_id, &row.spec).await?;
         tx.insert_service(&row).await.map_err(|error| match error {
             StoreError::Conflict { constraint: Constraint::ServiceSlug } => ServiceError::SlugTaken { slug },
             error => error.into(),
@@ -218,7 +219,11 @@ impl App {
         let mut tx = self.write().await?;
         let mut row = tx.find_service(principal.team_id(), id).await?.ok_or(ServiceError::NotFound)?;
         let actor = actor(&mut tx, principal).await?;
+        let before = row.spec.clone();
         let (kind, message) = change(&mut row, &actor, now)?;
+        if row.spec != before {
+            check_references(&mut tx, &self.inner.vault, row.team_id, &row.spec).await?;
+        }
         row.updated_at = now;
         tx.update_service(&mut row).await?;
         tx.append_event(&event(&row, kind, message, now)).await?;

@@ -111,6 +111,8 @@ const fn in_words(action: Action) -> &'static str {
         Action::ReadCredentials => "looking at keys",
         Action::ManageCredentials => "making or revoking keys",
         Action::ReadAudit => "reading the audit log",
+        Action::ReadSecrets => "looking at secrets",
+        Action::ManageSecrets => "storing, changing or deleting secrets",
     }
 }
 

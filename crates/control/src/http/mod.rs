@@ -19,6 +19,7 @@ mod page;
 mod problem;
 pub mod router;
 mod runtime;
+mod secrets;
 mod services;
 mod users;
 

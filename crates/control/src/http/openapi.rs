@@ -13,7 +13,7 @@ use super::{
     access::Access,
     agents, audit, auth, credentials, events, health, instances, logs,
     router::{Route, routes},
-    runtime, services, users,
+    runtime, secrets, services, users,
 };
 
 #[derive(OpenApi)]
@@ -30,6 +30,7 @@ use super::{
         (name = "people", description = "Signing in, and who one is."),
         (name = "credentials", description = "Keys of programs and agents."),
         (name = "services", description = "Services: define, deploy, look at."),
+        (name = "secrets", description = "Values that definitions refer to and that nobody gets to see again."),
         (name = "agents", description = "The machines of the team."),
         (name = "audit", description = "Who did what."),
         (name = "runtime", description = "What callers of services see."),
@@ -41,6 +42,7 @@ use super::{
         services::create, services::list, services::show, services::update, services::delete,
         services::deploy, services::undeploy, services::restart,
         instances::list, events::list, logs::read, agents::list, audit::list, audit::export,
+        secrets::create, secrets::list, secrets::show, secrets::update, secrets::delete,
         runtime::list_services, runtime::show_service, runtime::create_ticket, runtime::list_agents,
         serve, health::healthz, health::readyz,
     ),

@@ -12,6 +12,7 @@ use towline_store::StoreError;
 use crate::app::{
     credential::CredentialError,
     log::LogsError,
+    secret::SecretError,
     service::ServiceError,
     sign_in::{RefreshError, SignInError},
 };
@@ -141,6 +142,19 @@ impl From<CredentialError> for ApiError {
             CredentialError::Invalid(error) => error.into(),
             CredentialError::NotFound => Self::new(ErrorCode::NotFound, message),
             CredentialError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<SecretError> for ApiError {
+    fn from(error: SecretError) -> Self {
+        let message = error.to_string();
+        match error {
+            SecretError::Invalid(error) => error.into(),
+            SecretError::NameTaken { .. } => Self::new(ErrorCode::AlreadyExists, message),
+            SecretError::NotFound => Self::new(ErrorCode::NotFound, message),
+            SecretError::InUse(_) => Self::new(ErrorCode::SecretInUse, message),
+            SecretError::Store(error) => error.into(),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::{
     finish::finish,
     health, instances, logs, openapi,
     problem::ApiError,
-    runtime, services, users,
+    runtime, secrets, services, users,
 };
 use crate::app::App;
 
@@ -39,7 +39,7 @@ pub struct Route {
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
     use Access::{Public, SignedIn, Team};
-    use Action::{InvokeServices, ManageCredentials, ManageServices, ReadAgents, ReadAudit, ReadCredentials, ReadServices};
+    use Action::{InvokeServices, ManageCredentials, ManageSecrets, ManageServices, ReadAgents, ReadAudit, ReadCredentials, ReadSecrets, ReadServices};
     vec![
         post("/api/v1/auth/login", Public, auth::login),
         post("/api/v1/auth/refresh", Public, auth::refresh),
@@ -61,6 +61,12 @@ pub fn routes() -> Vec<Route> {
         get("/api/v1/containers/{id}/instances", Team(ReadServices), instances::list),
         get("/api/v1/containers/{id}/events", Team(ReadServices), events::list),
         get("/api/v1/containers/{id}/logs", Team(ReadServices), logs::read),
+
+        post("/api/v1/secrets", Team(ManageSecrets), secrets::create),
+        get("/api/v1/secrets", Team(ReadSecrets), secrets::list),
+        get("/api/v1/secrets/{id}", Team(ReadSecrets), secrets::show),
+        put("/api/v1/secrets/{id}", Team(ManageSecrets), secrets::update),
+        delete("/api/v1/secrets/{id}", Team(ManageSecrets), secrets::delete),
 
         get("/api/v1/agents", Team(ReadAgents), agents::list),
 

@@ -2,19 +2,27 @@
 //!
 //! A definition never changes within a generation, so the set of instance ids says everything about what was told. What
 //! was told last is remembered, because a report that quotes it tells which instances are really gone.
+//!
+//! Secrets are opened here, for the moment of telling. Their values may have changed since an instance was told for the
+//! first time; that is no reason to tell it again, and none for the agent to replace its container.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use towline_gateway::Gateway;
-use towline_model::{AgentId, InstanceId, ServiceSpec, ServiceType, SessionId, Timestamp};
-use towline_store::InstanceRow;
+use towline_model::{
+    AgentId, InstanceId, Secret, SecretId, ServiceSpec, ServiceType, SessionId, TeamId, Timestamp, service::EnvVar,
+};
+use towline_store::{InstanceRow, Store, StoreError};
 use towline_tunnel::message::{Desired, EndpointSpec, InstanceSpec, Place};
 
 use super::world::{ServiceState, World};
-use crate::rollout::spec_of;
+use crate::{
+    rollout::spec_of,
+    secrets::{Vault, registry_login},
+};
 
 /// Seconds between SIGTERM and SIGKILL.
 const STOP_GRACE_SECONDS: u32 = 10;
@@ -24,14 +32,14 @@ const STOP_GRACE_SECONDS: u32 = 10;
 pub(super) const MAX_WISH_BYTES: usize = 3 << 20;
 
 /// About how many bytes an instance of this definition takes in its agent's wish, and not less than it does.
-pub(super) fn wish_bytes(spec: &ServiceSpec) -> usize {
+pub(super) fn wish_bytes(spec: &ServiceSpec, secret_bytes: &HashMap<SecretId, usize>) -> usize {
     // Names of fields, ids and numbers.
     const REST: usize = 1024;
     let texts = (&spec.service_slug, &spec.docker_image, &spec.health_path, &spec.command, &spec.args);
     let places = (&spec.attached_target, &spec.external_url);
     let all = (texts, places, &spec.env_config, &spec.volume_config);
     let bytes = serde_json::to_vec(&all).map_or(MAX_WISH_BYTES, |text| text.len());
-    bytes + REST
+    bytes + REST + secrets_of(spec).iter().map(|id| secret_bytes.get(id).copied().unwrap_or(0)).sum::<usize>()
 }
 
 /// What the agents were told last.
@@ -47,24 +55,50 @@ struct Told {
     instances: BTreeSet<InstanceId>,
 }
 
+/// What a telling is made from.
+#[derive(Clone, Copy)]
+pub struct Sources<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) vault: &'a Vault,
+    pub(crate) world: &'a World,
+}
+
+/// The values of secrets, while something is told.
+type Opened = HashMap<SecretId, Secret<String>>;
+/// The instances of one agent, each with its service.
+type Wanted<'a> = Vec<(&'a ServiceState, &'a InstanceRow)>;
+
 impl DesiredSets {
     /// Tells every agent that has a session here what it should run, unless it was told the same before.
-    pub fn sync(&self, gateway: &Gateway, world: &World, now: Timestamp) {
-        let wanted = wanted(world);
+    ///
+    /// # Errors
+    /// When the database does not answer; the next pass tells what was not told.
+    pub async fn sync(&self, gateway: &Gateway, sources: Sources<'_>, now: Timestamp) -> Result<(), StoreError> {
+        let mut wanted = wanted(sources.world);
         let sessions = gateway.sessions();
         self.lock().retain(|agent, _| sessions.iter().any(|session| session.agent_id == *agent));
+        let mut news = Vec::new();
         for session in sessions {
-            let instances = wanted.get(&session.agent_id).map_or(&[][..], Vec::as_slice);
+            let instances = wanted.remove(&session.agent_id).unwrap_or_default();
             let ids: BTreeSet<_> = instances.iter().map(|(_, instance)| instance.id).collect();
-            let Some(revision) = self.next_revision(session.agent_id, session.session_id, &ids, now) else { continue };
-            let desired = wish(revision, instances);
+            let revision = self.next_revision(session.agent_id, session.session_id, &ids, now);
+            let told = |revision| Told { session_id: session.session_id, revision, instances: ids };
+            news.extend(revision.map(|revision| (session.agent_id, told(revision), instances)));
+        }
+        let opened = open(sources, news.iter().flat_map(|(.., instances)| instances)).await?;
+        for (agent, told, instances) in news {
+            let Some(desired) = wish(told.revision, &instances, &opened) else {
+                // What is left out is removed by the agent, so it hears nothing rather than less.
+                tracing::error!(%agent, "a secret of a service cannot be opened; the agent goes on with what it was told before");
+                continue;
+            };
             // Remembered before it is sent, so that no report can quote what is not known here.
-            let told = Told { session_id: session.session_id, revision, instances: ids };
-            self.lock().insert(session.agent_id, told);
-            if !gateway.send_desired(session.agent_id, desired) {
-                self.lock().remove(&session.agent_id);
+            self.lock().insert(agent, told);
+            if !gateway.send_desired(agent, desired) {
+                self.lock().remove(&agent);
             }
         }
+        Ok(())
     }
 
     /// What the agent was told in this revision of this session. `None` when it has been told something newer since.
@@ -98,8 +132,8 @@ impl DesiredSets {
 }
 
 /// Every instance that should run, by its agent.
-fn wanted(world: &World) -> HashMap<AgentId, Vec<(&ServiceState, &InstanceRow)>> {
-    let mut wanted: HashMap<AgentId, Vec<_>> = HashMap::new();
+fn wanted(world: &World) -> HashMap<AgentId, Wanted<'_>> {
+    let mut wanted: HashMap<AgentId, Wanted<'_>> = HashMap::new();
     for service in &world.services {
         for instance in service.instances.iter().filter(|instance| instance.stop_requested_at.is_none()) {
             let has_spec = spec_of(&service.row, service.rollout.as_ref(), instance.generation).is_some();
@@ -111,17 +145,17 @@ fn wanted(world: &World) -> HashMap<AgentId, Vec<(&ServiceState, &InstanceRow)>>
     wanted
 }
 
-/// What one agent is told: containers and places apart.
-fn wish(revision: u64, instances: &[(&ServiceState, &InstanceRow)]) -> Desired {
+/// What one agent is told: containers and places apart. `None` when a secret of a container is not open.
+fn wish(revision: u64, instances: &[(&ServiceState, &InstanceRow)], opened: &Opened) -> Option<Desired> {
     let mut desired = Desired { revision, instances: Vec::new(), endpoints: Vec::new() };
     for (service, instance) in instances {
         let Some(spec) = spec_of(&service.row, service.rollout.as_ref(), instance.generation) else { continue };
         match place_of(spec) {
-            None => desired.instances.push(instance_spec(spec, instance)),
+            None => desired.instances.push(instance_spec(spec, instance, opened)?),
             Some(place) => desired.endpoints.push(endpoint_spec(spec, instance, place)),
         }
     }
-    desired
+    Some(desired)
 }
 
 /// Where an instance of this definition is, if it is no container.
@@ -145,17 +179,62 @@ fn endpoint_spec(spec: &ServiceSpec, instance: &InstanceRow, place: Place) -> En
     }
 }
 
-fn instance_spec(spec: &ServiceSpec, instance: &InstanceRow) -> InstanceSpec {
-    InstanceSpec {
+/// Opens every secret that these instances need.
+async fn open<'a>(
+    sources: Sources<'_>,
+    instances: impl Iterator<Item = &'a (&'a ServiceState, &'a InstanceRow)>,
+) -> Result<Opened, StoreError> {
+    let mut needed: BTreeMap<TeamId, BTreeSet<SecretId>> = BTreeMap::new();
+    for (service, instance) in instances {
+        let spec = spec_of(&service.row, service.rollout.as_ref(), instance.generation);
+        let ids = spec.map(secrets_of).unwrap_or_default();
+        if !ids.is_empty() {
+            needed.entry(service.row.team_id).or_default().extend(ids);
+        }
+    }
+    let mut opened = Opened::new();
+    if needed.is_empty() {
+        return Ok(opened);
+    }
+    let mut tx = sources.store.read().await?;
+    for (team_id, ids) in needed {
+        opened.extend(sources.vault.open_all(&mut tx, team_id, &ids).await?);
+    }
+    Ok(opened)
+}
+
+/// The secrets that an agent needs to run this.
+fn secrets_of(spec: &ServiceSpec) -> Vec<SecretId> {
+    let variables = spec.env_config.iter().filter_map(|variable| variable.secret_id);
+    variables.chain(spec.registry_auth_secret_id).collect()
+}
+
+/// `None` when a secret of it is not open.
+fn instance_spec(spec: &ServiceSpec, instance: &InstanceRow, opened: &Opened) -> Option<InstanceSpec> {
+    let variables = spec.env_config.iter().map(|variable| {
+        let value = match variable.secret_id {
+            Some(secret) => opened.get(&secret)?.expose(),
+            None => variable.env_value.as_ref()?,
+        };
+        Some(EnvVar { env_name: variable.env_name.clone(), env_value: value.clone() })
+    });
+    let secret_env = spec.env_config.iter().filter(|variable| variable.secret_id.is_some());
+    let registry_auth = match spec.registry_auth_secret_id {
+        Some(secret) => Some(registry_login(opened.get(&secret)?)?),
+        None => None,
+    };
+    Some(InstanceSpec {
         instance_id: instance.id,
         service_id: instance.service_id,
         service_slug: spec.service_slug.clone(),
         generation: instance.generation,
         image: spec.docker_image.clone().unwrap_or_default(),
+        registry_auth,
         exposed_port: spec.container_port(),
         health_path: spec.health_path.clone().unwrap_or_else(|| "/".to_owned()),
         probe: spec.probe,
-        env: spec.env_config.clone(),
+        env: variables.collect::<Option<_>>()?,
+        secret_env: secret_env.map(|variable| variable.env_name.clone()).collect(),
         volumes: spec.volume_config.clone(),
         command: spec.command.clone(),
         args: spec.args.clone(),

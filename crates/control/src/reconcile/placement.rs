@@ -1,9 +1,9 @@
 //! Where an instance can go: which agents are eligible, which of them has the least to do, and if none, why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use towline_model::{
-    AgentId, ServiceId, ServiceSpec, ServiceType, TeamId, Timestamp,
+    AgentId, SecretId, ServiceId, ServiceSpec, ServiceType, TeamId, Timestamp,
     service::{OWN_LABEL_PREFIX, own_label},
 };
 use towline_store::AgentRow;
@@ -22,6 +22,7 @@ const AGENTS_NAMED: usize = 5;
 /// The agents, with what each has to do. Placing something adds to that.
 pub(super) struct Fleet<'a> {
     agents: BTreeMap<AgentId, Member<'a>>,
+    secret_bytes: &'a HashMap<SecretId, usize>,
     up_since: Timestamp,
 }
 
@@ -57,13 +58,14 @@ impl<'a> Fleet<'a> {
             let lost = row.session_id.is_none() && now.since(heard) >= limits.agent_lost;
             (row.id, Member { row, lost, instances: 0, wish_bytes: 0, by_deploy: BTreeMap::new() })
         });
-        let mut fleet = Self { agents: agents.collect(), up_since: world.up_since };
+        let mut fleet = Self { agents: agents.collect(), secret_bytes: &world.secret_bytes, up_since: world.up_since };
         for service in &world.services {
             let mut sizes = BTreeMap::new();
             for instance in service.instances.iter().filter(|instance| instance.stop_requested_at.is_none()) {
                 if let Some(agent) = instance.agent_id {
                     let bytes = *sizes.entry(instance.generation).or_insert_with(|| {
-                        spec_of(&service.row, service.rollout.as_ref(), instance.generation).map_or(0, wish_bytes)
+                        let spec = spec_of(&service.row, service.rollout.as_ref(), instance.generation);
+                        spec.map_or(0, |spec| wish_bytes(spec, &world.secret_bytes))
                     });
                     fleet.count(agent, (instance.service_id, instance.generation), bytes);
                 }
@@ -76,7 +78,7 @@ impl<'a> Fleet<'a> {
     /// deploy, then the fewest in all, then the oldest. If there is none, says why.
     pub(super) fn place(&mut self, demand: Demand<'_>) -> Result<AgentId, String> {
         let deploy = (demand.service_id, demand.generation);
-        let bytes = wish_bytes(demand.spec);
+        let bytes = wish_bytes(demand.spec, self.secret_bytes);
         let eligible = self.agents.values().filter(|agent| agent.obstacle(demand, bytes).is_none());
         let chosen = eligible
             .min_by_key(|agent| (agent.by_deploy.get(&deploy).copied().unwrap_or(0), agent.instances, agent.row.id));

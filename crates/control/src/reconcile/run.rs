@@ -8,8 +8,15 @@ use towline_gateway::Gateway;
 use towline_model::{Clock, Timestamp};
 use towline_store::{Store, StoreError};
 
-use super::{apply::apply, desired::DesiredSets, limits::Limits, plan::plan, sessions, world::World};
-use crate::snapshot::Publisher;
+use super::{
+    apply::apply,
+    desired::{DesiredSets, Sources},
+    limits::Limits,
+    plan::plan,
+    sessions,
+    world::World,
+};
+use crate::{secrets::Vault, snapshot::Publisher};
 
 /// How long the loop sleeps when nobody wakes it: deadlines are noticed this late.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -31,6 +38,7 @@ pub struct Reconciler {
     pub(crate) gateway: Gateway,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) publisher: Publisher,
+    pub(crate) vault: Vault,
     pub(crate) desired: Arc<DesiredSets>,
     pub(crate) limits: Limits,
     pub(crate) wake: Wake,
@@ -82,8 +90,8 @@ impl Reconciler {
         }
         // Callers are led away from what is about to stop before its agent hears of it.
         self.publisher.catch_up().await?;
-        self.desired.sync(&self.gateway, &world, self.clock.now());
-        Ok(())
+        let sources = Sources { store: &self.store, vault: &self.vault, world: &world };
+        self.desired.sync(&self.gateway, sources, self.clock.now()).await
     }
 
     /// Makes the sessions that are written down those that there are. Tells whether a row has changed.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use towline_gateway::Gateway;
-use towline_model::{ServiceId, Timestamp};
+use towline_model::{SecretId, ServiceId, Timestamp};
 use towline_store::{AgentRow, InstanceRow, ServiceRow, Store, StoreError};
 
 use crate::rollout::Rollout;
@@ -15,6 +15,8 @@ pub struct World {
     pub services: Vec<ServiceState>,
     /// Every agent.
     pub agents: Vec<AgentRow>,
+    /// How many bytes the value of each secret takes in a message to an agent.
+    pub secret_bytes: HashMap<SecretId, usize>,
     /// Since when this server can be talked to. An agent is not taken for lost because it was not.
     pub up_since: Timestamp,
 }
@@ -42,6 +44,7 @@ impl World {
         let services = tx.services_to_reconcile().await?;
         let instances = tx.all_instances().await?;
         let agents = tx.all_agents().await?;
+        let secret_sizes = tx.secret_sizes(None).await?;
         drop(tx);
         let mut by_service: HashMap<ServiceId, Vec<InstanceRow>> = HashMap::new();
         for instance in instances {
@@ -53,6 +56,8 @@ impl World {
             in_flight: gateway.in_flight(row.id),
             row,
         });
-        Ok(Self { services: services.collect(), agents, up_since })
+        let bytes = |size: i64| usize::try_from(size).unwrap_or(usize::MAX);
+        let secret_bytes = secret_sizes.into_iter().map(|(id, size)| (id, bytes(size))).collect();
+        Ok(Self { services: services.collect(), agents, secret_bytes, up_since })
     }
 }

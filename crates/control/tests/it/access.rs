@@ -23,7 +23,10 @@ const KEYS: Who = Who::Team([false, true, true, true], [false, false, false, fal
 
 const ADMIN: Who = Who::Team([false, false, true, true], [false, false, false, true]);
 
-const TABLE: [(&str, &str, Who); 28] = [
+/// Secrets are for people, and for their devices.
+const SECRETS: Who = Who::Team([false, true, true, true], [false, false, false, true]);
+
+const TABLE: [(&str, &str, Who); 33] = [
     ("POST", "/api/v1/auth/login", Who::Everybody),
     ("POST", "/api/v1/auth/refresh", Who::Everybody),
     ("POST", "/api/v1/auth/logout", Who::Everybody),
@@ -42,6 +45,11 @@ const TABLE: [(&str, &str, Who); 28] = [
     ("GET", "/api/v1/containers/{id}/instances", READ),
     ("GET", "/api/v1/containers/{id}/events", READ),
     ("GET", "/api/v1/containers/{id}/logs", READ),
+    ("POST", "/api/v1/secrets", SECRETS),
+    ("GET", "/api/v1/secrets", SECRETS),
+    ("GET", "/api/v1/secrets/{id}", SECRETS),
+    ("PUT", "/api/v1/secrets/{id}", SECRETS),
+    ("DELETE", "/api/v1/secrets/{id}", SECRETS),
     ("GET", "/api/v1/agents", READ),
     ("GET", "/api/v1/audit", ADMIN),
     ("GET", "/api/v1/audit/export", ADMIN),

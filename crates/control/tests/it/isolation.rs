@@ -12,6 +12,9 @@ async fn nobody_can_tell_another_teams_things_from_missing_ones() {
     let service = server.create(&minimal("hello")).await.rsplit('/').next().unwrap().to_owned();
     let key = server.post(&server.owner(), "/api/v1/credentials", &json!({"kind": "agent", "display_name": "k"})).await;
     let key = key.json(201)["id"].as_str().unwrap().to_owned();
+    let body = json!({"name": "key", "value": "hunter2"});
+    let secret =
+        server.post(&server.owner(), "/api/v1/secrets", &body).await.json(201)["id"].as_str().unwrap().to_owned();
     let unknown = "01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77";
     let stranger = server.user_in(&server.theirs, Role::Owner);
     for (method, path, id) in [
@@ -25,10 +28,14 @@ async fn nobody_can_tell_another_teams_things_from_missing_ones() {
         (Method::GET, "/api/v1/containers/{}/events", &service),
         (Method::GET, "/api/v1/containers/{}/logs", &service),
         (Method::DELETE, "/api/v1/credentials/{}", &key),
+        (Method::GET, "/api/v1/secrets/{}", &secret),
+        (Method::PUT, "/api/v1/secrets/{}", &secret),
+        (Method::DELETE, "/api/v1/secrets/{}", &secret),
         (Method::GET, "/api/v1/r/containers/{}", &"hello".to_owned()),
     ] {
         let missing = if path.contains("/r/") { "jello" } else { unknown };
-        let body = (method == Method::PUT).then(|| json!({"display_name": "x"}));
+        let field = if path.contains("/secrets/") { "name" } else { "display_name" };
+        let body = (method == Method::PUT).then(|| json!({field: "x"}));
         let ask = async |id: &str| {
             let mut caller = stranger.clone();
             caller.headers.push(("x-request-id", "same".to_owned()));
@@ -38,9 +45,19 @@ async fn nobody_can_tell_another_teams_things_from_missing_ones() {
         };
         assert_eq!(ask(id).await, ask(missing).await, "{method} {path}");
     }
-    for path in ["/api/v1/containers", "/api/v1/r/containers", "/api/v1/agents"] {
+    for path in ["/api/v1/containers", "/api/v1/r/containers", "/api/v1/agents", "/api/v1/secrets"] {
         assert_eq!(server.get(&stranger, path).await.json(200)["page_meta"]["total_count"], 0, "{path}");
     }
+    // A reference to it is refused as one to nothing is.
+    let refer = async |id: &str| {
+        let mut caller = stranger.clone();
+        caller.headers.push(("x-request-id", "same".to_owned()));
+        let body = crate::support::with("refers", "registry_auth_secret_id", json!(id));
+        let answer = server.post(&caller, "/api/v1/containers", &body).await;
+        answer.problem(400, "validation_failed");
+        (answer.headers.clone(), answer.text())
+    };
+    assert_eq!(refer(&secret).await, refer(unknown).await);
     // The slug is free over there, and here nothing has changed.
     server.post(&stranger, "/api/v1/containers", &minimal("hello")).await.json(201);
     let ours = server.get(&server.owner(), &format!("/api/v1/containers/{service}")).await.json(200);

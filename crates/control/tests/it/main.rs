@@ -13,6 +13,8 @@ mod isolation;
 mod openapi;
 mod parameters;
 mod rollouts;
+mod secrets;
+mod secrets_key;
 mod services;
 mod sign_in;
 mod support;

@@ -64,6 +64,12 @@ impl TestServer {
         Self { router: router(server.app()), server, config, ours, theirs, _directory: directory }
     }
 
+    /// Ends the server; its data stays as long as what is given back.
+    pub async fn stop(self) -> TempDir {
+        self.server.shutdown().await;
+        self._directory
+    }
+
     /// A signed-in user of our team.
     pub fn user(&self, role: Role) -> Caller {
         self.user_in(&self.ours, role)

@@ -351,6 +351,8 @@ mod tests {
             exposed_port: 8080,
             health_path: "/health".to_owned(),
             probe: ProbeSpec::default(),
+            registry_auth: None,
+            secret_env: Vec::new(),
             env: vec![EnvVar { env_name: "A".to_owned(), env_value: "x".repeat(env_bytes) }],
             volumes: Vec::new(),
             command: None,

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use towline_model::{
-    AgentId, CredentialId, InstanceId, InstancePhase, KeyHash, KeyKind, Role, Scope, Secret, ServiceId, ServiceSpec,
-    ServiceStatus, TeamId, Timestamp, UserId,
+    AgentId, CredentialId, InstanceId, InstancePhase, KeyHash, KeyKind, Role, Scope, Secret, SecretId, ServiceId,
+    ServiceSpec, ServiceStatus, TeamId, Timestamp, UserId,
 };
 use towline_store::{
     AgentRegistration, AgentRow, CredentialRow, EventRow, InstanceObservation, InstanceRow, MembershipRow, Page,
-    ServiceRow, Store, TeamRow, UserRow,
+    SecretRow, ServiceRow, Store, TeamRow, UserRow,
 };
 use uuid::Uuid;
 
@@ -167,6 +167,29 @@ pub(crate) fn credential_row(team: Team, kind: KeyKind) -> CredentialRow {
         revoked_at: None,
         last_used_at: None,
     }
+}
+
+pub(crate) fn secret_row(team_id: TeamId, name: &str) -> SecretRow {
+    SecretRow {
+        id: SecretId::generate(),
+        team_id,
+        name: name.to_owned(),
+        description: "für 🐙".to_owned(),
+        key_id: "0badcafe".to_owned(),
+        sealed: "1.c2VhbGVk".to_owned(),
+        told_bytes: 9,
+        version: 1,
+        created_at: at(0),
+        updated_at: at(0),
+    }
+}
+
+pub(crate) async fn add_secret(store: &Store, team_id: TeamId, name: &str) -> SecretRow {
+    let secret = secret_row(team_id, name);
+    let mut tx = store.write().await.unwrap();
+    tx.insert_secret(&secret).await.unwrap();
+    tx.commit().await.unwrap();
+    secret
 }
 
 pub(crate) fn event_row(service: &ServiceRow, seconds: u64, message: &str) -> EventRow {

@@ -13,5 +13,6 @@ mod instances;
 mod people;
 mod refresh_tokens;
 mod schema;
+mod secrets;
 mod services;
 mod transactions;

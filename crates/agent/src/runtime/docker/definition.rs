@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use bollard::auth::DockerCredentials;
 use bollard::models::{
     ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding, RestartPolicy,
     RestartPolicyNameEnum,
 };
-use towline_tunnel::message::InstanceSpec;
+use towline_tunnel::message::{InstanceSpec, RegistryAuth};
 
 use crate::{fingerprint, runtime::Owner};
 
@@ -140,6 +141,24 @@ pub(super) fn split_reference(image: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// The registry of a reference, as engines tell it: the first part, if that can be a host.
+fn registry(image: &str) -> &str {
+    match image.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => "https://index.docker.io/v1/",
+    }
+}
+
+/// A login as the engine takes it.
+pub(super) fn credentials(image: &str, login: &RegistryAuth) -> DockerCredentials {
+    DockerCredentials {
+        username: Some(login.username.clone()),
+        password: Some(login.password.expose().clone()),
+        serveraddress: Some(registry(image).to_owned()),
+        ..DockerCredentials::default()
+    }
+}
+
 fn with_tag(image: &str) -> String {
     match split_reference(image) {
         (name, Some(tag)) => format!("{name}:{tag}"),
@@ -152,7 +171,7 @@ mod tests {
     use towline_model::AgentId;
 
     use super::*;
-    use crate::tests::spec;
+    use crate::tests::{login, spec};
 
     fn owner() -> Owner {
         Owner { agent_id: AgentId::generate(), server: "https://example.com".to_owned() }
@@ -211,6 +230,27 @@ mod tests {
             assert_eq!(split_reference(image), (name, tag), "{image}");
         }
         assert_eq!(with_tag("nginx"), "nginx:latest");
+    }
+
+    #[test]
+    fn a_login_is_for_the_registry_of_the_image_and_on_no_container() {
+        for (image, server) in [
+            ("nginx", "https://index.docker.io/v1/"),
+            ("org/app:1", "https://index.docker.io/v1/"),
+            ("ghcr.io/org/app", "ghcr.io"),
+            ("localhost/a", "localhost"),
+            ("127.0.0.1:5000/a:b", "127.0.0.1:5000"),
+        ] {
+            let credentials = credentials(image, &login("me", "hunter2"));
+            assert_eq!(credentials.serveraddress.as_deref(), Some(server), "{image}");
+            assert_eq!(
+                (credentials.username.as_deref(), credentials.password.as_deref()),
+                (Some("me"), Some("hunter2"))
+            );
+        }
+        let mut spec = spec(1);
+        spec.registry_auth = Some(login("me", "hunter2"));
+        assert!(!format!("{:?}", body(&owner(), &spec)).contains("hunter2"));
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::{error::Error as _, io};
 
 use bollard::errors::Error;
 
+use towline_tunnel::message::RegistryAuth;
+
 use crate::runtime::{PullError, RuntimeError};
 
 /// The most of the engine's words that is repeated, in characters.
@@ -47,19 +49,23 @@ fn is_about_the_definition(message: &str) -> bool {
     .any(|sign| message.contains(sign))
 }
 
-/// An error of a pull.
-pub(super) fn pull_error(image: &str, error: &Error, address: &str) -> PullError {
+/// An error of a pull, with a login or without. Nothing of the login is in it, whatever the engine repeats.
+pub(super) fn pull_error(image: &str, error: &Error, login: Option<&RegistryAuth>, address: &str) -> PullError {
     let said = match error {
         Error::DockerResponseServerError { message, .. } => quoted(message),
         Error::DockerStreamError { error } => quoted(error),
         other => return PullError::Engine(runtime_error(other, address)),
     };
+    let said = login.map_or(said.clone(), |login| said.replace(login.password.expose().as_str(), "…"));
     let image = image.to_owned();
     let lower = said.to_lowercase();
     let says = |signs: &[&str]| signs.iter().any(|sign| lower.contains(sign));
     // To those without a login, Docker Hub answers the same for what does not exist and for what they may not have.
     if says(&["denied", "unauthorized", "authentication required", "no basic auth", "forbidden"]) {
-        PullError::Denied { image, said }
+        match login {
+            Some(_) => PullError::LoginRefused { image, said },
+            None => PullError::Denied { image, said },
+        }
     } else if says(&["manifest unknown", "name unknown", "no matching manifest"])
         || (lower.contains("not found") && !says(&["no such host", "lookup "]))
     {
@@ -151,6 +157,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::login;
 
     fn response(status_code: u16, message: &str) -> Error {
         Error::DockerResponseServerError { status_code, message: message.to_owned() }
@@ -158,9 +165,10 @@ mod tests {
 
     #[test]
     fn pulls_fail_for_one_of_three_reasons() {
-        let kind = |error: &Error| match pull_error("a", error, "x") {
+        let kind = |error: &Error| match pull_error("a", error, None, "x") {
             PullError::NotFound { .. } => "not found",
             PullError::Denied { .. } => "denied",
+            PullError::LoginRefused { .. } => "login refused",
             PullError::Unreachable { .. } => "unreachable",
             PullError::Engine(_) => "engine",
         };
@@ -198,6 +206,15 @@ mod tests {
         ] {
             assert_eq!(kind(&error), expected, "{error}");
         }
+    }
+
+    #[test]
+    fn a_refused_login_is_told_as_one_and_not_repeated() {
+        let error = response(500, "unauthorized: incorrect password hunter2");
+        let error = pull_error("a", &error, Some(&login("me", "hunter2")), "x");
+        assert!(matches!(error, PullError::LoginRefused { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("registry_auth_secret_id") && !text.contains("hunter2"), "{text}");
     }
 
     #[test]

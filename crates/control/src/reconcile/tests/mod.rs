@@ -39,7 +39,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let world = World { services: Vec::new(), agents: Vec::new(), up_since: START };
+        let world = World {
+            services: Vec::new(),
+            agents: Vec::new(),
+            secret_bytes: std::collections::HashMap::new(),
+            up_since: START,
+        };
         Self { team: TeamId::generate(), world, now: START, limits: Limits::default() }
     }
 
