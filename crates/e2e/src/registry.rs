@@ -1,6 +1,6 @@
 //! An image registry of one's own on loopback: Debian's `docker-registry`.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use bollard::{
     auth::DockerCredentials,
@@ -24,8 +24,15 @@ use crate::{
 pub struct Registry {
     address: String,
     process: Process,
-    _directory: TempDir,
+    directory: TempDir,
 }
+
+/// A login, as `username:password`. The password has every character that could be lost on the way: one that ends user names,
+/// and those that plain base64 writes as `+` and `/`.
+pub const LOGIN: &str = "robot$ci:p~?>w:ord";
+
+/// The same for the registry: a bcrypt hash with the least cost, since it is no secret.
+const HTPASSWD: &str = "robot$ci:$2b$05$abcdefghijklmnopqrstuuxSLlFil4/nlfUQ9GjkXxwAGkLIfhXam\n";
 
 impl Registry {
     /// Starts one on a free port of loopback, which engines allow to be without TLS.
@@ -34,16 +41,7 @@ impl Registry {
     /// When it does not start.
     pub async fn start() -> Self {
         let directory = test_dir();
-        let root = directory.path().join("images");
-        let config = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n",
-            root.display()
-        );
-        let file = directory.path().join("config.yml");
-        fs::write(&file, config).expect("a file in the test's directory");
-        let mut command = std::process::Command::new("docker-registry");
-        command.arg("serve").arg(&file);
-        let mut process = Process::start("docker-registry", &mut command, &directory.path().join("log"));
+        let mut process = serve(directory.path(), "127.0.0.1:0", "");
         let address = wait_until("the registry says where it listens", SOON, async || {
             process.assert_runs();
             let output = process.output();
@@ -52,7 +50,7 @@ impl Registry {
             Ok(rest[..end].to_owned())
         })
         .await;
-        Self { address, process, _directory: directory }
+        Self { address, process, directory }
     }
 
     /// Puts an image into the registry that is nowhere else, and gives its reference: the demo service with a label of its own.
@@ -82,6 +80,20 @@ impl Registry {
         reference
     }
 
+    /// From now on it gives its images to [`LOGIN`] only.
+    pub async fn require_login(&mut self) {
+        self.process.kill();
+        let file = self.directory.path().join("htpasswd");
+        fs::write(&file, HTPASSWD).expect("a file in the test's directory");
+        let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", file.display());
+        self.process = serve(self.directory.path(), &self.address, &auth);
+        let address = self.address.clone();
+        wait_until("the registry listens again", SOON, async || {
+            tokio::net::TcpStream::connect(&address).await.map(drop).map_err(|error| error.to_string())
+        })
+        .await;
+    }
+
     /// Removes an image from the engine, so that it is only in the registry.
     pub async fn forget(&self, engine: &Engine, reference: &str) {
         let options = RemoveImageOptions { force: true, ..RemoveImageOptions::default() };
@@ -93,4 +105,17 @@ impl Registry {
     pub fn address(&self) -> &str {
         &self.address
     }
+}
+
+fn serve(directory: &Path, address: &str, more: &str) -> Process {
+    let root = directory.join("images");
+    let config = format!(
+        "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: \"{address}\"}}\n{more}",
+        root.display()
+    );
+    let file = directory.join("config.yml");
+    fs::write(&file, config).expect("a file in the test's directory");
+    let mut command = std::process::Command::new("docker-registry");
+    command.arg("serve").arg(&file);
+    Process::start("docker-registry", &mut command, &directory.join("log"))
 }

@@ -101,6 +101,8 @@ pub enum Command {
     Call(cmd::call::CallArgs),
     /// Make, list and revoke keys of the team.
     Key(cmd::key::KeyArgs),
+    /// Store, list and change secrets that services refer to.
+    Secret(cmd::secret::SecretArgs),
     /// List the team's agents.
     Agents(cmd::agents::AgentsArgs),
     /// Print a completion script for a shell.

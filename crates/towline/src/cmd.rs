@@ -8,6 +8,7 @@ pub mod completion;
 pub mod expose;
 pub mod key;
 pub mod login;
+pub mod secret;
 pub mod serve;
 pub mod server;
 pub mod service;
@@ -66,6 +67,7 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Expose(args) => Box::pin(expose::run(*args, context)).await,
         Command::Call(args) => call::run(args, context).await,
         Command::Key(args) => key::run(args, context).await,
+        Command::Secret(args) => secret::run(args, context).await,
         Command::Agents(args) => agents::run(args, context).await,
         Command::Completion(args) => completion::run(&args, context),
     }

@@ -192,6 +192,7 @@ impl Runtime for DockerRuntime {
             ..CreateImageOptions::default()
         };
         let credentials = login.map(|login| definition::credentials(image, login));
+        let docker = if login.is_some() { docker.with_request_modifier(with_url_safe_login) } else { docker };
         let mut messages = docker.create_image(Some(options), None, credentials);
         let mut layers = HashMap::new();
         while let Some(message) = messages.next().await {
@@ -285,6 +286,19 @@ impl Runtime for DockerRuntime {
     }
 }
 
+/// Engines read the login as base64url (RFC 4648 §5), and Docker passes over one that it cannot read; the client writes it as
+/// plain base64.
+fn with_url_safe_login<B>(mut request: http::Request<B>) -> http::Request<B> {
+    if let Some(login) = request.headers_mut().get_mut("x-registry-auth") {
+        let text = login.to_str().unwrap_or_default().replace('+', "-").replace('/', "_");
+        if let Ok(mut value) = http::HeaderValue::try_from(text) {
+            value.set_sensitive(true);
+            *login = value;
+        }
+    }
+    request
+}
+
 fn note_progress(progress: &mut PullProgress, layers: &mut HashMap<String, (u64, u64)>, message: CreateImageInfo) {
     progress.messages += 1;
     let (Some(layer), Some(detail)) = (message.id, message.progress_detail) else { return };
@@ -301,4 +315,18 @@ fn printable(line: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(line);
     let text: String = text.trim().chars().filter(|c| !c.is_control()).take(LAST_LINE_CHARS).collect();
     (!text.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_is_sent_as_engines_read_it_and_is_not_logged() {
+        let request = http::Request::builder().header("X-Registry-Auth", "a+b/c=").body(()).unwrap();
+        let request = with_url_safe_login(request);
+        assert_eq!(request.headers()["x-registry-auth"], "a-b_c=");
+        assert!(!format!("{request:?}").contains("a-b_c"));
+        assert!(with_url_safe_login(http::Request::new(())).headers().is_empty());
+    }
 }

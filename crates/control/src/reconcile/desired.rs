@@ -242,5 +242,5 @@ fn instance_spec(spec: &ServiceSpec, instance: &InstanceRow, opened: &Opened) ->
         memory_limit_bytes: spec.memory_limit_bytes,
         gpu_count: spec.gpu_count,
         stop_grace_seconds: STOP_GRACE_SECONDS,
-    }
+    })
 }

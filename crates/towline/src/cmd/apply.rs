@@ -15,7 +15,10 @@ use towline_model::ServiceSpec;
 
 pub use self::file::read_definitions;
 use self::plan::{Action, Step};
-use super::service::{WaitArgs, wait};
+use super::{
+    secret::names::Names,
+    service::{WaitArgs, wait},
+};
 use crate::{
     cli::ClientArgs,
     client::{Client, Service},
@@ -38,7 +41,9 @@ A file holds one or several YAML documents (or JSON), each a service or a list o
   docker_image: towline-demo:latest
   replica_count: 2
   env_config:
-    - {env_name: MODEL, env_value: llama3}";
+    - {env_name: MODEL, env_value: llama3}
+    - {env_name: API_KEY, secret: openai-key}      # the name of a secret
+  registry_auth_secret: registry                   # the name of a secret that is username:password";
 
 /// Arguments of `towline apply`.
 #[derive(Debug, Args)]
@@ -67,8 +72,13 @@ pub struct ApplyArgs {
 /// # Errors
 /// When the file is wrong (nothing is changed then), when the server refuses, or when a service that was waited for failed.
 pub async fn run(args: ApplyArgs, context: &Context) -> Result<(), Failure> {
-    let wished = file::specs(read_definitions(&args.file)?, &args.file)?;
+    let mut definitions = read_definitions(&args.file)?;
     let client = context.client(&args.client)?;
+    let mut names = Names::new(&client);
+    for definition in &mut definitions {
+        names.put_ids(definition).await?;
+    }
+    let wished = file::specs(definitions, &args.file)?;
     let present = client.services().await?;
     let steps = plan::plan(wished, &present, args.prune)?;
     if args.diff {

@@ -13,7 +13,7 @@ use std::{
 use clap::{Args, ValueHint};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::net::TcpListener;
-use towline_control::{Bootstrap, Server, ServerConfig};
+use towline_control::{Bootstrap, Server, ServerConfig, secrets::KeySource};
 use towline_gateway::{GatewayConfig, forwarded::AddressRange};
 use towline_model::{Secret, SystemClock};
 use url::Url;
@@ -46,7 +46,33 @@ pub struct ServeArgs {
     #[arg(id = "external.ca_file", long = "external-ca-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
     external_ca_file: Option<PathBuf>,
     #[command(flatten)]
+    secrets_key: SecretsKeyArgs,
+    #[command(flatten)]
     limits: LimitArgs,
+}
+
+/// Where the keys are that secrets are sealed under.
+#[derive(Debug, Clone, Args)]
+pub struct SecretsKeyArgs {
+    /// The file with the keys that secrets are sealed under; it is made when nothing is sealed yet [default: secrets.key
+    /// in the data directory].
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    secrets_key_file: Option<PathBuf>,
+    /// The keys themselves, the newest first, separated by commas: base64 of 32 bytes each. Set the variable rather than
+    /// the option, which everybody on the machine can see in the list of processes.
+    #[arg(long, value_name = "KEYS", conflicts_with = "secrets_key_file")]
+    secrets_key: Option<Secret<String>>,
+}
+
+impl SecretsKeyArgs {
+    /// Where the keys are for a server with this data directory.
+    pub fn source(&self, data_dir: &Path) -> KeySource {
+        match (&self.secrets_key, &self.secrets_key_file) {
+            (Some(keys), _) => KeySource::Given(keys.clone()),
+            (None, Some(path)) => KeySource::File(path.clone()),
+            (None, None) => KeySource::in_data_dir(data_dir),
+        }
+    }
 }
 
 /// Limits of a server. The defaults suit a production server.
@@ -210,6 +236,7 @@ pub async fn start(
     config.bootstrap = bootstrap;
     config.public_url = args.public_url.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned());
     config.database_url = database_url.unwrap_or(config.database_url);
+    config.secrets_key = args.secrets_key.source(&data_dir);
     args.limits.apply(&mut config);
     config.gateway.drain_timeout = args.drain_timeout;
     config.gateway.external_roots = args.external_ca_file.as_deref().map_or_else(|| Ok(Vec::new()), certificates)?;
@@ -253,8 +280,12 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
     }
 }
 
-/// Two servers on one data directory would both decide what runs.
-fn lock(data_dir: &Path) -> Result<File, Failure> {
+/// Keeps other servers, and commands that need the server stopped, from a data directory: two servers would both decide
+/// what runs.
+///
+/// # Errors
+/// When another process uses the directory, or it cannot be made.
+pub fn lock(data_dir: &Path) -> Result<File, Failure> {
     let cannot = |error: &io::Error| {
         Failure::io(format!("cannot use the data directory {}", data_dir.display()), error)
             .hint("choose another with --data-dir")

@@ -25,6 +25,8 @@ const SHARED: &[(&str, &str, Option<&str>)] = &[
     ("drain_timeout", "TOWLINE_DRAIN_TIMEOUT", Some("drain_timeout")),
     ("database_url", "TOWLINE_DATABASE_URL", Some("database_url")),
     ("database_url_file", "TOWLINE_DATABASE_URL_FILE", Some("database_url_file")),
+    ("secrets_key", "TOWLINE_SECRETS_KEY", Some("secrets_key")),
+    ("secrets_key_file", "TOWLINE_SECRETS_KEY_FILE", Some("secrets_key_file")),
     ("bootstrap", "TOWLINE_BOOTSTRAP", Some("bootstrap")),
 ];
 

@@ -120,7 +120,7 @@ fn changes(spec: &ServiceSpec, present: &Map<String, Value>) -> (Map<String, Val
     let mut changes = Map::new();
     for (field, value) in &wished {
         let same = if field == "env_config" && is_env_hidden {
-            env_names(value) == env_names(&present[field])
+            visible_env(value) == visible_env(&present[field])
         } else {
             present.get(field).is_some_and(|present| is_same(value, present))
         };
@@ -131,6 +131,7 @@ fn changes(spec: &ServiceSpec, present: &Map<String, Value>) -> (Map<String, Val
     // What the file leaves out and has no default of its own is cleared.
     for field in [
         "docker_image",
+        "registry_auth_secret_id",
         "health_path",
         "usage_prompt",
         "openapi_url",
@@ -157,6 +158,14 @@ fn is_same(one: &Value, other: &Value) -> bool {
 fn is_masked(present: &Map<String, Value>) -> bool {
     let list = present.get("env_config").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     list.iter().any(|entry| entry.get("env_value").and_then(Value::as_str) == Some(MASKED))
+}
+
+/// What everybody sees of an environment: names, and which secrets.
+fn visible_env(list: &Value) -> BTreeSet<(&str, &str)> {
+    let list = list.as_array().map(Vec::as_slice).unwrap_or_default();
+    let seen =
+        |entry| Some((Value::get(entry, "env_name")?.as_str()?, entry["secret_id"].as_str().unwrap_or_default()));
+    list.iter().filter_map(seen).collect()
 }
 
 fn env_names(list: &Value) -> BTreeSet<&str> {

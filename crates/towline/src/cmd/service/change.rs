@@ -9,7 +9,7 @@ use super::{FieldArgs, WaitArgs, wait};
 use crate::{
     cli::ClientArgs,
     client::Service,
-    cmd::{Context, apply},
+    cmd::{Context, apply, secret::names::Names},
     failure::Failure,
 };
 
@@ -78,7 +78,9 @@ pub async fn create(args: &CreateArgs, context: &Context) -> Result<(), Failure>
         body.insert("display_name".to_owned(), slug);
     }
     let slug = body.get("service_slug").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let made: Value = context.client(&args.client)?.post("/containers", Some(&Value::Object(body))).await?;
+    let client = context.client(&args.client)?;
+    Names::new(&client).put_ids(&mut body).await?;
+    let made: Value = client.post("/containers", Some(&Value::Object(body))).await?;
     context.output.show(&made, || format!("created {slug}; run it with: towline service deploy {slug}"))
 }
 
@@ -94,6 +96,7 @@ pub async fn update(args: &UpdateArgs, context: &Context) -> Result<(), Failure>
     if changes.is_empty() {
         return Err(Failure::usage("nothing to change was given").hint("see towline service update --help"));
     }
+    Names::new(&client).put_ids(&mut changes).await?;
     let made: Value = client.put(&format!("/containers/{}", service.view.id), &Value::Object(changes)).await?;
     let slug = &service.view.service_slug;
     context.output.show(&made, || format!("updated {slug}; make it effective with: towline service deploy {slug}"))

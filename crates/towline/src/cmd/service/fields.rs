@@ -40,6 +40,13 @@ pub struct FieldArgs {
     /// An environment variable; repeat for several. The ones given replace all that the service has.
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
+    /// An environment variable that gets the value of a secret, given by its name or id; repeat for several. With --env they
+    /// replace all that the service has.
+    #[arg(long, value_name = "NAME=SECRET")]
+    env_secret: Vec<String>,
+    /// The secret (by its name or id) with the login for the image's registry: username:password.
+    #[arg(long, value_name = "SECRET")]
+    registry_auth: Option<String>,
     /// A path of the agent's machine that the container sees; repeat for several. They replace all that the service
     /// has.
     #[arg(long, value_name = "HOST:CONTAINER[:ro]")]
@@ -90,7 +97,7 @@ pub struct FieldArgs {
 }
 
 impl FieldArgs {
-    /// The fields that were given, as the API takes them. `present` is the service as it is, for fields that are parts
+    /// The fields that were given, as the API takes them, but with names of secrets where ids belong. `present` is the service as it is, for fields that are parts
     /// of one.
     ///
     /// # Errors
@@ -109,7 +116,8 @@ impl FieldArgs {
         set("service_desc", self.desc.as_ref().map(|text| json!(text)));
         set("exposed_port", self.port.map(|port| json!(port)));
         set("health_path", self.health_path.as_ref().map(|text| json!(text)));
-        set("env_config", list(&self.env, parse_env)?);
+        set("env_config", self.environment()?);
+        set("registry_auth_secret_id", self.registry_auth.as_ref().map(|text| json!(text)));
         set("volume_config", list(&self.volume, parse_volume)?);
         set("required_labels", list(&self.required_label, |label| Ok(json!(label)))?);
         set("gpu_count", self.gpus.map(|count| json!(count)));
@@ -123,6 +131,14 @@ impl FieldArgs {
         set("request_timeout_seconds", whole_seconds("request-timeout", self.request_timeout)?);
         set("probe", self.probe(present)?);
         Ok(fields)
+    }
+
+    /// Values and secrets are one field of the API.
+    fn environment(&self) -> Result<Option<Value>, Failure> {
+        let entries = [list(&self.env, parse_env)?, list(&self.env_secret, parse_env_secret)?];
+        let entries: Vec<_> =
+            entries.into_iter().flatten().filter_map(|list| list.as_array().cloned()).flatten().collect();
+        Ok((!entries.is_empty()).then_some(Value::Array(entries)))
     }
 
     /// The probe's timings are one field of the API: what is not given keeps its present value.
@@ -163,6 +179,13 @@ fn parse_env(entry: &str) -> Result<Value, Failure> {
     let (name, value) =
         entry.split_once('=').ok_or_else(|| Failure::usage(format!("--env {entry:?} has no =; write NAME=VALUE")))?;
     Ok(json!({"env_name": name, "env_value": value}))
+}
+
+fn parse_env_secret(entry: &str) -> Result<Value, Failure> {
+    let (name, secret) = entry
+        .split_once('=')
+        .ok_or_else(|| Failure::usage(format!("--env-secret {entry:?} has no =; write NAME=SECRET")))?;
+    Ok(json!({"env_name": name, "secret_id": secret}))
 }
 
 fn parse_volume(entry: &str) -> Result<Value, Failure> {
@@ -247,6 +270,18 @@ mod tests {
         for wrong in ["/a", "/a:", ":/b", "/a:/b:/c", "ro"] {
             assert!(volume(wrong).is_err(), "{wrong}");
         }
-        assert!(fields(&["--env", "A"]).is_err());
+        assert!(fields(&["--env", "A"]).is_err() && fields(&["--env-secret", "A"]).is_err());
+    }
+
+    #[test]
+    fn values_and_secrets_are_one_list() {
+        let line = ["--env-secret", "B=key", "--env", "A=1", "--registry-auth", "login"];
+        assert_eq!(
+            fields(&line).unwrap(),
+            json!({
+                "env_config": [{"env_name": "A", "env_value": "1"}, {"env_name": "B", "secret_id": "key"}],
+                "registry_auth_secret_id": "login",
+            })
+        );
     }
 }

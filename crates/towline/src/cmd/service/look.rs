@@ -76,7 +76,7 @@ fn show_text(service: &Service, instances: &[InstanceView], url: &str) -> String
     table.row(["url".to_owned(), url.to_owned()]);
     for (field, value) in service.fields() {
         let shown = match field.as_str() {
-            "env_config" => entries(value, |entry| format!("{}={}", text(entry, "env_name"), text(entry, "env_value"))),
+            "env_config" => entries(value, env_text),
             "volume_config" => entries(value, volume_text),
             _ => text(&service.json, field),
         };
@@ -101,6 +101,14 @@ fn entries(list: &Value, text: impl Fn(&Value) -> String) -> String {
     list.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
+fn env_text(entry: &Value) -> String {
+    let value = match &entry["secret_id"] {
+        Value::String(id) => format!("(secret {id})"),
+        _ => text(entry, "env_value"),
+    };
+    format!("{}={value}", text(entry, "env_name"))
+}
+
 fn volume_text(mount: &Value) -> String {
     let read_only = if mount["read_only"] == true { ":ro" } else { "" };
     format!("{}:{}{read_only}", text(mount, "host_path"), text(mount, "container_path"))
@@ -114,7 +122,7 @@ mod tests {
         json!({
             "id": "01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77", "service_slug": slug, "service_status": status,
             "docker_image": "towline-demo:latest", "replica_count": 2, "instances_ready": 1, "required_labels": ["gpu", "eu"],
-            "env_config": [{"env_name": "MODEL", "env_value": "llama3"}, {"env_name": "A", "env_value": ""}],
+            "env_config": [{"env_name": "MODEL", "env_value": "llama3"}, {"env_name": "A", "env_value": ""}, {"env_name": "B", "secret_id": "0193"}],
             "volume_config": [{"host_path": "/a", "container_path": "/b", "read_only": true}],
             "usage_prompt": null, "command": [],
         })
@@ -153,7 +161,7 @@ mod tests {
         ready            1/2
         url              http://127.0.0.1:7070/api/v1/r/containers/hello/
         docker_image     towline-demo:latest
-        env_config       MODEL=llama3, A=
+        env_config       MODEL=llama3, A=, B=(secret 0193)
         id               01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77
         replica_count    2
         required_labels  gpu, eu
