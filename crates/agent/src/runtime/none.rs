@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::watch;
 use towline_model::AgentId;
-use towline_tunnel::message::{EngineStatus, InstanceSpec};
+use towline_tunnel::message::{EngineStatus, InstanceSpec, RegistryAuth};
 
 use super::{
     ChangeStream, Container, ContainerId, Exit, LogQuery, LogStream, Owner, PullError, PullProgress, Runtime,
@@ -41,7 +41,7 @@ impl Runtime for NoRuntime {
         unavailable()
     }
 
-    async fn pull(&self, _: &str, _: &watch::Sender<PullProgress>) -> Result<(), PullError> {
+    async fn pull(&self, _: &str, _: Option<&RegistryAuth>, _: &watch::Sender<PullProgress>) -> Result<(), PullError> {
         Err(RuntimeError::Unavailable(REASON.to_owned()).into())
     }
 
