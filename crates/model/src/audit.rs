@@ -30,6 +30,12 @@ audit_actions! {
     CredentialCreate = "credential.create";
     /// A key was revoked.
     CredentialRevoke = "credential.revoke";
+    /// A secret was stored.
+    SecretCreate = "secret.create";
+    /// A secret's name, description or value was changed.
+    SecretUpdate = "secret.update";
+    /// A secret was deleted.
+    SecretDelete = "secret.delete";
     /// A service was defined.
     ServiceCreate = "service.create";
     /// A service's definition was changed.

@@ -6,16 +6,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use towline_model::{
-    Principal, Secret, SecretId, ServiceId, ServiceSpec, ServiceStatus, TeamId, ValidationError,
+    AuditAction, Principal, Secret, SecretId, ServiceId, ServiceSpec, ServiceStatus, TeamId, ValidationError,
     secret_use::{SecretPurpose, SecretUse, secret_uses, value_objection},
     service::MAX_TOLD_BYTES,
     validate::Checks,
 };
 use towline_store::{Constraint, Page, Paged, SecretRow, ServiceRow, StoreError, Tx};
 
-use super::App;
+use super::{App, audit::Deed};
 use crate::secrets::Vault;
 
 /// How often a change is tried when somebody else changes the same secret at the same moment.
@@ -44,6 +44,18 @@ pub struct SecretChanges {
     pub description: Option<String>,
     /// Another value.
     pub value: Option<Secret<String>>,
+}
+
+impl SecretChanges {
+    /// The names of the fields that change.
+    fn fields(&self) -> Vec<&'static str> {
+        let is_there = [
+            ("name", self.name.is_some()),
+            ("description", self.description.is_some()),
+            ("value", self.value.is_some()),
+        ];
+        is_there.into_iter().filter_map(|(field, is_there)| is_there.then_some(field)).collect()
+    }
 }
 
 /// A secret, without its value, and where it is used.
@@ -170,6 +182,7 @@ impl App {
         };
         let mut tx = self.write().await?;
         tx.insert_secret(&row).await.map_err(|error| named(error, &name))?;
+        self.record(&mut tx, team_id, Deed::new(AuditAction::SecretCreate, id, name)).await?;
         tx.commit().await?;
         Ok(id)
     }
@@ -240,6 +253,8 @@ impl App {
         row.updated_at = now;
         let name = row.name.clone();
         tx.update_secret(&mut row).await.map_err(|error| named(error, &name))?;
+        let deed = Deed::new(AuditAction::SecretUpdate, id, name).with_details(json!({ "fields": changes.fields() }));
+        self.record(&mut tx, team_id, deed).await?;
         tx.commit().await?;
         self.publish().await?;
         Ok(())
@@ -252,11 +267,12 @@ impl App {
     pub async fn delete_secret(&self, principal: &Principal, id: SecretId) -> Result<(), SecretError> {
         let team_id = principal.team_id();
         let mut tx = self.write().await?;
-        lock(&mut tx, team_id, id).await?;
+        let row = lock(&mut tx, team_id, id).await?;
         if let Some(places) = places(&mut tx, team_id).await?.remove(&id) {
             return Err(SecretError::InUse(places));
         }
         tx.delete_secret(team_id, id).await?;
+        self.record(&mut tx, team_id, Deed::new(AuditAction::SecretDelete, id, row.name)).await?;
         tx.commit().await?;
         Ok(())
     }

@@ -75,6 +75,13 @@ async fn call_everything(watch: &mut Watch<'_>) {
     let key = watch.call(&owner, "POST /api/v1/credentials", &none, wished, "credential.create").await;
     watch.call(&owner, "DELETE /api/v1/credentials/{id}", &key["id"], Value::Null, "credential.revoke").await;
 
+    let wished = json!({"name": "key", "value": "hunter2"});
+    let secret = watch.call(&owner, "POST /api/v1/secrets", &none, wished, "secret.create").await["id"].clone();
+    let change = json!({"value": "hunter2-too"});
+    watch.call(&owner, "PUT /api/v1/secrets/{id}", &secret, change, "secret.update").await;
+    assert!(!format!("{:?}", watch.entries().await).contains("hunter2"));
+    watch.call(&owner, "DELETE /api/v1/secrets/{id}", &secret, Value::Null, "secret.delete").await;
+
     let made = watch.call(&owner, "POST /api/v1/containers", &none, minimal("hello"), "service.create").await;
     let id = &made["id"];
     let change = json!({"display_name": "Hello"});
