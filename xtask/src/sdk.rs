@@ -1,4 +1,5 @@
-//! The official `openai` and `anthropic` packages of PyPI and npm, in the versions that `crates/e2e/sdk` pins, below `target/sdk`.
+//! What the end-to-end tests run of others: the official `openai` and `anthropic` packages of PyPI and npm, and a mail server (`aiosmtpd`,
+//! PyPI), in the versions that `crates/e2e/sdk` pins, below `target/sdk`.
 
 use std::{fs, path::Path, process::Command};
 
@@ -6,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::tools;
 
-/// Installs both packages, unless that is already done with the same pins.
+/// Installs the packages, unless that is already done with the same pins.
 ///
 /// # Errors
 /// When an installer fails; what it said is on stderr.
@@ -15,7 +16,7 @@ pub fn provision() -> Result<()> {
     let sdk = tools::target().join("sdk");
     let python = tools::output(Command::new("python3").arg("--version"))?;
     unless_done(&sdk.join("python"), &[&pins.join("requirements.txt")], &python, |directory| {
-        tools::step("installing the vendors' packages of PyPI");
+        tools::step("installing the packages of PyPI: vendors' clients, a mail server");
         tools::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(directory))?;
         let pip = directory.join("bin/pip");
         tools::run(Command::new(pip).args(["install", "--quiet", "-r"]).arg(pins.join("requirements.txt")))

@@ -29,7 +29,7 @@ pub struct TestArgs {
 /// What `--fast` leaves out, as nextest filters, and what to say about it.
 const SLOW: [(&str, &str); 5] = [
     (
-        "package(towline-e2e) and test(/^(browser|docker|netns|registry|stalled_readers|sdk)::/)",
+        "package(towline-e2e) and test(/^(browser|docker|netns|registry|stalled_readers|sdk|mail)::/)",
         "end to end with containers, SDKs and a browser",
     ),
     ("package(towline-agent) and test(/docker_engine/)", "the agent against a real container engine"),
@@ -147,7 +147,7 @@ const NEEDS: &[Need] = &[
     Need {
         name: "python3 with venv",
         package: "python3-venv",
-        purpose: "the vendors' packages of PyPI",
+        purpose: "the vendors' packages and the mail server of PyPI",
         is_met: has_python_venv,
     },
     Need {

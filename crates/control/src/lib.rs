@@ -11,6 +11,7 @@ pub mod app;
 pub mod bootstrap;
 pub mod event;
 pub mod http;
+pub mod mail;
 mod private_file;
 pub mod reconcile;
 pub mod rollout;

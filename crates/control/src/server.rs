@@ -19,6 +19,7 @@ use crate::{
     app::{App, Parts, audit, password::Passwords},
     bootstrap::{Bootstrap, BootstrapError, FirstStart},
     http::router::router,
+    mail::{MailConfig, MailConfigError, Mailer},
     private_file,
     reconcile::{DesiredSets, Limits, Reconciler, Wake},
     secrets::{KeyRing, KeyRingError, KeySource, Vault},
@@ -41,6 +42,8 @@ pub struct ServerConfig {
     pub public_url: Option<String>,
     /// Whether an empty database gets its first owner, team and keys.
     pub bootstrap: bool,
+    /// How mail is sent; `None` when it is not.
+    pub mail: Option<MailConfig>,
     /// Limits of the gateway.
     pub gateway: GatewayConfig,
     /// Deadlines of services.
@@ -62,6 +65,7 @@ impl ServerConfig {
             store: StoreOptions::default(),
             public_url: None,
             bootstrap: false,
+            mail: None,
             gateway: GatewayConfig::default(),
             limits: Limits::default(),
             audit_retention: audit::DEFAULT_RETENTION,
@@ -83,6 +87,9 @@ pub enum StartError {
     /// The listener has no address.
     #[error("the listening socket cannot be used: {0}")]
     Listener(io::Error),
+    /// The mail server.
+    #[error(transparent)]
+    Mail(#[from] MailConfigError),
     /// The signing key.
     #[error(transparent)]
     SigningKey(#[from] SigningKeyError),
@@ -123,6 +130,7 @@ impl Server {
     pub async fn start(config: ServerConfig, listener: TcpListener, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let addr = listener.local_addr().map_err(StartError::Listener)?;
         let url = config.public_url.clone().unwrap_or_else(|| url_of(addr));
+        let mailer = config.mail.as_ref().map(Mailer::new).transpose()?;
         private_file::create_directory(&config.data_dir)
             .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
         let tokens = signing_key::load_or_create(&config.data_dir)?;
@@ -149,6 +157,8 @@ impl Server {
             audit_retention: config.audit_retention,
             passwords,
             vault: vault.clone(),
+            mailer,
+            public_url: url.clone(),
             tasks: TaskTracker::new(),
             shutdown: stop_serving.clone(),
         });

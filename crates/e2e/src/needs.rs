@@ -40,10 +40,10 @@ pub fn chromium() -> PathBuf {
     required(found.unwrap_or_else(|| "/usr/bin/chromium".into()), "the browser Chromium")
 }
 
-/// Python with the `openai` and `anthropic` packages of PyPI.
+/// Python with the `openai`, `anthropic` and `aiosmtpd` packages of PyPI.
 #[must_use]
 pub fn python() -> PathBuf {
-    required(sdk().join("python/bin/python"), "Python with the vendors' packages")
+    required(sdk().join("python/bin/python"), "Python with the tests' packages")
 }
 
 /// A directory whose `node_modules` has the `openai` and `@anthropic-ai/sdk` packages of npm.

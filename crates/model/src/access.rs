@@ -99,11 +99,27 @@ pub enum Action {
     ReadSecrets,
     /// Create, change and delete secrets.
     ManageSecrets,
+    /// Show the team.
+    ReadTeam,
+    /// List the team's members.
+    ReadMembers,
+    /// Change members' roles and remove members. Whom and which roles, the member's own role limits further.
+    ManageMembers,
+    /// Invite people, list and revoke invitations.
+    ManageInvitations,
+    /// Rename the team.
+    ManageTeam,
+    /// Leave the team.
+    LeaveTeam,
+    /// Make another member the owner.
+    TransferTeam,
+    /// Delete the team with all that belongs to it.
+    DeleteTeam,
 }
 
 impl Action {
     /// Every action, in the order of the printed table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 18] = [
         Self::ReadServices,
         Self::ReadEnvValues,
         Self::ManageServices,
@@ -114,12 +130,22 @@ impl Action {
         Self::ReadAudit,
         Self::ReadSecrets,
         Self::ManageSecrets,
+        Self::ReadTeam,
+        Self::ReadMembers,
+        Self::ManageMembers,
+        Self::ManageInvitations,
+        Self::ManageTeam,
+        Self::LeaveTeam,
+        Self::TransferTeam,
+        Self::DeleteTeam,
     ];
 
     /// The weakest role that may do it.
     const fn minimum_role(self) -> Role {
         match self {
-            Self::ReadServices | Self::ReadAgents => Role::Viewer,
+            Self::ReadServices | Self::ReadAgents | Self::ReadTeam | Self::ReadMembers | Self::LeaveTeam => {
+                Role::Viewer
+            }
             Self::ReadEnvValues
             | Self::ManageServices
             | Self::InvokeServices
@@ -128,6 +154,8 @@ impl Action {
             | Self::ReadSecrets
             | Self::ManageSecrets => Role::Member,
             Self::ReadAudit => Role::Admin,
+            Self::ManageMembers | Self::ManageInvitations | Self::ManageTeam => Role::Admin,
+            Self::TransferTeam | Self::DeleteTeam => Role::Owner,
         }
     }
 
@@ -142,13 +170,31 @@ impl Action {
             | Self::ManageCredentials
             | Self::ReadAudit
             | Self::ReadSecrets
-            | Self::ManageSecrets => None,
+            | Self::ManageSecrets
+            | Self::ReadTeam
+            | Self::ReadMembers
+            | Self::ManageMembers
+            | Self::ManageInvitations
+            | Self::ManageTeam
+            | Self::LeaveTeam
+            | Self::TransferTeam
+            | Self::DeleteTeam => None,
         }
     }
 
-    /// Keys are made by people who have signed in, never by another key.
+    /// Who gets in, by a key or as a member, is decided by people who have signed in, never by a key.
     const fn needs_sign_in(self) -> bool {
-        matches!(self, Self::ReadCredentials | Self::ManageCredentials)
+        matches!(
+            self,
+            Self::ReadCredentials
+                | Self::ManageCredentials
+                | Self::ManageMembers
+                | Self::ManageInvitations
+                | Self::ManageTeam
+                | Self::LeaveTeam
+                | Self::TransferTeam
+                | Self::DeleteTeam
+        )
     }
 }
 
@@ -195,6 +241,15 @@ impl Principal {
         }
     }
 
+    /// The person behind it; nobody behind an integration key.
+    #[must_use]
+    pub const fn user_id(&self) -> Option<UserId> {
+        match self {
+            Self::User { user_id, .. } | Self::Device { user_id, .. } => Some(*user_id),
+            Self::Integration { .. } => None,
+        }
+    }
+
     /// The one question of authorisation: may this principal do that in its team?
     #[must_use]
     pub fn may(&self, action: Action) -> bool {
@@ -229,6 +284,14 @@ mod tests {
             (ReadAudit, [false, false, true, true]),
             (ReadSecrets, [false, true, true, true]),
             (ManageSecrets, [false, true, true, true]),
+            (ReadTeam, [true, true, true, true]),
+            (ReadMembers, [true, true, true, true]),
+            (ManageMembers, [false, false, true, true]),
+            (ManageInvitations, [false, false, true, true]),
+            (ManageTeam, [false, false, true, true]),
+            (LeaveTeam, [true, true, true, true]),
+            (TransferTeam, [false, false, false, true]),
+            (DeleteTeam, [false, false, false, true]),
         ];
         assert_eq!(rows.len(), Action::ALL.len(), "every action has a row");
         for (action, allowed) in rows {

@@ -26,6 +26,26 @@ audit_actions! {
     UserSignIn = "user.sign_in";
     /// A user signed out.
     UserSignOut = "user.sign_out";
+    /// A user changed his or her name or password.
+    UserUpdate = "user.update";
+    /// A team was made.
+    TeamCreate = "team.create";
+    /// A team got another name.
+    TeamUpdate = "team.update";
+    /// A team was handed over to another member.
+    TeamTransfer = "team.transfer";
+    /// A member got another role.
+    MemberUpdate = "member.update";
+    /// A member was removed.
+    MemberRemove = "member.remove";
+    /// A member left.
+    MemberLeave = "member.leave";
+    /// Somebody was invited.
+    InvitationCreate = "invitation.create";
+    /// An invitation was taken back.
+    InvitationRevoke = "invitation.revoke";
+    /// An invitation was accepted.
+    InvitationAccept = "invitation.accept";
     /// A key was made.
     CredentialCreate = "credential.create";
     /// A key was revoked.

@@ -77,6 +77,8 @@ ids! {
     CredentialId;
     /// A sealed value that definitions refer to.
     SecretId;
+    /// A person's invitation to a team.
+    InvitationId;
     /// One control connection of one agent to one gateway.
     SessionId;
     /// One request, as answered in `X-Request-Id`.

@@ -23,7 +23,9 @@ pub use access::{Action, Principal, Role, Scope};
 pub use audit::AuditAction;
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error_code::ErrorCode;
-pub use id::{AgentId, CredentialId, InstanceId, RequestId, SecretId, ServiceId, SessionId, TeamId, UserId};
+pub use id::{
+    AgentId, CredentialId, InstanceId, InvitationId, RequestId, SecretId, ServiceId, SessionId, TeamId, UserId,
+};
 pub use instance::InstancePhase;
 pub use key::{KeyHash, KeyKind, RawKey};
 pub use problem::Problem;

@@ -62,6 +62,12 @@ impl Checks {
         }
     }
 
+    /// Notes an error unless `name` can be a name for people.
+    pub fn require_name(&mut self, field: &str, name: &str) {
+        self.require((1..=100).contains(&name.chars().count()), field, "must have 1 to 100 characters");
+        self.require(!name.contains(char::is_control), field, "must not contain control characters");
+    }
+
     /// Ends the checks.
     ///
     /// # Errors

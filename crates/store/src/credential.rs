@@ -159,6 +159,23 @@ impl Tx {
         Ok(revoked)
     }
 
+    /// Revokes the keys of a user's devices in a team. Moves the revision on.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn revoke_device_keys_of(
+        &mut self,
+        team_id: TeamId,
+        user_id: UserId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let revoke =
+            query("UPDATE credentials SET revoked_at = $1 WHERE team_id = $2 AND user_id = $3 AND revoked_at IS NULL");
+        let revoked = self.execute(revoke.bind(now).bind(team_id).bind(user_id)).await? > 0;
+        self.mark_changed_if(revoked);
+        Ok(())
+    }
+
     /// Every key of every team that is neither revoked nor expired, for the gateway's snapshot. It holds keys that will
     /// expire: who uses it looks at [`CredentialRow::expires_at`].
     ///

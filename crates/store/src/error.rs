@@ -116,6 +116,12 @@ pub enum Constraint {
     /// A refresh token.
     #[error("this refresh token exists")]
     RefreshTokenHash,
+    /// An invitation of an address to a team.
+    #[error("this address is invited to the team already")]
+    InvitationEmailAddress,
+    /// An invitation's token.
+    #[error("this invitation's token exists")]
+    InvitationTokenHash,
     /// An id.
     #[error("this id exists")]
     Id,
@@ -123,7 +129,7 @@ pub enum Constraint {
 
 impl Constraint {
     /// Every rule but [`Constraint::Id`]: its name in the schema, and the columns by which SQLite reports it.
-    const NAMES: [(Self, &'static str, &'static str); 8] = [
+    const NAMES: [(Self, &'static str, &'static str); 10] = [
         (Self::ServiceSlug, "services_slug_unique", "services.team_id, services.slug"),
         (Self::UserEmailAddress, "users_email_address_unique", "users.email_address"),
         (Self::AgentName, "agents_name_unique", "agents.team_id, agents.name"),
@@ -132,6 +138,12 @@ impl Constraint {
         (Self::CredentialHash, "credentials_key_hash_unique", "credentials.key_hash"),
         (Self::SecretName, "secrets_name_unique", "secrets.team_id, secrets.name"),
         (Self::RefreshTokenHash, "refresh_tokens_token_hash_unique", "refresh_tokens.token_hash"),
+        (
+            Self::InvitationEmailAddress,
+            "invitations_email_address_unique",
+            "invitations.team_id, invitations.email_address",
+        ),
+        (Self::InvitationTokenHash, "invitations_token_hash_unique", "invitations.token_hash"),
     ];
 
     /// The rule of that name in the schema.

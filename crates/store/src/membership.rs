@@ -3,7 +3,7 @@
 use towline_model::{Role, TeamId, UserId};
 
 use crate::{
-    StoreError, Tx,
+    Page, Paged, StoreError, Tx,
     query::query,
     value::{FromRow, Row},
 };
@@ -17,6 +17,30 @@ pub struct MembershipRow {
     pub user_id: UserId,
     /// What the user is in the team. A team has at most one owner.
     pub role: Role,
+}
+
+/// A member of a team, as the others see the person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberRow {
+    /// The user.
+    pub user_id: UserId,
+    /// The user's e-mail address.
+    pub email_address: String,
+    /// The user's name for people.
+    pub display_name: Option<String>,
+    /// What the user is in the team.
+    pub role: Role,
+}
+
+impl FromRow for MemberRow {
+    fn from_row(row: &mut Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            user_id: row.take("user_id")?,
+            email_address: row.take("email_address")?,
+            display_name: row.take("display_name")?,
+            role: row.take("role")?,
+        })
+    }
 }
 
 impl FromRow for MembershipRow {
@@ -50,6 +74,52 @@ impl Tx {
     ) -> Result<Option<MembershipRow>, StoreError> {
         let select = query("SELECT team_id, user_id, role FROM memberships WHERE team_id = $1 AND user_id = $2");
         self.fetch_optional(select.bind(team_id).bind(user_id)).await
+    }
+
+    /// Gives a member another role. `false` when the user is not a member. Moves the revision on.
+    ///
+    /// # Errors
+    /// [`Constraint::TeamOwner`](crate::Constraint::TeamOwner) for a second owner.
+    pub async fn set_role(&mut self, team_id: TeamId, user_id: UserId, role: Role) -> Result<bool, StoreError> {
+        let update = query("UPDATE memberships SET role = $1 WHERE team_id = $2 AND user_id = $3");
+        let changed = self.execute(update.bind(role).bind(team_id).bind(user_id)).await? > 0;
+        self.mark_changed_if(changed);
+        Ok(changed)
+    }
+
+    /// Ends a membership. `false` when the user is not a member. Moves the revision on.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn delete_membership(&mut self, team_id: TeamId, user_id: UserId) -> Result<bool, StoreError> {
+        let delete = query("DELETE FROM memberships WHERE team_id = $1 AND user_id = $2");
+        let deleted = self.execute(delete.bind(team_id).bind(user_id)).await? > 0;
+        self.mark_changed_if(deleted);
+        Ok(deleted)
+    }
+
+    /// A page of the team's members, in the order in which their accounts were made.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn list_members(&mut self, team_id: TeamId, page: Page) -> Result<Paged<MemberRow>, StoreError> {
+        let total_count = self.count_members(team_id).await?;
+        let select = query(
+            "SELECT m.user_id, u.email_address, u.display_name, m.role \
+             FROM memberships m JOIN users u ON u.id = m.user_id \
+             WHERE m.team_id = $1 ORDER BY m.user_id LIMIT $2 OFFSET $3",
+        );
+        let select = select.bind(team_id).bind(page.limit()).bind(page.offset());
+        Ok(Paged { items: self.fetch_all(select).await?, total_count })
+    }
+
+    /// How many members the team has.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn count_members(&mut self, team_id: TeamId) -> Result<u64, StoreError> {
+        let count = query("SELECT COUNT(*) AS total FROM memberships WHERE team_id = $1");
+        self.fetch_total(count.bind(team_id)).await
     }
 
     /// The teams that the user is in, the oldest team first.

@@ -10,13 +10,13 @@ use crate::{
     value::{FromRow, Row},
 };
 
-struct Migration {
+pub(crate) struct Migration {
     version: i64,
     name: &'static str,
-    script: &'static str,
+    pub(crate) script: &'static str,
 }
 
-const MIGRATIONS: &[Migration] = &[
+pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { version: 1, name: "initial", script: include_str!("../migrations/0001_initial.sql") },
     Migration {
         version: 2,
@@ -25,6 +25,7 @@ const MIGRATIONS: &[Migration] = &[
     },
     Migration { version: 3, name: "audit", script: include_str!("../migrations/0003_audit.sql") },
     Migration { version: 4, name: "secrets", script: include_str!("../migrations/0004_secrets.sql") },
+    Migration { version: 5, name: "people", script: include_str!("../migrations/0005_people.sql") },
 ];
 
 const LIST: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (\

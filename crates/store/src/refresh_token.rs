@@ -163,6 +163,23 @@ impl Tx {
         Ok(owner.map(|owner| owner.0))
     }
 
+    /// Revokes all sign-ins of a user but the one that `kept` belongs to. Tells how many there were.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn revoke_other_refresh_families_of(
+        &mut self,
+        user_id: UserId,
+        kept: [u8; 32],
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let revoke = query(
+            "UPDATE refresh_token_families SET revoked_at = $1 WHERE user_id = $2 AND revoked_at IS NULL \
+             AND id NOT IN (SELECT family_id FROM refresh_tokens WHERE token_hash = $3)",
+        );
+        self.execute(revoke.bind(now).bind(user_id).bind(kept)).await
+    }
+
     /// Revokes all sign-ins of a user. Tells how many there were.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ pub struct UserRow {
     pub id: UserId,
     /// The e-mail address that the user signs in with. Stored in lower case, unique.
     pub email_address: String,
-    /// The password's hash in PHC format. Not a secret as such, but nothing to be seen in a log.
+    /// The password's hash in PHC format; empty when the user has no password. Not a secret as such, but nothing to be seen in a log.
     pub password_hash: Secret<String>,
     /// The name for people.
     pub display_name: Option<String>,
@@ -69,5 +69,29 @@ impl Tx {
         let select =
             "SELECT id, email_address, password_hash, display_name, created_at FROM users WHERE email_address = $1";
         self.fetch_optional(query(select).bind(email_address.to_lowercase())).await
+    }
+
+    /// Gives the user another name for people. `false` when there is no such user.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn set_display_name(&mut self, id: UserId, display_name: Option<&str>) -> Result<bool, StoreError> {
+        let update = query("UPDATE users SET display_name = $1 WHERE id = $2");
+        Ok(self.execute(update.bind(display_name).bind(id)).await? > 0)
+    }
+
+    /// Replaces the password's hash, if it is still `before`. `false` when somebody else was faster, or there is no such
+    /// user.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn replace_password_hash(
+        &mut self,
+        id: UserId,
+        before: &Secret<String>,
+        after: &Secret<String>,
+    ) -> Result<bool, StoreError> {
+        let update = query("UPDATE users SET password_hash = $1 WHERE id = $2 AND password_hash = $3");
+        Ok(self.execute(update.bind(after).bind(id).bind(before)).await? > 0)
     }
 }

@@ -103,6 +103,10 @@ pub enum Command {
     Key(cmd::key::KeyArgs),
     /// Store, list and change secrets that services refer to.
     Secret(cmd::secret::SecretArgs),
+    /// Show, make, hand over, leave or delete a team.
+    Team(cmd::team::TeamArgs),
+    /// List, invite, change or remove the team's members.
+    Member(cmd::member::MemberArgs),
     /// List the team's agents.
     Agents(cmd::agents::AgentsArgs),
     /// Print a completion script for a shell.

@@ -8,10 +8,12 @@ pub mod completion;
 pub mod expose;
 pub mod key;
 pub mod login;
+pub mod member;
 pub mod secret;
 pub mod serve;
 pub mod server;
 pub mod service;
+pub mod team;
 #[cfg(test)]
 mod tests;
 pub mod up;
@@ -68,6 +70,8 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Call(args) => call::run(args, context).await,
         Command::Key(args) => key::run(args, context).await,
         Command::Secret(args) => secret::run(args, context).await,
+        Command::Team(args) => team::run(args, context).await,
+        Command::Member(args) => member::run(args, context).await,
         Command::Agents(args) => agents::run(args, context).await,
         Command::Completion(args) => completion::run(&args, context),
     }

@@ -32,6 +32,8 @@ impl AgentEvents {
         };
         match self.write_report(session_id, agent_id, &report).await {
             Ok(noted) => {
+                let is_idle =
+                    report.instances.is_empty() && self.desired.note_idle(agent_id, session_id, report.revision);
                 if noted.readiness
                     && let Err(error) = self.publisher.refresh().await
                 {
@@ -40,7 +42,7 @@ impl AgentEvents {
                         "the gateway's routes are late; they follow"
                     );
                 }
-                if noted.is_news || engine_is_news {
+                if noted.is_news || engine_is_news || is_idle {
                     self.wake.wake();
                 }
             }

@@ -108,6 +108,19 @@ impl App {
         Ok(())
     }
 
+    /// Writes down what somebody does in a team whom the request did not name: a new person who accepts an invitation.
+    pub(crate) async fn record_as(
+        &self,
+        tx: &mut Tx,
+        team_id: TeamId,
+        user_id: UserId,
+        deed: Deed,
+    ) -> Result<(), StoreError> {
+        let origin = ORIGIN.try_with(Clone::clone).unwrap_or_default();
+        let actor = actor(tx, &Sender::User(user_id)).await?;
+        self.record_by(tx, team_id, deed, (actor, origin)).await
+    }
+
     async fn record_by(
         &self,
         tx: &mut Tx,

@@ -7,12 +7,15 @@
 pub mod agent;
 pub mod audit;
 pub mod credential;
+pub mod invitation;
 pub mod log;
+pub mod member;
 pub mod password;
 pub mod secret;
 pub mod service;
 pub mod service_details;
 pub mod sign_in;
+pub mod team;
 pub mod user;
 
 use std::{sync::Arc, time::Duration};
@@ -24,6 +27,7 @@ use towline_store::{Store, StoreError, Tx};
 
 use crate::{
     app::password::Passwords,
+    mail::Mailer,
     reconcile::{Limits, Wake},
     secrets::Vault,
     snapshot::Publisher,
@@ -53,6 +57,10 @@ pub struct Parts {
     pub audit_retention: Duration,
     /// Hashes passwords.
     pub passwords: Passwords,
+    /// Sends mail, when there is a mail server.
+    pub mailer: Option<Mailer>,
+    /// Where people and agents reach the server.
+    pub public_url: String,
     /// Seals and opens secrets.
     pub vault: Vault,
     /// Owns the requests that change something, so that they end even when their caller goes away.

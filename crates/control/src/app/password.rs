@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use argon2::{Argon2, PasswordHasher, PasswordVerifier};
 use tokio::sync::Semaphore;
-use towline_model::Secret;
+use towline_model::{Secret, validate::Checks};
+
+/// How many characters a new password must have.
+const MIN_CHARACTERS: usize = 8;
+/// How many bytes it may have.
+const MAX_BYTES: usize = 1024;
 
 /// How many passwords are hashed at the same time. Each takes 19 MiB and a processor.
 const AT_A_TIME: usize = 2;
@@ -15,6 +20,13 @@ const WAITING: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many people are signing in at this moment; try again in a second")]
 pub struct Busy;
+
+/// Notes what is wrong with a new password.
+pub fn check(checks: &mut Checks, field: &str, password: &Secret<String>) {
+    let password = password.expose();
+    checks.require(password.chars().count() >= MIN_CHARACTERS, field, "must have at least 8 characters");
+    checks.require(password.len() <= MAX_BYTES, field, "must have at most 1024 bytes");
+}
 
 /// Hashes passwords and checks them.
 pub struct Passwords {

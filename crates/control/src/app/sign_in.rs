@@ -10,7 +10,7 @@ use towline_model::{AuditAction, KeyHash, Secret, Timestamp, UserId};
 use towline_store::{RefreshTokenRow, RefreshTokenUse, StoreError, Tx};
 use uuid::Uuid;
 
-use super::{App, password::Busy};
+use super::{App, password::Busy, user};
 
 /// How long an access token works.
 pub const ACCESS_LIFETIME: Duration = Duration::from_secs(15 * 60);
@@ -62,7 +62,7 @@ impl App {
             true => None,
             false => self.read().await?.find_user_by_email_address(email_address).await?,
         };
-        let hash = user.as_ref().map(|user| user.password_hash.clone());
+        let hash = user.as_ref().and_then(user::password_hash);
         let is_right = self.inner.passwords.verify(password, hash).await?;
         let user = user.filter(|_| is_right).ok_or(SignInError::Wrong)?;
         let now = self.now();
@@ -138,6 +138,6 @@ async fn insert_refresh_token(
     Ok(token)
 }
 
-fn hash(token: &Secret<String>) -> [u8; 32] {
+pub(super) fn hash(token: &Secret<String>) -> [u8; 32] {
     *KeyHash::of(token.expose()).as_bytes()
 }

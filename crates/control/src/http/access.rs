@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{Method, request::Parts};
-use towline_gateway::{CallerAddr, RequestIdText};
+use towline_gateway::{AuthError, CallerAddr, RequestIdText};
 use towline_model::{Action, ErrorCode, Principal, UserId};
 
 use super::problem::ApiError;
@@ -23,6 +23,8 @@ use crate::app::{
 pub enum Access {
     /// Nothing.
     Public,
+    /// Nothing; but if a credential is sent, it is an access token.
+    Anybody,
     /// An access token; no team.
     SignedIn,
     /// A principal that may do this in its team.
@@ -36,6 +38,10 @@ pub struct Caller(pub Principal);
 /// The user of a request that is not about a team.
 #[derive(Debug, Clone, Copy)]
 pub struct SignedIn(pub UserId);
+
+/// The user of a request that need not have one.
+#[derive(Debug, Clone, Copy)]
+pub struct MaybeSignedIn(pub Option<UserId>);
 
 /// Lets a request through to its handler, or not. A request that changes something runs to its end even when its caller
 /// goes away; one that only reads is dropped.
@@ -69,6 +75,17 @@ fn origin(request: &Request, sender: Sender) -> Origin {
 fn admit(app: &App, access: Access, request: &mut Request) -> Result<Sender, ApiError> {
     Ok(match access {
         Access::Public => Sender::Unknown,
+        Access::Anybody => match app.gateway().authenticate_user(request.headers()) {
+            Ok(user_id) => {
+                request.extensions_mut().insert(MaybeSignedIn(Some(user_id)));
+                Sender::User(user_id)
+            }
+            Err(AuthError::Missing) => {
+                request.extensions_mut().insert(MaybeSignedIn(None));
+                Sender::Unknown
+            }
+            Err(error) => return Err(error.into()),
+        },
         Access::SignedIn => {
             let user_id = app.gateway().authenticate_user(request.headers())?;
             request.extensions_mut().insert(SignedIn(user_id));
@@ -113,6 +130,14 @@ const fn in_words(action: Action) -> &'static str {
         Action::ReadAudit => "reading the audit log",
         Action::ReadSecrets => "looking at secrets",
         Action::ManageSecrets => "storing, changing or deleting secrets",
+        Action::ReadTeam => "looking at the team",
+        Action::ReadMembers => "looking at the team's members",
+        Action::ManageMembers => "changing or removing members",
+        Action::ManageInvitations => "inviting people",
+        Action::ManageTeam => "changing the team",
+        Action::LeaveTeam => "leaving the team",
+        Action::TransferTeam => "handing the team over, which only its owner can do",
+        Action::DeleteTeam => "deleting the team, which only its owner can do",
     }
 }
 
@@ -125,6 +150,14 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 }
 
 impl<S: Sync> FromRequestParts<S> for SignedIn {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().copied().ok_or_else(misrouted)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for MaybeSignedIn {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {

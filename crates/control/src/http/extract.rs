@@ -10,7 +10,7 @@ use axum::{
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::{HeaderMap, header, request::Parts};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use towline_model::ErrorCode;
 
@@ -122,6 +122,16 @@ impl<S: Sync> FromRequest<S> for JsonObject {
             _ => Err(not_an_object()),
         }
     }
+}
+
+/// Reads a field of which null means something else than being left out; to be used with `serde(default)`.
+///
+/// # Errors
+/// When the value is neither null nor of the type.
+pub fn nullable<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
 }
 
 fn not_an_object() -> ApiError {

@@ -13,7 +13,9 @@ mod extract;
 mod finish;
 mod health;
 mod instances;
+mod invitations;
 mod logs;
+mod members;
 pub mod openapi;
 mod page;
 mod problem;
@@ -21,6 +23,7 @@ pub mod router;
 mod runtime;
 mod secrets;
 mod services;
+mod teams;
 mod users;
 
 use serde::Serialize;

@@ -11,9 +11,9 @@ use utoipa::OpenApi;
 
 use super::{
     access::Access,
-    agents, audit, auth, credentials, events, health, instances, logs,
+    agents, audit, auth, credentials, events, health, instances, invitations, logs, members,
     router::{Route, routes},
-    runtime, secrets, services, users,
+    runtime, secrets, services, teams, users,
 };
 
 #[derive(OpenApi)]
@@ -27,7 +27,7 @@ use super::{
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     tags(
-        (name = "people", description = "Signing in, and who one is."),
+        (name = "people", description = "Signing in, who one is, teams, their members and invitations."),
         (name = "credentials", description = "Keys of programs and agents."),
         (name = "services", description = "Services: define, deploy, look at."),
         (name = "secrets", description = "Values that definitions refer to and that nobody gets to see again."),
@@ -37,7 +37,10 @@ use super::{
         (name = "operations", description = "For whoever watches over the server."),
     ),
     paths(
-        auth::login, auth::refresh, auth::logout, users::me,
+        auth::login, auth::refresh, auth::logout, users::me, users::update_me,
+        teams::create, teams::list, teams::show, teams::update, teams::delete, teams::transfer, teams::leave,
+        members::list, members::update, members::remove,
+        invitations::create, invitations::list, invitations::revoke, invitations::accept,
         credentials::create, credentials::list, credentials::revoke,
         services::create, services::list, services::show, services::update, services::delete,
         services::deploy, services::undeploy, services::restart,
@@ -108,6 +111,7 @@ fn describe_access(operation: &mut Value, route: &Route) {
     let mut errors = vec![ErrorCode::Internal, ErrorCode::Unavailable];
     operation["security"] = match route.access {
         Access::Public => json!([]),
+        Access::Anybody => json!([{}, {"access_token": []}]),
         Access::SignedIn => json!([{"access_token": []}]),
         Access::Team(action) if takes_keys(action) => json!([{"access_token": [], "team": []}, {"key": []}]),
         Access::Team(_) => json!([{"access_token": [], "team": []}]),
@@ -172,6 +176,7 @@ fn problem_response(description: &str) -> Value {
 fn permission(access: Access) -> Value {
     let action = match access {
         Access::Public => return json!({"needs": "nothing"}),
+        Access::Anybody => return json!({"needs": "nothing, or a signed-in user"}),
         Access::SignedIn => return json!({"needs": "a signed-in user"}),
         Access::Team(action) => action,
     };

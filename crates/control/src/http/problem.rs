@@ -11,10 +11,13 @@ use towline_store::StoreError;
 
 use crate::app::{
     credential::CredentialError,
+    invitation::InvitationError,
     log::LogsError,
     secret::SecretError,
     service::ServiceError,
     sign_in::{RefreshError, SignInError},
+    team::TeamError,
+    user::UserError,
 };
 
 /// An error answer.
@@ -49,6 +52,17 @@ impl ApiError {
             ErrorCode::Internal,
             "something failed inside Towline; try again, and if it stays, tell whoever runs the server the request_id",
         )
+    }
+
+    /// Too many passwords are being checked at this moment.
+    fn busy(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::RateLimited, message).with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    /// Whoever asks is nobody (any more).
+    fn unauthenticated(message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::Unauthenticated, message)
+            .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"towline\""))
     }
 
     fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -164,8 +178,7 @@ impl From<SignInError> for ApiError {
         let message = error.to_string();
         match error {
             SignInError::Wrong => Self::new(ErrorCode::InvalidLogin, message),
-            SignInError::Busy(_) => Self::new(ErrorCode::RateLimited, message)
-                .with_header(header::RETRY_AFTER, HeaderValue::from_static("1")),
+            SignInError::Busy(_) => Self::busy(message),
             SignInError::Store(error) => error.into(),
         }
     }
@@ -175,9 +188,53 @@ impl From<RefreshError> for ApiError {
     fn from(error: RefreshError) -> Self {
         let message = error.to_string();
         match error {
-            RefreshError::Refused => Self::new(ErrorCode::Unauthenticated, message)
-                .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"towline\"")),
+            RefreshError::Refused => Self::unauthenticated(message),
             RefreshError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<TeamError> for ApiError {
+    fn from(error: TeamError) -> Self {
+        let message = error.to_string();
+        match error {
+            TeamError::Invalid(error) => error.into(),
+            TeamError::NoSuchMember => Self::new(ErrorCode::NotFound, message),
+            TeamError::NotAllowed(_) => Self::new(ErrorCode::Forbidden, message),
+            TeamError::OneOwner(_) => Self::new(ErrorCode::InvalidState, message),
+            TeamError::NotInTeam => Self::new(ErrorCode::NotInTeam, message),
+            TeamError::NoSuchUser => Self::unauthenticated(message),
+            TeamError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<InvitationError> for ApiError {
+    fn from(error: InvitationError) -> Self {
+        let message = error.to_string();
+        match error {
+            InvitationError::Invalid(error) => error.into(),
+            InvitationError::AlreadyInvited | InvitationError::AlreadyMember | InvitationError::HasAccount => {
+                Self::new(ErrorCode::AlreadyExists, message)
+            }
+            InvitationError::NotFound | InvitationError::BadToken => Self::new(ErrorCode::NotFound, message),
+            InvitationError::OtherAddress => Self::new(ErrorCode::Forbidden, message),
+            InvitationError::Busy(_) => Self::busy(message),
+            InvitationError::Team(error) => error.into(),
+            InvitationError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<UserError> for ApiError {
+    fn from(error: UserError) -> Self {
+        let message = error.to_string();
+        match error {
+            UserError::Invalid(error) => error.into(),
+            UserError::NoSuchUser => Self::unauthenticated(message),
+            UserError::WrongPassword => Self::new(ErrorCode::Forbidden, message),
+            UserError::Busy(_) => Self::busy(message),
+            UserError::Store(error) => error.into(),
         }
     }
 }

@@ -17,9 +17,9 @@ use super::{
     access::{Access, guard},
     agents, audit, auth, credentials, events,
     finish::finish,
-    health, instances, logs, openapi,
+    health, instances, invitations, logs, members, openapi,
     problem::ApiError,
-    runtime, secrets, services, users,
+    runtime, secrets, services, teams, users,
 };
 use crate::app::App;
 
@@ -38,13 +38,32 @@ pub struct Route {
 #[must_use]
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
-    use Access::{Public, SignedIn, Team};
+    use Access::{Anybody, Public, SignedIn, Team};
     use Action::{InvokeServices, ManageCredentials, ManageSecrets, ManageServices, ReadAgents, ReadAudit, ReadCredentials, ReadSecrets, ReadServices};
+    use Action::{DeleteTeam, LeaveTeam, ManageInvitations, ManageMembers, ManageTeam, ReadMembers, ReadTeam, TransferTeam};
     vec![
         post("/api/v1/auth/login", Public, auth::login),
         post("/api/v1/auth/refresh", Public, auth::refresh),
         post("/api/v1/auth/logout", Public, auth::logout),
         get("/api/v1/users/me", SignedIn, users::me),
+        put("/api/v1/users/me", SignedIn, users::update_me),
+
+        post("/api/v1/teams", SignedIn, teams::create),
+        get("/api/v1/teams", SignedIn, teams::list),
+        get("/api/v1/teams/current", Team(ReadTeam), teams::show),
+        put("/api/v1/teams/current", Team(ManageTeam), teams::update),
+        delete("/api/v1/teams/current", Team(DeleteTeam), teams::delete),
+        post("/api/v1/teams/current/transfer", Team(TransferTeam), teams::transfer),
+        post("/api/v1/teams/current/leave", Team(LeaveTeam), teams::leave),
+
+        get("/api/v1/members", Team(ReadMembers), members::list),
+        put("/api/v1/members/{id}", Team(ManageMembers), members::update),
+        delete("/api/v1/members/{id}", Team(ManageMembers), members::remove),
+
+        post("/api/v1/invitations", Team(ManageInvitations), invitations::create),
+        get("/api/v1/invitations", Team(ManageInvitations), invitations::list),
+        delete("/api/v1/invitations/{id}", Team(ManageInvitations), invitations::revoke),
+        post("/api/v1/invitations/accept", Anybody, invitations::accept),
 
         post("/api/v1/credentials", Team(ManageCredentials), credentials::create),
         get("/api/v1/credentials", Team(ReadCredentials), credentials::list),

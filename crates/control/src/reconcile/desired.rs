@@ -53,6 +53,8 @@ struct Told {
     session_id: SessionId,
     revision: u64,
     instances: BTreeSet<InstanceId>,
+    /// The agent was told to run nothing, and has reported that it runs nothing.
+    is_idle: bool,
 }
 
 /// What a telling is made from.
@@ -82,7 +84,7 @@ impl DesiredSets {
             let instances = wanted.remove(&session.agent_id).unwrap_or_default();
             let ids: BTreeSet<_> = instances.iter().map(|(_, instance)| instance.id).collect();
             let revision = self.next_revision(session.agent_id, session.session_id, &ids, now);
-            let told = |revision| Told { session_id: session.session_id, revision, instances: ids };
+            let told = |revision| Told { session_id: session.session_id, revision, instances: ids, is_idle: false };
             news.extend(revision.map(|revision| (session.agent_id, told(revision), instances)));
         }
         let opened = open(sources, news.iter().flat_map(|(.., instances)| instances)).await?;
@@ -107,6 +109,21 @@ impl DesiredSets {
         let told = self.lock();
         let told = told.get(&agent)?;
         (told.session_id == session && told.revision == revision).then(|| told.instances.clone())
+    }
+
+    /// Notes that an agent has reported, in answer to this revision, that it runs nothing. `true` when that is news.
+    #[must_use]
+    pub fn note_idle(&self, agent: AgentId, session: SessionId, revision: u64) -> bool {
+        let mut told = self.lock();
+        let Some(told) = told.get_mut(&agent) else { return false };
+        let is_news = told.session_id == session && told.revision == revision && told.instances.is_empty();
+        is_news && !std::mem::replace(&mut told.is_idle, true)
+    }
+
+    /// Whether the agent was told to run nothing and runs nothing.
+    #[must_use]
+    pub fn is_idle(&self, agent: AgentId) -> bool {
+        self.lock().get(&agent).is_some_and(|told| told.is_idle)
     }
 
     /// The revision of the next message; `None` when there is nothing new to tell. Revisions grow, also from one process

@@ -12,7 +12,8 @@
 //!
 //! [`world`] reads the state, [`plan`] decides (purely) on [`change`]s, [`apply`] writes them down, [`desired`] tells the agents, [`run`] is the
 //! loop around them. [`placement`] and [`verdict`] are parts of the planner: where an instance can go, and what is to be
-//! thought of one that is somewhere. [`sessions`] puts right what lost events have left.
+//! thought of one that is somewhere. [`sessions`] puts right what lost events have left, [`team_end`]
+//! takes away what is left of deleted teams.
 
 pub mod apply;
 pub mod change;
@@ -22,6 +23,7 @@ pub(crate) mod placement;
 pub mod plan;
 pub mod run;
 mod sessions;
+pub(crate) mod team_end;
 pub(crate) mod verdict;
 pub mod world;
 

@@ -13,7 +13,7 @@ use super::{
     desired::{DesiredSets, Sources},
     limits::Limits,
     plan::plan,
-    sessions,
+    sessions, team_end,
     world::World,
 };
 use crate::{secrets::Vault, snapshot::Publisher};
@@ -91,7 +91,11 @@ impl Reconciler {
         // Callers are led away from what is about to stop before its agent hears of it.
         self.publisher.catch_up().await?;
         let sources = Sources { store: &self.store, vault: &self.vault, world: &world };
-        self.desired.sync(&self.gateway, sources, self.clock.now()).await
+        self.desired.sync(&self.gateway, sources, self.clock.now()).await?;
+        if team_end::end_teams(&self.store, &self.gateway, &self.desired, self.clock.now()).await? {
+            self.publisher.catch_up().await?;
+        }
+        Ok(())
     }
 
     /// Makes the sessions that are written down those that there are. Tells whether a row has changed.

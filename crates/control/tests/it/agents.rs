@@ -1,6 +1,10 @@
 //! Agents that speak the real protocol: who they are, what they are told, what they say.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -20,7 +24,7 @@ type Policy = Arc<dyn Fn(&InstanceSpec) -> (InstancePhase, Option<Reason>) + Sen
 pub struct Machine {
     pub agent: Arc<SimAgent>,
     policy: watch::Sender<Policy>,
-    _reporter: JoinSet<()>,
+    reporter: Mutex<JoinSet<()>>,
 }
 
 impl Machine {
@@ -35,12 +39,31 @@ impl Machine {
         let (policy, policies) = watch::channel(policy);
         let mut reporter = JoinSet::new();
         reporter.spawn(report(Arc::clone(&agent), policies));
-        Self { agent, policy, _reporter: reporter }
+        Self { agent, policy, reporter: Mutex::new(reporter) }
     }
 
     /// From now on instances are like that.
     pub fn set(&self, policy: impl Fn(&InstanceSpec) -> (InstancePhase, Option<Reason>) + Send + Sync + 'static) {
         self.policy.send_replace(Arc::new(policy));
+    }
+
+    /// From now on it says nothing by itself.
+    pub fn report_by_hand(&self) {
+        self.reporter.lock().unwrap().abort_all();
+    }
+
+    /// Says that exactly these instances run.
+    pub async fn say(&self, revision: u64, instances: &[(InstanceId, i64, InstancePhase)]) {
+        let instances = instances.iter().map(|&(id, generation, phase)| instance_report(id, generation, phase, None));
+        self.agent
+            .report(Report { revision, endpoints_revision: 0, engine: ready(), instances: instances.collect() })
+            .await;
+    }
+
+    /// The revision of a wish, once it fits.
+    pub async fn revision_of(&self, fits: impl Fn(&[InstanceSpec]) -> bool) -> u64 {
+        self.wished(fits).await;
+        self.agent.desired().borrow().as_ref().map_or(0, |desired| desired.revision)
     }
 
     /// What it should run, once that fits.

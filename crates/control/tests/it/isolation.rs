@@ -15,6 +15,10 @@ async fn nobody_can_tell_another_teams_things_from_missing_ones() {
     let body = json!({"name": "key", "value": "hunter2"});
     let secret =
         server.post(&server.owner(), "/api/v1/secrets", &body).await.json(201)["id"].as_str().unwrap().to_owned();
+    let invited = json!({"email_address": "new@example.com", "invitation_role": "member"});
+    let invitation = server.post(&server.owner(), "/api/v1/invitations", &invited).await.json(201);
+    let invitation = invitation["id"].as_str().unwrap().to_owned();
+    let member = server.ours.users[&Role::Member].to_string();
     let unknown = "01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77";
     let stranger = server.user_in(&server.theirs, Role::Owner);
     for (method, path, id) in [
@@ -31,11 +35,17 @@ async fn nobody_can_tell_another_teams_things_from_missing_ones() {
         (Method::GET, "/api/v1/secrets/{}", &secret),
         (Method::PUT, "/api/v1/secrets/{}", &secret),
         (Method::DELETE, "/api/v1/secrets/{}", &secret),
+        (Method::PUT, "/api/v1/members/{}", &member),
+        (Method::DELETE, "/api/v1/members/{}", &member),
+        (Method::DELETE, "/api/v1/invitations/{}", &invitation),
         (Method::GET, "/api/v1/r/containers/{}", &"hello".to_owned()),
     ] {
         let missing = if path.contains("/r/") { "jello" } else { unknown };
-        let field = if path.contains("/secrets/") { "name" } else { "display_name" };
-        let body = (method == Method::PUT).then(|| json!({field: "x"}));
+        let body = (method == Method::PUT).then(|| match path {
+            _ if path.contains("/members/") => json!({"role": "viewer"}),
+            _ if path.contains("/secrets/") => json!({"name": "x"}),
+            _ => json!({"display_name": "x"}),
+        });
         let ask = async |id: &str| {
             let mut caller = stranger.clone();
             caller.headers.push(("x-request-id", "same".to_owned()));
@@ -58,6 +68,14 @@ async fn nobody_can_tell_another_teams_things_from_missing_ones() {
         (answer.headers.clone(), answer.text())
     };
     assert_eq!(refer(&secret).await, refer(unknown).await);
+    let list = server.get(&stranger, "/api/v1/members").await.json(200);
+    assert!(!list.to_string().contains("ours.example"), "{list:#}");
+    let list = server.get(&stranger, "/api/v1/invitations").await.json(200);
+    assert_eq!(list["page_meta"]["total_count"], 0, "{list:#}");
+    // Somebody of another team cannot be made the owner of this one.
+    let transfer = json!({"user_id": server.theirs.users[&Role::Admin]});
+    let answer = server.post(&server.owner(), "/api/v1/teams/current/transfer", &transfer).await;
+    answer.problem(404, "not_found");
     // The slug is free over there, and here nothing has changed.
     server.post(&stranger, "/api/v1/containers", &minimal("hello")).await.json(201);
     let ours = server.get(&server.owner(), &format!("/api/v1/containers/{service}")).await.json(200);

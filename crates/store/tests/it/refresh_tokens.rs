@@ -16,6 +16,7 @@ for_each_engine!(
     a_successor_that_is_just_being_made_does_not_escape,
     an_expired_or_unknown_token_is_told_apart,
     signing_out_revokes_the_family,
+    all_sign_ins_but_one_are_revoked,
     old_families_are_forgotten,
     a_token_exists_once_and_belongs_to_a_user,
 );
@@ -157,4 +158,22 @@ async fn a_token_exists_once_and_belongs_to_a_user(database: &Database) {
     let mut tx = store.write().await.unwrap();
     let orphan = tx.insert_refresh_token(&token(UserId::generate(), Uuid::now_v7(), 2)).await;
     assert!(matches!(orphan, Err(StoreError::NotFound)), "{orphan:?}");
+}
+
+async fn all_sign_ins_but_one_are_revoked(database: &Database) {
+    let store = database.connect().await;
+    let (user, other) = (add_team(&store).await.owner, add_team(&store).await.owner);
+    for (user, number) in [(user, 1), (user, 2), (user, 3), (other, 4)] {
+        add(&store, &token(user, Uuid::now_v7(), number)).await;
+    }
+    let mut tx = store.write().await.unwrap();
+    assert_eq!(tx.revoke_other_refresh_families_of(user, [2; 32], at(1)).await.unwrap(), 2);
+    tx.commit().await.unwrap();
+    assert_eq!(present(&store, 1, 2).await, RefreshTokenUse::Revoked);
+    assert_eq!(present(&store, 3, 2).await, RefreshTokenUse::Revoked);
+    assert!(matches!(present(&store, 2, 2).await, RefreshTokenUse::Fresh(_)));
+    assert!(matches!(present(&store, 4, 2).await, RefreshTokenUse::Fresh(_)));
+    // A token of somebody else keeps nothing.
+    let mut tx = store.write().await.unwrap();
+    assert_eq!(tx.revoke_other_refresh_families_of(user, [4; 32], at(3)).await.unwrap(), 1);
 }

@@ -144,6 +144,9 @@ impl ProblemAnswer {
                  keys themselves are made by people: `towline login`"
                     .to_owned(),
             ),
+            "already_exists" if self.error_message.contains("sign in and accept") => {
+                Some("`towline login`, then the same command with --signed-in".to_owned())
+            }
             _ => None,
         };
         let server_side = self.http_status >= 500;

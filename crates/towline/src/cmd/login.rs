@@ -137,7 +137,8 @@ fn only_team(user: &Value) -> Result<TeamId, Failure> {
     }
 }
 
-fn read_password() -> Result<Secret<String>, Failure> {
+/// The password on stdin, without the line break that ends it.
+pub(super) fn read_password() -> Result<Secret<String>, Failure> {
     let mut text = String::new();
     io::stdin()
         .take(MAX_PASSWORD)

@@ -13,14 +13,14 @@ use std::{
 use clap::{Args, ValueHint};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::net::TcpListener;
-use towline_control::{Bootstrap, Server, ServerConfig, secrets::KeySource};
+use towline_control::{Bootstrap, Server, ServerConfig, mail::MailConfig, secrets::KeySource};
 use towline_gateway::{GatewayConfig, forwarded::AddressRange};
 use towline_model::{Secret, SystemClock};
 use url::Url;
 
 use crate::{
     cli::parse_server_url,
-    client,
+    client::{self, connect::read_secret_file},
     cmd::Context,
     failure::Failure,
     units::{parse_duration, parse_size},
@@ -48,6 +48,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     secrets_key: SecretsKeyArgs,
     #[command(flatten)]
+    mail: MailArgs,
+    #[command(flatten)]
     limits: LimitArgs,
 }
 
@@ -73,6 +75,22 @@ impl SecretsKeyArgs {
             (None, None) => KeySource::in_data_dir(data_dir),
         }
     }
+}
+
+/// How invitations are mailed. Without a mail server they are shown to whoever invites.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Mail")]
+struct MailArgs {
+    /// The mail server: smtps://USER:PASSWORD@HOST, or smtp://HOST:PORT with ?tls=required for STARTTLS
+    /// [default: no mail is sent].
+    #[arg(id = "smtp.url", long = "smtp-url", value_name = "URL", conflicts_with = "smtp.url_file")]
+    smtp_url: Option<Secret<String>>,
+    /// A file that holds only the mail server's URL.
+    #[arg(id = "smtp.url_file", long = "smtp-url-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    smtp_url_file: Option<PathBuf>,
+    /// The sender of mails, such as "Towline <towline@example.com>".
+    #[arg(id = "smtp.from", long = "smtp-from", value_name = "ADDRESS")]
+    smtp_from: Option<String>,
 }
 
 /// Limits of a server. The defaults suit a production server.
@@ -237,6 +255,7 @@ pub async fn start(
     config.public_url = args.public_url.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned());
     config.database_url = database_url.unwrap_or(config.database_url);
     config.secrets_key = args.secrets_key.source(&data_dir);
+    config.mail = args.mail.config()?;
     args.limits.apply(&mut config);
     config.gateway.drain_timeout = args.drain_timeout;
     config.gateway.external_roots = args.external_ca_file.as_deref().map_or_else(|| Ok(Vec::new()), certificates)?;
@@ -244,6 +263,21 @@ pub async fn start(
     let server = started.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
     let is_first = !was_there && server.bootstrap().is_some();
     Ok(Started { server, data_dir, is_first, _lock: lock })
+}
+
+impl MailArgs {
+    fn config(&self) -> Result<Option<MailConfig>, Failure> {
+        let smtp_url = match (&self.smtp_url, &self.smtp_url_file) {
+            (Some(url), _) => url.clone(),
+            (None, Some(path)) => read_secret_file(path)?,
+            (None, None) => return Ok(None),
+        };
+        let Some(from) = self.smtp_from.clone() else {
+            return Err(Failure::usage("a mail server is given, but no sender")
+                .hint("say --smtp-from, such as \"Towline <towline@example.com>\""));
+        };
+        Ok(Some(MailConfig { smtp_url, from }))
+    }
 }
 
 impl LimitArgs {

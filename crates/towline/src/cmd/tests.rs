@@ -516,3 +516,80 @@ async fn a_key_is_rotated_while_the_server_is_stopped() {
     let _held = crate::cmd::serve::lock(&data).unwrap();
     assert!(shell.run(&line).await.failure().message().starts_with("another towline server uses"));
 }
+
+fn members() -> Value {
+    json!({"member_list": [
+        {"user_id": ID, "email_address": "ada@example.com", "display_name": "Ada", "role": "admin"},
+        {"user_id": "01932c07-8a4e-7bbd-9c45-2f4b1f0d3a78", "email_address": "bob@example.com", "display_name": null, "role": "viewer"},
+    ], "page_meta": {"total_count": 2}})
+}
+
+#[tokio::test]
+async fn a_member_is_named_by_address_or_id() {
+    let server = TestServer::start(|seen| match seen.line.split(['?', ' ']).next().unwrap() {
+        "GET" => json(200, &members()),
+        "DELETE" => answer(204, "", Body::empty()),
+        "PUT" => json(200, &json!({"id": ID})),
+        _ => json(200, &json!({"is_success": true})),
+    })
+    .await;
+    let shell = Shell::new(&server);
+    let done = shell.run(&["member", "list"]).await;
+    assert!(done.data.contains("ada@example.com  Ada   admin   01932c07"), "{}", done.data);
+    let done = shell.run(&["member", "set-role", "ADA@example.com", "viewer"]).await;
+    assert_eq!(done.data, "ada@example.com is viewer now\n");
+    let done = shell.run(&["member", "remove", ID, "-o", "json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&done.data).unwrap(), json!({"id": ID}));
+    let done = shell.run(&["team", "transfer", "ada@example.com"]).await;
+    assert_eq!(done.data, "ada@example.com owns the team now; you are an admin\n");
+    let seen = server.seen();
+    let body = |line: &str| seen.iter().find(|seen| seen.line == line).map(Seen::json);
+    assert_eq!(body(&format!("PUT /api/v1/members/{ID}")), Some(json!({"role": "viewer"})));
+    assert!(body(&format!("DELETE /api/v1/members/{ID}")).is_some());
+    assert_eq!(body("POST /api/v1/teams/current/transfer"), Some(json!({"user_id": ID})));
+    let done = shell.run(&["member", "remove", "eve@example.com"]).await;
+    assert_eq!(done.failure().message(), "there is no member eve@example.com in this team");
+}
+
+#[tokio::test]
+async fn an_invitation_is_passed_on_by_hand_when_no_mail_brings_it() {
+    let statuses = Arc::new(Mutex::new(vec!["failed", "sent", "not_configured"]));
+    let server = TestServer::start(move |_| {
+        let status = statuses.lock().unwrap().pop().unwrap();
+        let mut made = json!({"id": ID, "mail_status": status, "expires_at": "2030-01-01T00:00:00Z"});
+        if status != "sent" {
+            made["token"] = json!("inv-x");
+        }
+        json(201, &made)
+    })
+    .await;
+    let shell = Shell::new(&server);
+    let invite = ["member", "invite", "ada@example.com", "--role", "viewer"];
+    let done = shell.run(&invite).await;
+    let command = format!("towline member accept --server {} --token inv-x", server.url.as_str().trim_end_matches('/'));
+    assert!(done.data.contains(&command), "{}", done.data);
+    assert_eq!(server.seen()[0].json(), json!({"email_address": "ada@example.com", "invitation_role": "viewer"}));
+    let done = shell.run(&invite).await;
+    assert_eq!(done.data, "invited ada@example.com; the token was sent by mail\n");
+    let done = shell.run(&invite).await;
+    assert!(done.messages.contains("could not be sent") && done.data.contains("inv-x"), "{}", done.messages);
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_or_left_without_a_yes() {
+    let server = TestServer::start(|seen| match seen.line.split(' ').next().unwrap() {
+        "GET" => json(200, &json!({"id": ID, "team_name": "blue", "role": "owner", "member_count": 2})),
+        "DELETE" => answer(204, "", Body::empty()),
+        _ => json(200, &json!({"is_success": true})),
+    })
+    .await;
+    let shell = Shell::new(&server);
+    for verb in ["delete", "leave"] {
+        let done = shell.run(&["team", verb]).await;
+        assert_eq!(done.failure().hint_text(), Some("say --yes"));
+    }
+    assert!(server.lines().iter().all(|line| line.starts_with("GET")), "{:?}", server.lines());
+    assert_eq!(shell.run(&["team", "leave", "--yes"]).await.data, "you have left blue\n");
+    assert_eq!(shell.run(&["team", "delete", "--yes"]).await.data, "deleted blue\n");
+    assert_eq!(server.lines().last().unwrap(), "DELETE /api/v1/teams/current");
+}

@@ -14,6 +14,9 @@ async fn the_things_of_another_team_are_answered_like_missing_ones() {
     let owner = server.owner().await;
     let id = owner.create_service(&demo_service("hello", 1)).await;
     let (_, key) = owner.create_key(&json!({"kind": "integration", "display_name": "k"})).await;
+    let invited = json!({"email_address": "new@example.com", "invitation_role": "member"});
+    let invitation = owner.post("/invitations", &invited).await.created()["id"].as_str().unwrap().to_owned();
+    let me = owner.get("/users/me").await.expect(200)["id"].as_str().unwrap().to_owned();
     let stranger = server.api().login(&other.email_address, &server.bootstrap.user_password, &other.team_id).await;
     let unknown = "01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77";
     let paths = [
@@ -27,12 +30,21 @@ async fn the_things_of_another_team_are_answered_like_missing_ones() {
         (Method::GET, "/containers/{}/events"),
         (Method::GET, "/containers/{}/logs"),
         (Method::DELETE, "/credentials/{}"),
+        (Method::DELETE, "/invitations/{}"),
+        (Method::PUT, "/members/{}"),
+        (Method::DELETE, "/members/{}"),
     ];
     for (method, path) in paths {
-        let thing = if path.contains("credentials") { &key } else { &id };
+        let thing = match path {
+            _ if path.starts_with("/credentials") => &key,
+            _ if path.starts_with("/invitations") => &invitation,
+            _ if path.starts_with("/members") => &me,
+            _ => &id,
+        };
         let ask = async |id: &str| {
             let request = stranger.request(method.clone(), &path.replace("{}", id)).header("x-request-id", "same");
-            let request = if method == Method::PUT { request.json(&json!({})) } else { request };
+            let body = if path.starts_with("/members") { json!({"role": "viewer"}) } else { json!({}) };
+            let request = if method == Method::PUT { request.json(&body) } else { request };
             let answer = stranger.send(request).await;
             (answer.status, answer.text().replace(id, "<id>"))
         };

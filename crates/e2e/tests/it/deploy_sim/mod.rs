@@ -5,6 +5,7 @@ mod agent;
 mod durability;
 mod failures;
 mod lifecycle;
+mod team_end;
 
 use serde_json::{Value, json};
 
