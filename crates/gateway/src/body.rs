@@ -3,22 +3,27 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::{caller::Active, error::ExchangeFailure, gateway::BoxError, service::InFlight, upstream::Connection};
+use crate::{
+    caller::Active,
+    error::ExchangeFailure,
+    gateway::BoxError,
+    h1::{chunked::Piece, framing::BodyReader},
+    service::InFlight,
+    upstream::Connection,
+};
 
 /// An answer that has streamed for so long counts as long-lived when streams are placed.
-const LONG_LIVED: Duration = Duration::from_secs(10);
+pub(crate) const LONG_LIVED: Duration = Duration::from_secs(10);
 
 /// The body of an answer.
 #[derive(Debug)]
@@ -30,8 +35,6 @@ pub struct ResponseBody {
 #[derive(Debug)]
 enum Kind {
     Full(Option<Bytes>),
-    /// There is no body, but the head tells how long it would be (RFC 9110 §8.6: a `304`).
-    Told(u64),
     Container(Box<ContainerBody>),
     Api(UnsyncBoxBody<Bytes, BoxError>),
 }
@@ -45,11 +48,6 @@ impl ResponseBody {
     /// Bytes that are here.
     pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
         Self::of(Kind::Full(Some(bytes.into())))
-    }
-
-    /// Nothing, of a length that the head tells.
-    pub(crate) const fn told(length: u64) -> Self {
-        Self::of(Kind::Told(length))
     }
 
     /// What a container sends.
@@ -84,7 +82,6 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.kind {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Told(_) => Poll::Ready(None),
             Kind::Container(body) => body.poll_frame(cx).map_err(Into::into),
             Kind::Api(body) => Pin::new(body).poll_frame(cx),
         }
@@ -93,7 +90,6 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Kind::Told(_) => false,
             Kind::Container(body) => body.is_end_stream(),
             Kind::Api(body) => body.is_end_stream(),
         }
@@ -102,8 +98,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Kind::Told(length) => SizeHint::with_exact(*length),
-            Kind::Container(body) => body.incoming.size_hint(),
+            Kind::Container(body) => body.size_hint(),
             Kind::Api(body) => body.size_hint(),
         }
     }
@@ -124,14 +119,13 @@ pub(crate) enum Cut {
 /// a connection whose answer was read to its end goes to the pool, any other is reset.
 #[derive(Debug)]
 pub(crate) struct ContainerBody {
-    incoming: Incoming,
     connection: Option<Connection>,
+    /// Whether all of the request was sent before the answer came.
+    is_sent: bool,
     in_flight: InFlight,
     deadline: Option<(Pin<Box<Sleep>>, Duration)>,
     revoked: Option<CancellationToken>,
     revocation: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// A caller's connection on which only a reset shows that the answer was cut.
-    reset_on_cut: Option<Arc<crate::caller::Caller>>,
     /// Why it breaks off, from the moment that this is known until it is told.
     pending_cut: Option<Cut>,
     began: Instant,
@@ -148,28 +142,30 @@ pub(crate) struct Terms {
 }
 
 impl ContainerBody {
-    pub(crate) fn new(incoming: Incoming, connection: Connection, in_flight: InFlight, terms: Terms) -> Self {
+    pub(crate) fn new(connection: Connection, is_sent: bool, in_flight: InFlight, terms: Terms) -> Self {
         Self {
-            incoming,
+            ended: connection.body.is_over(),
             connection: Some(connection),
+            is_sent,
             in_flight,
             deadline: terms.deadline.map(|(at, length)| (Box::pin(tokio::time::sleep_until(at)), length)),
             revoked: terms.revoked,
             revocation: None,
-            reset_on_cut: None,
             pending_cut: None,
             began: Instant::now(),
-            ended: false,
         }
     }
 
-    /// When this answer is cut, the caller's connection is reset.
-    pub(crate) fn reset_on_cut(&mut self, active: &Active) {
-        self.reset_on_cut = Some(Arc::clone(active.caller()));
+    pub(crate) const fn is_end_stream(&self) -> bool {
+        self.ended
     }
 
-    pub(crate) fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match self.connection.as_ref().map(|connection| &connection.body) {
+            _ if self.ended => SizeHint::with_exact(0),
+            Some(BodyReader::Length(left)) => SizeHint::with_exact(*left),
+            _ => SizeHint::new(),
+        }
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
@@ -182,22 +178,16 @@ impl ContainerBody {
             let cut = Cut::Exchange(ExchangeFailure::Timeout(*length));
             return self.cut(cut, cx);
         }
-        if let Some(connection) = &mut self.connection {
-            let _ = connection.drive(cx);
-        }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                self.note_frame(&frame);
-                Poll::Ready(Some(Ok(frame)))
+        let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
+        match poll_piece(connection, cx) {
+            Poll::Ready(Ok(frame)) => {
+                self.ended = connection.body.is_over();
+                if self.began.elapsed() >= LONG_LIVED {
+                    connection.mark_long_lived();
+                }
+                Poll::Ready(frame.map(Ok))
             }
-            Poll::Ready(Some(Err(error))) => {
-                let failure = self.connection.as_ref().map_or(ExchangeFailure::Incomplete, |c| c.body_failure(&error));
-                self.cut(Cut::Exchange(failure), cx)
-            }
-            Poll::Ready(None) => {
-                self.ended = true;
-                Poll::Ready(None)
-            }
+            Poll::Ready(Err(failure)) => self.cut(Cut::Exchange(failure), cx),
             Poll::Pending => self.poll_revocation(cx),
         }
     }
@@ -211,37 +201,53 @@ impl ContainerBody {
         if revoked { self.cut(Cut::Revoked, cx) } else { Poll::Pending }
     }
 
-    fn note_frame(&mut self, frame: &Frame<Bytes>) {
-        if frame.is_trailers() {
-            self.ended = true;
-        }
-        if self.began.elapsed() >= LONG_LIVED
-            && let Some(connection) = &mut self.connection
-        {
-            connection.mark_long_lived();
-        }
-    }
-
     /// Breaks the answer off. hyper forgets what it has not written yet as soon as it is told, so it gets one turn to
     /// write what the container did send: the caller sees as much of a cut answer as there is.
     fn cut(&mut self, cut: Cut, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         tracing::debug!(instance = %self.in_flight.instance().id, reason = %cut, "an answer was cut off");
         self.connection = None;
-        if let Some(caller) = &self.reset_on_cut {
-            caller.abort_on_close();
-        }
         self.pending_cut = Some(cut);
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 }
 
+/// The next piece of an answer's body as a frame; `None` at its end.
+fn poll_piece(
+    connection: &mut Connection,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Option<Frame<Bytes>>, ExchangeFailure>> {
+    loop {
+        match connection.body.next(&connection.inbox.bytes)? {
+            Piece::Data(count) => {
+                let data = connection.inbox.bytes.split_to(count).freeze();
+                return Poll::Ready(Ok(Some(Frame::data(data))));
+            }
+            Piece::Framing(count) | Piece::Extension(count) => connection.inbox.bytes.advance(count),
+            Piece::Trailers(count) => {
+                let (trailers, _) = connection.body.take_trailers(&connection.inbox.bytes[..count])?;
+                connection.inbox.bytes.advance(count);
+                return Poll::Ready(Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers))));
+            }
+            Piece::End => return Poll::Ready(Ok(None)),
+            Piece::NeedMore => match ready!(connection.poll_fill(cx)) {
+                Ok(0) if matches!(connection.body, BodyReader::UntilClose) => {
+                    connection.body = BodyReader::Over;
+                    return Poll::Ready(Ok(None));
+                }
+                Ok(0) => return Poll::Ready(Err(ExchangeFailure::Incomplete)),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Err(connection.body_failure(&error))),
+            },
+        }
+    }
+}
+
 impl Drop for ContainerBody {
     fn drop(&mut self) {
-        let complete = self.ended || self.incoming.is_end_stream();
         if let Some(mut connection) = self.connection.take()
-            && complete
-            && connection.rest()
+            && self.ended
+            && connection.rest(self.is_sent)
         {
             self.in_flight.instance().pool.put(connection, Instant::now());
         }

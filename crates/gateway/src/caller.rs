@@ -86,6 +86,16 @@ impl Caller {
         }
     }
 
+    /// Whether the connection is to start nothing new.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.signal.load(Ordering::Relaxed) >= Signal::Drain as u8
+    }
+
+    /// Lets the connection's task look at everything anew.
+    pub(crate) fn wake(&self) {
+        self.waker.wake();
+    }
+
     /// Notes that a request began, with a body or without; it ends when the guard is dropped.
     pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> Active {
         self.active.fetch_add(1, Ordering::Relaxed);
@@ -110,11 +120,6 @@ impl Caller {
     /// What came last could not be read as a request; more of it may follow.
     pub(crate) fn note_nonsense(&self) {
         self.sends.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether a request is in progress.
-    pub(crate) fn is_active(&self) -> bool {
-        self.active.load(Ordering::Relaxed) > 0
     }
 
     /// From now on the connection carries bytes of another protocol.
@@ -177,6 +182,13 @@ impl Callers {
     pub(crate) fn tell_all(&self, signal: Signal) {
         for caller in self.live().callers.values() {
             caller.tell(signal);
+        }
+    }
+
+    /// Lets the tasks of all connections look at everything anew.
+    pub(crate) fn wake_all(&self) {
+        for caller in self.live().callers.values() {
+            caller.wake();
         }
     }
 

@@ -118,5 +118,5 @@ async fn open(stream: TunnelStream, busy: Busy, need: Need<'_>) -> Result<Option
         None => Socket::Plain(stream),
         Some(Tls { client, name }) => client.connect(name, stream).await?,
     };
-    Ok(Connection::new(socket, monitor, busy).await.ok())
+    Ok(Some(Connection::new(socket, monitor, busy)))
 }

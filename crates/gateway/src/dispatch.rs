@@ -1,9 +1,13 @@
 //! Sends one request to one instance of a service, and again to another where that is safe.
 
-use std::time::Duration;
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    task::{Poll, ready},
+    time::Duration,
+};
 
-use http::{HeaderMap, Method, Request, Response, Uri, header};
-use hyper::body::Incoming;
+use http::{Method, StatusCode};
 use tokio::time::timeout_at;
 use towline_model::InstanceId;
 
@@ -14,9 +18,10 @@ use crate::{
     connect::{Need, Tls, connect},
     error::{ExchangeError, ExchangeFailure, GatewayError},
     gateway::Shared,
-    request_body::{BodySource, RequestBody},
+    h1::head::ResponseHead,
+    outgoing::{Interrupt, Outgoing, Source, SourceFault},
     retry::{self, Facts, Verdict},
-    service::{InFlight, Service},
+    service::{InFlight, Instance, Service},
     upstream::{Connection, Failure, FailureReason},
 };
 
@@ -25,40 +30,35 @@ const MAX_ATTEMPTS: usize = 4;
 
 /// A request as a container is to see it.
 #[derive(Debug)]
-pub(crate) struct Outbound {
-    pub head: Head,
-    pub body: BodySource,
+pub(crate) struct Outbound<S> {
+    pub method: Method,
+    /// All of it, as bytes.
+    pub request: Outgoing<S>,
     /// Whether it asks for another protocol.
     pub upgrade: bool,
     /// The instances that the caller wants.
     pub preference: Preference,
 }
 
-/// The head of a request.
-#[derive(Debug, Clone)]
-pub(crate) struct Head {
-    pub method: Method,
-    pub uri: Uri,
-    pub headers: HeaderMap,
-}
-
 /// A container's answer, with everything that is behind it.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub response: Response<Incoming>,
+pub(crate) struct Answer<S> {
+    pub head: ResponseHead,
     pub connection: Connection,
     pub in_flight: InFlight,
+    /// The request, of which not everything may be sent yet.
+    pub request: Outgoing<S>,
 }
 
 /// Sends the request within its terms.
-pub(crate) async fn dispatch(
+pub(crate) async fn dispatch<S: Source>(
     shared: &Shared,
     service: &Service,
-    outbound: Outbound,
+    outbound: Outbound<S>,
     terms: &Terms,
-) -> Result<Answer, GatewayError> {
-    let mut dispatch = Dispatch::new(shared, service, outbound);
-    let maybe_processed = !dispatch.idempotent;
+) -> Result<Answer<S>, GatewayError> {
+    let dispatch = Dispatch::new(shared, service, outbound);
+    let maybe_processed = !dispatch.method.is_idempotent();
     let timed = async {
         match terms.deadline {
             None => dispatch.run().await,
@@ -75,14 +75,12 @@ pub(crate) async fn dispatch(
 }
 
 /// One request's attempts.
-struct Dispatch<'a> {
+struct Dispatch<'a, S> {
     shared: &'a Shared,
     service: &'a Service,
-    /// `None` when it was sent and no copy was kept.
-    head: Option<Head>,
-    body: BodySource,
+    method: Method,
+    request: Outgoing<S>,
     upgrade: bool,
-    idempotent: bool,
     preference: Preference,
     /// Instances that cannot help.
     tried: Vec<InstanceId>,
@@ -92,26 +90,13 @@ struct Dispatch<'a> {
     resent: bool,
 }
 
-impl<'a> Dispatch<'a> {
-    fn new(shared: &'a Shared, service: &'a Service, outbound: Outbound) -> Self {
-        let Outbound { head, body, upgrade, preference } = outbound;
-        let idempotent = head.method.is_idempotent();
-        let head = Some(head);
-        Self {
-            shared,
-            service,
-            head,
-            body,
-            upgrade,
-            idempotent,
-            preference,
-            tried: Vec::new(),
-            fresh: upgrade,
-            resent: false,
-        }
+impl<'a, S: Source> Dispatch<'a, S> {
+    fn new(shared: &'a Shared, service: &'a Service, outbound: Outbound<S>) -> Self {
+        let Outbound { method, request, upgrade, preference } = outbound;
+        Self { shared, service, method, request, upgrade, preference, tried: Vec::new(), fresh: upgrade, resent: false }
     }
 
-    async fn run(&mut self) -> Result<Answer, GatewayError> {
+    async fn run(mut self) -> Result<Answer<S>, GatewayError> {
         let mut last = None;
         for _ in 0..MAX_ATTEMPTS {
             let picked = match balance::pick(&self.service.candidates, &self.tried, self.preference) {
@@ -121,7 +106,7 @@ impl<'a> Dispatch<'a> {
             let in_flight = InFlight::begin(self.service, picked.instance);
             let need = Need {
                 upgrade: self.upgrade,
-                idempotent: self.idempotent,
+                idempotent: self.method.is_idempotent(),
                 fresh: self.fresh,
                 // Nobody waits for one agent while another could serve.
                 wait: if picked.is_only { self.shared.config.carrier_wait } else { Duration::ZERO },
@@ -131,7 +116,7 @@ impl<'a> Dispatch<'a> {
                     .as_ref()
                     .map(|external| Tls { client: &self.shared.external_tls, name: &external.name }),
             };
-            let mut connection = match connect(in_flight.instance(), need).await {
+            let mut connection = match self.connect(in_flight.instance(), need).await {
                 Ok(Some(connection)) => connection,
                 Ok(None) => {
                     self.tried.push(in_flight.instance().id);
@@ -139,14 +124,15 @@ impl<'a> Dispatch<'a> {
                     continue;
                 }
                 Err(reason) => {
-                    let failure = Failure { reason, unsent: None, nothing_sent: true, reused: false };
+                    let failure = Failure { reason, nothing_sent: true, reused: false };
                     last = Some(self.learn(failure, in_flight.instance().id)?);
                     continue;
                 }
             };
             match self.attempt(&mut connection).await {
-                Ok(response) => return Ok(Answer { response, connection, in_flight }),
-                Err(failure) => {
+                Ok(head) => return Ok(Answer { head, connection, in_flight, request: self.request }),
+                Err(reason) => {
+                    let failure = connection.failure(reason);
                     drop(connection);
                     last = Some(self.learn(failure, in_flight.instance().id)?);
                 }
@@ -155,36 +141,53 @@ impl<'a> Dispatch<'a> {
         Err(last.unwrap_or_else(|| self.unavailable(NoInstance::NoneReachable)))
     }
 
-    async fn attempt(&mut self, connection: &mut Connection) -> Result<Response<Incoming>, Failure> {
-        let head = self.head.take().expect("another attempt is only made while the head is here");
-        // A copy is kept only where the request could be sent again.
-        if self.idempotent || !connection.is_reused() {
-            self.head = Some(head.clone());
-        }
-        if self.upgrade {
-            connection.allow_upgrade();
-        }
-        let response = connection.exchange(request(head, &self.body)).await?;
-        self.body.forget();
-        if !self.body.is_complete() {
-            connection.hand_over(&self.shared.tasks);
-        }
-        Ok(response)
+    /// Finds a connection, while somebody waits for the answer.
+    async fn connect(&mut self, instance: &Instance, need: Need<'_>) -> Result<Option<Connection>, FailureReason> {
+        let mut connecting = pin!(connect(instance, need));
+        poll_fn(|cx| {
+            // Most often there is one, and nothing to wait for.
+            if let Poll::Ready(connection) = connecting.as_mut().poll(cx) {
+                return Poll::Ready(connection);
+            }
+            self.request.source.poll_interrupt(cx).map(|interrupt| Err(interrupt.into()))
+        })
+        .await
+    }
+
+    async fn attempt(&mut self, connection: &mut Connection) -> Result<ResponseHead, FailureReason> {
+        self.request.rewind();
+        let head = poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(Err(SourceFault)) = self.request.poll_send(cx, connection.socket()) {
+                    return Poll::Ready(Err(FailureReason::CallerBody));
+                }
+                if let Poll::Ready(interrupt) = self.request.source.poll_interrupt(cx) {
+                    return Poll::Ready(Err(interrupt.into()));
+                }
+                if !self.request.source.takes_interim() {
+                    return Poll::Pending;
+                }
+                let head = ready!(connection.poll_head(cx, &self.method))?;
+                if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+                    return Poll::Ready(Ok(head));
+                }
+                self.request.source.interim(head);
+            }
+        })
+        .await?;
+        self.request.forget();
+        Ok(head)
     }
 
     /// Decides what a failed attempt means: the answer to give if nothing else helps, or at once.
     fn learn(&mut self, mut failure: Failure, instance: InstanceId) -> Result<GatewayError, GatewayError> {
-        if let Some(unsent) = failure.unsent.take() {
-            let (parts, _) = unsent.into_parts();
-            self.head = Some(Head { method: parts.method, uri: parts.uri, headers: parts.headers });
-        }
-        if self.body.has_failed() {
+        if self.request.has_failed() {
             failure.reason = FailureReason::CallerBody;
         }
         let facts = Facts {
             slug: &self.service.route.slug,
-            idempotent: self.idempotent,
-            replayable: self.head.is_some() && self.body.can_replay(),
+            idempotent: self.method.is_idempotent(),
+            replayable: self.request.can_replay(),
             resent: self.resent,
         };
         match retry::judge(failure, facts) {
@@ -216,20 +219,11 @@ impl<'a> Dispatch<'a> {
     }
 }
 
-fn request(head: Head, body: &BodySource) -> Request<RequestBody> {
-    let mut request = Request::new(body.attempt());
-    *request.method_mut() = head.method;
-    *request.uri_mut() = head.uri;
-    *request.headers_mut() = head.headers;
-    if let BodySource::Relayed(source) = body
-        && request.headers().contains_key(header::EXPECT)
-    {
-        let source = std::sync::Arc::clone(source);
-        hyper::ext::on_informational(&mut request, move |interim| {
-            if interim.status() == http::StatusCode::CONTINUE {
-                source.open_gate();
-            }
-        });
+impl From<Interrupt> for FailureReason {
+    fn from(interrupt: Interrupt) -> Self {
+        match interrupt {
+            Interrupt::Gone => Self::CallerBody,
+            Interrupt::Revoked => Self::Revoked,
+        }
     }
-    request
 }

@@ -8,7 +8,7 @@ use std::{
     fmt, io,
     io::IoSlice,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -71,7 +71,7 @@ impl ExternalTls {
         })?;
         let monitor = stream.monitor();
         match timeout(HANDSHAKE_DEADLINE, connector.connect(name.clone(), stream)).await {
-            Ok(Ok(socket)) => Ok(Socket::Tls(Box::new(socket))),
+            Ok(Ok(socket)) => Ok(Socket::Tls(Mutex::new(Box::new(socket)))),
             Ok(Err(error)) => Err(reason_of(&error, monitor.end())),
             Err(_) => Err(FailureReason::Tls(TlsFailure::Protocol("the handshake took too long".to_owned()))),
         }
@@ -152,26 +152,40 @@ impl External {
     }
 }
 
-/// A stream of the tunnel, with or without TLS inside.
+/// A stream of the tunnel, with or without TLS inside. As with the stream itself, two tasks may use its two directions.
 pub(crate) enum Socket {
     Plain(TunnelStream),
-    Tls(Box<TlsStream<TunnelStream>>),
+    Tls(Mutex<Box<TlsStream<TunnelStream>>>),
 }
 
-impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+impl Socket {
+    /// Resets the stream at once.
+    pub(crate) fn abort(&self, code: ResetCode) {
+        match self {
+            Self::Plain(stream) => stream.abort(code),
+            Self::Tls(stream) => locked(stream).get_ref().0.abort(code),
         }
     }
 }
 
-impl AsyncWrite for Socket {
+fn locked(stream: &Mutex<Box<TlsStream<TunnelStream>>>) -> MutexGuard<'_, Box<TlsStream<TunnelStream>>> {
+    stream.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl AsyncRead for &Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match **self {
+            Socket::Plain(ref stream) => Pin::new(&mut &*stream).poll_read(cx, buf),
+            Socket::Tls(ref stream) => Pin::new(&mut **locked(stream)).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for &Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, data),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, data),
+        match **self {
+            Socket::Plain(ref stream) => Pin::new(&mut &*stream).poll_write(cx, data),
+            Socket::Tls(ref stream) => Pin::new(&mut **locked(stream)).poll_write(cx, data),
         }
     }
 
@@ -180,30 +194,28 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, data),
+        match **self {
+            Socket::Plain(ref stream) => Pin::new(&mut &*stream).poll_write_vectored(cx, data),
+            Socket::Tls(ref stream) => Pin::new(&mut **locked(stream)).poll_write_vectored(cx, data),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        match **self {
+            // What is written to a stream is on its way.
+            Socket::Plain(_) => Poll::Ready(Ok(())),
+            Socket::Tls(ref stream) => Pin::new(&mut **locked(stream)).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        match **self {
+            Socket::Plain(ref stream) => Pin::new(&mut &*stream).poll_shutdown(cx),
+            Socket::Tls(ref stream) => Pin::new(&mut **locked(stream)).poll_shutdown(cx),
         }
     }
 }

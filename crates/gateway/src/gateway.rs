@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
-use hyper::body::{Body, Incoming};
+use http_body::Body;
 use rustls::pki_types::CertificateDer;
 use tokio::{io::AsyncRead, net::TcpListener, sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,6 +23,7 @@ use crate::{
     agents::registry::{Registry, SessionLimits},
     authenticate::{self, Authority},
     caller::Callers,
+    caller_body::CallerBody,
     external::ExternalTls,
     forwarded::AddressRange,
     listener, logs,
@@ -115,8 +116,6 @@ pub(crate) struct Shared {
     pub budget: Budget,
     /// Sessions, carriers and other work that no caller waits for. It ends on `cut`.
     pub tasks: TaskTracker,
-    /// Callers' connections that were switched to another protocol. They end by themselves or on `cut`.
-    pub upgraded: TaskTracker,
     /// Cancelled when nothing new is to begin.
     pub stopping: CancellationToken,
     /// Cancelled when everything is to end.
@@ -162,7 +161,6 @@ impl Gateway {
             callers: Arc::default(),
             tickets: Tickets::default(),
             tasks: TaskTracker::new(),
-            upgraded: TaskTracker::new(),
             stopping: CancellationToken::new(),
             cut: CancellationToken::new(),
         };
@@ -175,8 +173,12 @@ impl Gateway {
         let _one_at_a_time = self.shared.swapping.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, leftovers) = self.shared.state.load().next(snapshot, &self.shared.agents);
         self.shared.state.store(Arc::new(next));
-        for token in leftovers.revoked {
-            token.cancel();
+        if !leftovers.revoked.is_empty() {
+            for token in leftovers.revoked {
+                token.cancel();
+            }
+            // Callers' connections look at their tokens when they are woken.
+            self.shared.callers.wake_all();
         }
         drop(leftovers.connections);
         self.shared.agents.forget_unused_slots();
@@ -284,7 +286,7 @@ impl Gateway {
     /// When the listener cannot be used at all.
     pub async fn serve<S, B>(&self, listener: TcpListener, api: S, shutdown: CancellationToken) -> io::Result<()>
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S: Service<Request<CallerBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,

@@ -6,7 +6,6 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, uri::PathAndQuery};
 use http_body::Body;
-use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use towline_model::{ValidationError, service::is_http_path, validate::Checks};
@@ -15,14 +14,16 @@ use crate::{
     affinity::{Affinity, Preference},
     body::{ContainerBody, Cut, ResponseBody, Terms},
     caller::Active,
-    dispatch::{Answer, Head, Outbound, dispatch},
+    caller_body::CallerBody,
+    dispatch::{Answer, Outbound, dispatch},
     error::{ExchangeError, ExchangeFailure, GatewayError},
     forwarded::Hop,
     gateway::Shared,
+    h1::head::{Order, write_fields, write_request_line},
     headers::{take_request_hops, take_response_hops},
+    outgoing::{NoSource, Outgoing},
     pool,
-    proxy::{Admitted, admit, authority_of, broke_http, framing_fault},
-    request_body::BodySource,
+    proxy::{Admitted, admit, authority_of, broke_http},
     request_id::{RequestIdText, X_REQUEST_ID},
 };
 
@@ -73,7 +74,7 @@ struct Described {
 pub(crate) async fn invoke(
     shared: &Arc<Shared>,
     active: &Active,
-    request: Request<Incoming>,
+    request: Request<CallerBody>,
     id: &RequestIdText,
     slug: &str,
 ) -> Result<Response<ResponseBody>, GatewayError> {
@@ -112,25 +113,26 @@ pub(crate) async fn invoke(
     Ok(response)
 }
 
-fn outbound(described: Described, admitted: &Admitted, preference: Preference) -> Result<Outbound, GatewayError> {
+fn outbound(
+    described: Described,
+    admitted: &Admitted,
+    preference: Preference,
+) -> Result<Outbound<NoSource>, GatewayError> {
     let Described { method, path, mut headers, body } = described;
-    let too_long = || GatewayError::MalformedRequest("the path cannot be passed on".to_owned());
-    let uri = admitted.service.uri(path).ok_or_else(too_long)?;
+    let target = admitted.service.target(path.as_str())?;
     admitted.service.put_own_headers(&mut headers);
-    let source = if body.is_empty() {
-        if matches!(method, Method::POST | Method::PUT | Method::PATCH) {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-        BodySource::Empty
-    } else {
+    if !body.is_empty() || matches!(method, Method::POST | Method::PUT | Method::PATCH) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-        BodySource::Full(body)
-    };
-    Ok(Outbound { head: Head { method, uri, headers }, body: source, upgrade: false, preference })
+    }
+    let mut text = BytesMut::with_capacity(body.len() + 1024);
+    write_request_line(&mut text, &method, target.as_bytes());
+    write_fields(&mut text, &headers, &Order::default());
+    text.extend_from_slice(&body);
+    Ok(Outbound { method, request: Outgoing::complete(text, NoSource), upgrade: false, preference })
 }
 
 /// Reads the body of the call itself.
-async fn read_description(body: Incoming, body_limit: usize) -> Result<Bytes, GatewayError> {
+async fn read_description(body: CallerBody, body_limit: usize) -> Result<Bytes, GatewayError> {
     // Base64 makes four bytes of three.
     let limit = body_limit.div_ceil(3) * 4 + ENVELOPE;
     let too_large = || GatewayError::BodyTooLarge { limit: body_limit };
@@ -217,21 +219,23 @@ fn describe_headers(described: BTreeMap<String, String>, checks: &mut Checks) ->
 }
 
 /// Reads an answer to its end and describes it.
-async fn read_answer(answer: Answer, method: &Method, terms: Terms, limit: usize) -> Result<Vec<u8>, GatewayError> {
+async fn read_answer(
+    answer: Answer<NoSource>,
+    method: &Method,
+    terms: Terms,
+    limit: usize,
+) -> Result<Vec<u8>, GatewayError> {
     let failed = |reason| GatewayError::Exchange(ExchangeError { reason, maybe_processed: !method.is_idempotent() });
-    let Answer { response, mut connection, in_flight } = answer;
-    let (mut parts, incoming) = response.into_parts();
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+    let Answer { mut head, mut connection, in_flight, request } = answer;
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(broke_http(method, "it switches to another protocol without having been asked"));
     }
-    if let Some(fault) = framing_fault(&parts.headers) {
-        return Err(broke_http(method, fault));
-    }
-    connection.keep_for = pool::keep_for(take_response_hops(&mut parts.headers).keep_alive_seconds);
-    if incoming.size_hint().lower() > limit as u64 {
+    connection.keep_for = pool::keep_for(take_response_hops(&mut head.headers).keep_alive_seconds);
+    // An answer that comes before the request is through does not wait for it: the connection is not used again.
+    let mut body = ContainerBody::new(connection, request.is_sent(), in_flight, terms);
+    if body.size_hint().lower() > limit as u64 {
         return Err(failed(ExchangeFailure::TooLarge(limit)));
     }
-    let mut body = ContainerBody::new(incoming, connection, in_flight, terms);
     let mut bytes = BytesMut::new();
     while let Some(frame) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {
         let frame = frame.map_err(|cut| match cut {
@@ -246,7 +250,7 @@ async fn read_answer(answer: Answer, method: &Method, terms: Terms, limit: usize
         }
     }
     drop(body);
-    let described = describe_answer(parts.status, &parts.headers, &bytes);
+    let described = describe_answer(head.status, &head.headers, &bytes);
     Ok(serde_json::to_vec(&described).unwrap_or_default())
 }
 

@@ -3,19 +3,19 @@
 //!
 //! The life of a proxied request, in the order of its steps:
 //!
-//! 1. `listener` accepts the connection (`caller` is what is known of it, `caller_stream` its socket); hyper parses the
-//!    request; it gets its [`request_id`].
-//! 2. `route` looks at the raw `path`: an agent's socket, a call of a service, or the control plane's business.
+//! 1. `listener` accepts the connection (`caller` is what is known of it, `caller_stream` its socket). `h1` reads HTTP/1.1,
+//!    hyper reads HTTP/2; each request gets its [`request_id`].
+//! 2. The raw `path` says whom it is for: an agent's socket, a call of a service, or the control plane's business (`route`).
 //! 3. `presented` finds the credential and [`authenticate`] turns it into a principal; `state`, made from the current
 //!    [`snapshot`], knows what service the slug means. (A browser's WebSocket brings one of the `tickets` instead, by the
 //!    `ticket_door`.)
 //! 4. `proxy` makes the request that the container gets: `headers` and [`forwarded`] change what must be changed, and
 //!    nothing else. (`invoke` makes one from a description.)
-//! 5. `dispatch` sends it: `balance` picks an instance, with `affinity` where the caller wants it, `connect` finds a connection in the instance's `pool` or a new
-//!    stream on one of the agent's carriers (with TLS inside for an [`external`] service), `upstream` exchanges request and
-//!    answer, `retry` judges what failed.
-//! 6. `body` passes the answer on as it comes; dropping it before its end cancels everything behind it. After a `101`,
-//!    `upgrade` passes bytes.
+//! 5. `dispatch` sends it as `outgoing` bytes: `balance` picks an instance, with `affinity` where the caller wants it,
+//!    `connect` finds a connection in the instance's `pool` or a new stream on one of the agent's carriers (with TLS inside
+//!    for an [`external`] service), `upstream` is that connection, `retry` judges what failed.
+//! 6. The answer passes as it comes: to HTTP/1.1 callers in `h1`, byte for byte, and behind a `101` whatever the bytes
+//!    are; to all others as a `body`. Letting go of it before its end cancels everything behind it.
 //!
 //! Deliberately not here: SQL, the management API, and any state that has to outlive the process. What is known of
 //! services and credentials is a [`Snapshot`] that the control plane swaps whole; what agents tell goes to the control
@@ -28,6 +28,7 @@ pub mod authenticate;
 mod balance;
 pub mod body;
 mod caller;
+pub mod caller_body;
 mod caller_stream;
 mod connect;
 mod dispatch;
@@ -35,17 +36,20 @@ pub mod error;
 pub mod external;
 pub mod forwarded;
 pub mod gateway;
+mod h1;
 mod headers;
+mod inbox;
 mod invoke;
 mod listener;
 mod logs;
+mod outgoing;
 mod path;
 mod pool;
 mod presented;
 mod proxy;
-mod request_body;
 pub mod request_id;
 mod retry;
+mod rewound;
 mod route;
 mod service;
 pub mod snapshot;
@@ -54,12 +58,12 @@ mod state;
 pub mod testing;
 mod ticket_door;
 mod tickets;
-mod upgrade;
 mod upstream;
 
 pub use access_token::AccessTokens;
 pub use agents::{AgentEvent, AgentSession};
 pub use authenticate::{AuthError, Authenticated};
+pub use caller_body::CallerBody;
 pub use error::GatewayError;
 pub use gateway::{CallerAddr, Gateway, GatewayConfig};
 pub use presented::Doors;

@@ -1,29 +1,7 @@
 //! Accepts callers' connections and hands each request to whom it is for.
 //!
-//! HTTP/1.1 and HTTP/2 with prior knowledge are told apart by the first bytes. hyper parses both; what it is strict
-//! about is answered `400` or `431` before anything here sees it, and the connection is closed:
-//!
-//! * a request line that is not three words, a method that is no token, a version other than 1.0 and 1.1;
-//! * a target with a byte that [`http::Uri`] does not take: controls, space, `"`, `<`, `>`, a back-tick, or bytes that are
-//!   not UTF-8 (it does take `{`, `}`, `|`, `^`, `[`, `]`, a backslash and UTF-8, and keeps them as they are);
-//! * a header line without a colon, with a space before the colon, folded, or with a control byte in it;
-//! * a `Content-Length` that is not a number, or several that differ; `Transfer-Encoding` in HTTP/1.0, or one that does
-//!   not end in `chunked`; more than 128 fields, or more than 64 KiB of head.
-//!
-//! What hyper settles silently, so that it cannot be refused here (all of it is safe, because the container gets
-//! a message that is framed anew):
-//!
-//! * `Content-Length` beside `Transfer-Encoding: chunked`: the length is dropped and the connection closed after the
-//!   answer (RFC 9112 §6.3 allows it);
-//! * a repeated `Content-Length` with the same value becomes one;
-//! * a bare LF ends a line; empty lines before a request line are skipped;
-//! * a fragment (`#…`) at the end of a target is cut off;
-//! * an interim answer of the container other than `100` and `101` is not passed on (hyper's servers cannot send it),
-//!   and trailers reach an HTTP/1.1 caller only when it sent `TE: trailers` and the container named them in `Trailer`;
-//! * the names of header fields arrive in lower case, and fields with one name stand together.
-//!
-//! A caller that closes its side while its request is being answered has gone away, and its request is cancelled: over
-//! HTTP/1.1 a half-close cannot be told from a close. After an upgrade, half-close is kept.
+//! HTTP/1.1 and HTTP/2 with prior knowledge are told apart by the first bytes. HTTP/1.1 is read by [`h1`](crate::h1),
+//! HTTP/2 by hyper, on which an interim answer of the container is not passed on: hyper's servers cannot send one.
 
 use std::{
     convert::Infallible,
@@ -40,7 +18,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{
     body::{Body, Incoming},
-    server::conn::{http1, http2},
+    server::conn::http2,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -56,8 +34,10 @@ use tower::Service;
 
 use crate::{
     caller::{Caller, Signal, is_trusted},
+    caller_body::CallerBody,
     caller_stream::CallerStream,
     gateway::{BoxError, Shared},
+    h1::{self, conn::CallerConn},
     route::handle,
 };
 
@@ -73,10 +53,8 @@ const IDLE: Duration = Duration::from_secs(60);
 const JANITOR: Duration = Duration::from_secs(1);
 /// How long to wait when the machine has no sockets left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Bytes of a request's head, and of an answer that a slow caller has not taken yet.
+/// Bytes of an HTTP/2 request's head, and of an answer that a slow caller has not taken yet.
 const MAX_BUFFER: usize = 64 << 10;
-/// Fields of a request's head.
-const MAX_FIELDS: usize = 128;
 /// Requests at a time on one HTTP/2 connection.
 const H2_STREAMS: u32 = 128;
 /// Bytes that one HTTP/2 request body may be ahead of its container.
@@ -92,7 +70,7 @@ pub(crate) async fn serve<S, B>(
     shutdown: CancellationToken,
 ) -> io::Result<()>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<CallerBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -113,7 +91,7 @@ async fn accept_all<S, B>(
     connections: &TaskTracker,
 ) -> io::Result<()>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<CallerBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -141,25 +119,19 @@ async fn drain(shared: &Arc<Shared>, connections: &TaskTracker) {
     shared.stopping.cancel();
     shared.callers.tell_all(Signal::Drain);
     connections.close();
-    shared.upgraded.close();
-    // Upgraded connections have left their first task before it ends.
-    let all_ended = async || {
-        connections.wait().await;
-        shared.upgraded.wait().await;
-    };
     let deadline = shared.config.drain_timeout;
-    if timeout(deadline, all_ended()).await.is_err() {
+    if timeout(deadline, connections.wait()).await.is_err() {
         tracing::warn!(seconds = deadline.as_secs_f32(), "requests that outlasted the drain are cut off");
     }
     shared.callers.tell_all(Signal::Cut);
     shared.cut.cancel();
     shared.tasks.close();
     let rest = async {
-        all_ended().await;
+        connections.wait().await;
         shared.tasks.wait().await;
     };
     if timeout(CUT_GRACE, rest).await.is_err() {
-        tracing::warn!(left = connections.len() + shared.upgraded.len() + shared.tasks.len(), "not everything ended");
+        tracing::warn!(left = connections.len() + shared.tasks.len(), "not everything ended");
     }
 }
 
@@ -186,7 +158,7 @@ async fn connection<S, B>(
     api: S,
     permit: OwnedSemaphorePermit,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<CallerBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
@@ -205,20 +177,19 @@ async fn connection<S, B>(
         // A connection that has said nothing yet need not be waited for.
         () = shared.stopping.cancelled() => return,
     };
-    let io = TokioIo::new(CallerStream::new(socket, Arc::clone(&caller), Arc::clone(&shared.clock), (place, permit)));
+    let io = CallerStream::new(socket, Arc::clone(&caller), (place, permit));
+    if !is_http2 {
+        return h1::serve::serve(shared, CallerConn::new(io, caller), api).await;
+    }
     let handler = Arc::clone(&caller);
     let tasks = shared.tasks.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let active = handler.begin(!request.body().is_end_stream());
-        handle(Arc::clone(&shared), active, request, api.clone())
+        let (shared, api) = (Arc::clone(&shared), api.clone());
+        async move { Ok::<_, Infallible>(handle(shared, active, request.map(CallerBody::http2), (api, None)).await) }
     });
-    if is_http2 {
-        let conn = http2_builder(tasks).serve_connection(io, service);
-        attend(&caller, pin!(conn), http2::Connection::graceful_shutdown).await;
-    } else {
-        let conn = http1_builder().serve_connection(io, service).with_upgrades();
-        attend(&caller, pin!(conn), http1::UpgradeableConnection::graceful_shutdown).await;
-    }
+    let conn = http2_builder(tasks).serve_connection(TokioIo::new(io), service);
+    attend(&caller, pin!(conn), http2::Connection::graceful_shutdown).await;
 }
 
 const fn keep_alive() -> TcpKeepalive {
@@ -247,19 +218,6 @@ async fn speaks_http2(socket: &TcpStream) -> io::Result<bool> {
         sleep(pause).await;
         pause = (pause * 2).min(MAX_SNIFF_PAUSE);
     }
-}
-
-fn http1_builder() -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        // The janitor watches over slow heads and idle connections, without a timer for each.
-        .header_read_timeout(None)
-        .max_buf_size(MAX_BUFFER)
-        .max_header_size(MAX_BUFFER)
-        .max_headers(MAX_FIELDS)
-        // Nothing is added to a container's answer; ours get their date here.
-        .auto_date_header(false);
-    builder
 }
 
 fn http2_builder(tasks: TaskTracker) -> http2::Builder<TrackedExecutor> {

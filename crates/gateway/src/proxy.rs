@@ -1,38 +1,38 @@
-//! The transparent proxy: one request in, the same request out, and the answer back.
+//! The transparent proxy: who may call what, what a container is told, and the way of HTTP/2 callers' requests. HTTP/1.1
+//! has a way of its own, which keeps more of the bytes: `h1::forward`.
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header, request::Parts,
-    uri::PathAndQuery,
-};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header, request::Parts};
+use http_body::Body as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use towline_model::{Action, InstanceId, Principal, Secret};
 
 use crate::{
-    affinity::Affinity,
+    affinity::{Affinity, Preference},
     authenticate::{self, AuthError, Authenticated},
     body::{ContainerBody, ResponseBody, Terms},
     caller::Active,
-    dispatch::{Answer, Head, Outbound, dispatch},
+    caller_body::CallerBody,
+    dispatch::{Answer, Outbound, dispatch},
     error::{ExchangeError, ExchangeFailure, GatewayError},
     forwarded::{Hop, X_FORWARDED_PREFIX},
     gateway::Shared,
-    headers::{
-        RequestHops, header_has_token, is_plain_chunked, join_cookie_crumbs, put_request_hops, take_request_hops,
-        take_response_hops,
+    h1::{
+        framing::content_length,
+        head::{HeadFault, Order, write_fields, write_request_line},
     },
+    headers::{RequestHops, join_cookie_crumbs, put_request_hops, take_request_hops, take_response_hops},
+    outgoing::{BodySource, Framed, Outgoing, Source},
     pool,
     presented::{self, Doors},
-    request_body::BodySource,
     request_id::{RequestIdText, X_REQUEST_ID, X_TOWLINE_REQUEST_ID},
     service::Service,
     state::State,
     ticket_door::{self, TicketDoor},
     tickets::{Holder, Permit},
-    upgrade,
 };
 
 /// A call of a service that may go on.
@@ -122,10 +122,18 @@ pub(crate) struct Additions<'a> {
 }
 
 impl Additions<'_> {
-    fn put(&self, headers: &mut HeaderMap, instance: InstanceId) {
+    pub(crate) fn put(&self, headers: &mut HeaderMap, instance: InstanceId) {
         headers.insert(X_TOWLINE_REQUEST_ID, self.id.value().clone());
         if let Some(affinity) = self.affinity {
             affinity.tell(headers, instance, &self.prefix);
+        }
+    }
+
+    /// A failed call's error, with what else its caller has to know.
+    pub(crate) fn explain(&self, error: GatewayError) -> GatewayError {
+        match self.affinity {
+            Some(affinity) => affinity.forget(error, &self.prefix),
+            None => error,
         }
     }
 
@@ -140,52 +148,109 @@ impl Additions<'_> {
     }
 }
 
-/// Passes a request on to a service and its answer back.
-pub(crate) async fn proxy(
-    shared: &Arc<Shared>,
-    active: &Active,
-    request: Request<Incoming>,
-    id: &RequestIdText,
-    (slug, target): (&str, &str),
-) -> Result<Response<ResponseBody>, GatewayError> {
-    let (mut parts, incoming) = request.into_parts();
-    let door = ticket_door::find(&parts, target)?;
-    let admitted = match &door {
-        None => admit(shared, &parts.headers, slug).map_err(|error| explain_ticket(error, target))?,
-        Some(door) => admit_ticket(shared, &parts.headers, door, slug)?,
-    };
-    let (target, protocol) = match &door {
-        None => (Cow::Borrowed(target), None),
-        Some(door) => door.take_from(&mut parts.headers, target),
-    };
-    let terms = admitted.terms();
-    let version = parts.version;
-    let on_upgrade = parts.extensions.remove::<OnUpgrade>();
-    let (outbound, affinity) = outbound(&mut parts, incoming, active, id, (&admitted, &target))?;
-    let prefix = outbound.head.headers.get(X_FORWARDED_PREFIX).unwrap_or(&admitted.service.prefix).clone();
-    let additions = Additions { id, affinity, prefix, protocol };
-    let wants_upgrade = outbound.upgrade;
-    let answer = dispatch(shared, &admitted.service, outbound, &terms).await.map_err(|error| match affinity {
-        Some(affinity) => affinity.forget(error, &additions.prefix),
-        None => error,
-    })?;
-    if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return match on_upgrade {
-            Some(on_upgrade) if wants_upgrade => {
-                Ok(upgrade::switch(shared, active, on_upgrade, answer, (terms, &additions)))
-            }
-            _ => Err(broke_http(&parts.method, "it switches to another protocol without having been asked")),
+/// One call of a service.
+pub(crate) struct Call<'a> {
+    pub shared: &'a Shared,
+    pub active: &'a Active,
+    pub id: &'a RequestIdText,
+    /// The part of the path that names the service.
+    pub slug: &'a str,
+    /// The path and query that the container sees.
+    pub target: &'a str,
+}
+
+/// A call that may go on, as its container is to see it.
+pub(crate) struct Prepared<'a> {
+    pub admitted: Admitted,
+    pub target: Cow<'a, str>,
+    /// Whether it asks for another protocol.
+    pub upgrade: bool,
+    pub preference: Preference,
+    pub additions: Additions<'a>,
+}
+
+impl<'a> Call<'a> {
+    /// Decides whether the call may go on, and changes its headers to those that the container gets.
+    pub(crate) fn prepare(&self, parts: &mut Parts, is_chunked: bool) -> Result<Prepared<'a>, GatewayError> {
+        let Self { shared, slug, target, .. } = *self;
+        let door = ticket_door::find(parts, target)?;
+        let admitted = match &door {
+            None => admit(shared, &parts.headers, slug).map_err(|error| explain_ticket(error, target))?,
+            Some(door) => admit_ticket(shared, &parts.headers, door, slug)?,
         };
+        let (target, protocol) = match &door {
+            None => (Cow::Borrowed(target), None),
+            Some(door) => door.take_from(&mut parts.headers, target),
+        };
+        let target = match target {
+            Cow::Borrowed(target) => admitted.service.target(target)?,
+            Cow::Owned(target) => Cow::Owned(admitted.service.target(&target)?.into_owned()),
+        };
+        let (upgrade, affinity) = self.change_headers(parts, is_chunked, &admitted)?;
+        let prefix = parts.headers.get(X_FORWARDED_PREFIX).unwrap_or(&admitted.service.prefix).clone();
+        let additions = Additions { id: self.id, affinity, prefix, protocol };
+        Ok(Prepared { admitted, target, upgrade, preference: Affinity::preference(affinity), additions })
     }
-    let instance = answer.in_flight.instance().id;
-    let mut response = inbound(answer, active, terms, (&parts.method, version))?;
-    additions.put(response.headers_mut(), instance);
-    if wants_upgrade {
-        // What the caller may have sent already, in the belief of speaking another protocol, is not to be read as
-        // its next request.
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+
+    /// Makes the headers that the container gets; says whether they ask for another protocol, and what affinity the
+    /// caller wants.
+    fn change_headers(
+        &self,
+        parts: &mut Parts,
+        is_chunked: bool,
+        admitted: &Admitted,
+    ) -> Result<(bool, Option<Affinity>), GatewayError> {
+        let Parts { uri, version, headers, .. } = parts;
+        let host = authority_of(uri).or_else(|| headers.get(header::HOST).cloned());
+        if let Some(consumed) = &admitted.consumed {
+            headers.remove(consumed);
+        }
+        let mut hops = take_request_hops(headers);
+        if *version != Version::HTTP_11 {
+            // Only HTTP/1.1 can be switched (RFC 9110 §7.8).
+            hops.upgrade = None;
+        }
+        if *version == Version::HTTP_2 {
+            join_cookie_crumbs(headers);
+        }
+        let by_cookie = Affinity::take_cookies(headers);
+        let affinity = Affinity::of(headers)?.or(by_cookie);
+        finish_headers(headers, &hops, self.active, admitted, (*version, host.as_ref()));
+        headers.insert(X_REQUEST_ID, self.id.value().clone());
+        if is_chunked {
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        Ok((hops.upgrade.is_some(), affinity))
     }
-    Ok(response)
+
+    /// Passes an HTTP/2 request on to its service and the answer back.
+    pub(crate) async fn run(&self, request: Request<CallerBody>) -> Result<Response<ResponseBody>, GatewayError> {
+        let (mut parts, body) = request.into_parts();
+        let malformed = |fault: HeadFault| GatewayError::MalformedRequest(fault.to_string());
+        let framed = match content_length(&parts.headers).map_err(malformed)? {
+            _ if body.is_end_stream() => Framed::Length(0),
+            Some(length) => Framed::Length(length),
+            None => Framed::Chunked,
+        };
+        let Prepared { admitted, target, preference, additions, .. } =
+            self.prepare(&mut parts, framed == Framed::Chunked)?;
+        let terms = admitted.terms();
+        let method = parts.method;
+        let mut text = BytesMut::new();
+        write_request_line(&mut text, &method, target.as_bytes());
+        write_fields(&mut text, &parts.headers, &Order::default());
+        let request = Outgoing::new(text, BodySource::new(body, framed));
+        let outbound = Outbound { method: method.clone(), request, upgrade: false, preference };
+        let answer = dispatch(self.shared, &admitted.service, outbound, &terms).await;
+        let answer = answer.map_err(|error| additions.explain(error))?;
+        if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(broke_http(&method, "it switches to another protocol without having been asked"));
+        }
+        let instance = answer.in_flight.instance().id;
+        let mut response = inbound(self.shared, answer, terms);
+        additions.put(response.headers_mut(), instance);
+        Ok(response)
+    }
 }
 
 /// A ticket that opens nothing here is worth more words than that no credential is there.
@@ -194,51 +259,6 @@ fn explain_ticket(error: GatewayError, target: &str) -> GatewayError {
         GatewayError::Auth(AuthError::Missing) if ticket_door::is_in_query(target) => AuthError::TicketElsewhere.into(),
         error => error,
     }
-}
-
-/// Makes the request that the container gets, and says what affinity its caller wants.
-fn outbound(
-    parts: &mut Parts,
-    incoming: Incoming,
-    active: &Active,
-    id: &RequestIdText,
-    (admitted, target): (&Admitted, &str),
-) -> Result<(Outbound, Option<Affinity>), GatewayError> {
-    let malformed = |message: &str| GatewayError::MalformedRequest(message.to_owned());
-    let mut headers = std::mem::take(&mut parts.headers);
-    if headers.contains_key(header::TRANSFER_ENCODING) && !is_plain_chunked(&headers) {
-        return Err(malformed("Transfer-Encoding must be `chunked` and nothing else"));
-    }
-    let path = PathAndQuery::try_from(target).ok().and_then(|target| admitted.service.uri(target));
-    let uri = path.ok_or_else(|| malformed("the path cannot be passed on"))?;
-    let is_http2 = parts.version == Version::HTTP_2;
-    let has_body = !hyper::body::Body::is_end_stream(&incoming);
-    let chunked = has_body && !headers.contains_key(header::CONTENT_LENGTH);
-    let expects_continue = !is_http2 && header_has_token(&headers, &header::EXPECT, "100-continue");
-    let host = authority_of(&parts.uri).or_else(|| headers.get(header::HOST).cloned());
-
-    if let Some(consumed) = &admitted.consumed {
-        headers.remove(consumed);
-    }
-    let mut hops = take_request_hops(&mut headers);
-    if parts.version != Version::HTTP_11 {
-        // Only HTTP/1.1 can be switched (RFC 9110 §7.8).
-        hops.upgrade = None;
-    }
-    if is_http2 {
-        join_cookie_crumbs(&mut headers);
-    }
-    let by_cookie = Affinity::take_cookies(&mut headers);
-    let affinity = Affinity::of(&headers)?.or(by_cookie);
-    let upgrade = hops.upgrade.is_some();
-    finish_headers(&mut headers, &hops, active, admitted, (parts.version, host.as_ref()));
-    headers.insert(X_REQUEST_ID, id.value().clone());
-    if chunked {
-        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    let head = Head { method: parts.method.clone(), uri, headers };
-    let body = BodySource::of(incoming, expects_continue);
-    Ok((Outbound { head, body, upgrade, preference: Affinity::preference(affinity) }, affinity))
 }
 
 /// Adds what the container is told beside what the caller said.
@@ -267,50 +287,22 @@ pub(crate) fn authority_of(uri: &Uri) -> Option<HeaderValue> {
 }
 
 /// Makes the answer that the caller gets.
-fn inbound(
-    answer: Answer,
-    active: &Active,
-    terms: Terms,
-    (method, version): (&http::Method, Version),
-) -> Result<Response<ResponseBody>, GatewayError> {
-    let Answer { response, mut connection, in_flight } = answer;
-    let (mut parts, incoming) = response.into_parts();
-    if let Some(fault) = framing_fault(&parts.headers) {
-        return Err(broke_http(method, fault));
-    }
-    let hops = take_response_hops(&mut parts.headers);
+fn inbound<S: Source + Send + 'static>(shared: &Shared, answer: Answer<S>, terms: Terms) -> Response<ResponseBody> {
+    let Answer { mut head, mut connection, in_flight, request } = answer;
+    let hops = take_response_hops(&mut head.headers);
     connection.keep_for = pool::keep_for(hops.keep_alive_seconds);
-    // What is spoken to the caller depends on the caller, not on the container.
-    parts.version = Version::HTTP_11;
-    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    let mut body = ContainerBody::new(incoming, connection, in_flight, terms);
-    if version == Version::HTTP_10 && length.is_none() {
-        body.reset_on_cut(active);
+    if head.status == StatusCode::NO_CONTENT {
+        head.headers.remove(header::CONTENT_LENGTH);
     }
-    let body = match (parts.status, length) {
-        // hyper leaves out a length that it is not shown as the body's own.
-        (StatusCode::NOT_MODIFIED, Some(length)) if version != Version::HTTP_2 => ResponseBody::told(length),
-        (StatusCode::NO_CONTENT, Some(_)) => {
-            parts.headers.remove(header::CONTENT_LENGTH);
-            ResponseBody::container(body)
-        }
-        _ => ResponseBody::container(body),
-    };
-    Ok(Response::from_parts(parts, body))
-}
-
-/// What is wrong with the framing of a container's answer (RFC 9112 §6.1): it is refused, never repaired.
-pub(crate) fn framing_fault(headers: &HeaderMap) -> Option<&'static str> {
-    if !headers.contains_key(header::TRANSFER_ENCODING) {
-        return None;
+    let is_sent = request.is_sent();
+    if !is_sent {
+        connection.hand_over(&shared.tasks, request);
     }
-    if headers.contains_key(header::CONTENT_LENGTH) {
-        return Some("it has both Content-Length and Transfer-Encoding");
-    }
-    if !is_plain_chunked(headers) {
-        return Some("its Transfer-Encoding is not `chunked`");
-    }
-    None
+    let mut response =
+        Response::new(ResponseBody::container(ContainerBody::new(connection, is_sent, in_flight, terms)));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    response
 }
 
 pub(crate) fn broke_http(method: &http::Method, fault: &str) -> GatewayError {

@@ -51,7 +51,8 @@ pub(crate) fn judge(failure: Failure, facts: Facts<'_>) -> Verdict {
         _ => false,
     };
     let resend = !untouched && closing && facts.idempotent && !facts.resent;
-    let again = facts.replayable && !matches!(failure.reason, FailureReason::CallerBody) && (untouched || resend);
+    let given_up = matches!(failure.reason, FailureReason::CallerBody | FailureReason::Revoked);
+    let again = facts.replayable && !given_up && (untouched || resend);
     let otherwise = answer(failure.reason, facts, !untouched && !facts.idempotent);
     if again { Verdict::Again { elsewhere, resent: resend, otherwise } } else { Verdict::GiveUp(otherwise) }
 }
@@ -73,6 +74,7 @@ fn answer(reason: FailureReason, facts: Facts<'_>, maybe_processed: bool) -> Gat
         FailureReason::CallerBody => {
             return GatewayError::MalformedRequest("the request body ended early or its framing is broken".to_owned());
         }
+        FailureReason::Revoked => return GatewayError::Revoked,
     };
     GatewayError::Exchange(ExchangeError { reason, maybe_processed })
 }
@@ -88,7 +90,7 @@ mod tests {
     const POST: Facts<'_> = Facts { idempotent: false, ..GET };
 
     fn failure(reason: FailureReason, nothing_sent: bool, reused: bool) -> Failure {
-        Failure { reason, unsent: None, nothing_sent, reused }
+        Failure { reason, nothing_sent, reused }
     }
 
     fn refused(code: RefuseCode) -> FailureReason {
@@ -116,6 +118,7 @@ mod tests {
             (TunnelLost, true, false, true, true),
             (broke(), false, true, false, false),
             (CallerBody, true, false, false, false),
+            (Revoked, true, false, false, false),
             (refused(RefuseCode::ConnectFailed), false, false, true, true),
             (refused(RefuseCode::Draining), false, false, true, true),
             (tls(), true, false, true, true),
@@ -129,6 +132,7 @@ mod tests {
                 Closed => Closed,
                 TunnelLost => TunnelLost,
                 CallerBody => CallerBody,
+                Revoked => Revoked,
             };
             assert_eq!(again(failure(copy, nothing_sent, reused), POST), post, "POST {text}");
             assert_eq!(again(failure(reason, nothing_sent, reused), GET), get, "GET {text}");

@@ -8,20 +8,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, Version, header};
-use hyper::body::{Body, Incoming};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
+use http_body::Body;
 use tower::{Service, ServiceExt as _};
 use towline_model::{Clock, ErrorCode, Problem};
 
 use crate::{
-    agents::accept,
+    agents::accept::{self, Handover},
     body::ResponseBody,
     caller::Active,
+    caller_body::CallerBody,
     error::{GatewayError, problem_response},
     gateway::{BoxError, CallerAddr, Shared},
     invoke,
     path::{Destination, destination},
-    proxy,
+    proxy::Call,
     request_id::{RequestIdText, X_REQUEST_ID},
 };
 
@@ -29,31 +30,31 @@ use crate::{
 pub(crate) async fn handle<S, B>(
     shared: Arc<Shared>,
     active: Active,
-    request: Request<Incoming>,
-    api: S,
-) -> Result<Response<ResponseBody>, Infallible>
+    request: Request<CallerBody>,
+    (api, handover): (S, Option<Handover>),
+) -> Response<ResponseBody>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<CallerBody>, Response = Response<B>, Error = Infallible>,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     let id = RequestIdText::of(request.headers());
-    let response = match check_target(&request) {
-        Ok(()) => route(&shared, &active, request, &id, api).await,
-        Err(fault) => ours(malformed(&request, fault, &id), &shared, &id),
+    let response = match check_target(request.method(), request.version(), request.headers()) {
+        Ok(()) => route(&shared, &active, request, &id, (api, handover)).await,
+        Err(fault) => malformed(&shared, (request.method(), request.uri()), fault, &id),
     };
-    Ok(response.map(|body| body.with_active(active)))
+    response.map(|body| body.with_active(active))
 }
 
 async fn route<S, B>(
     shared: &Arc<Shared>,
     active: &Active,
-    mut request: Request<Incoming>,
+    mut request: Request<CallerBody>,
     id: &RequestIdText,
-    api: S,
+    (api, handover): (S, Option<Handover>),
 ) -> Response<ResponseBody>
 where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Service<Request<CallerBody>, Response = Response<B>, Error = Infallible>,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
@@ -61,7 +62,7 @@ where
     let uri = request.uri().clone();
     let method = request.method().clone();
     let answer = match destination(&method, uri.path_and_query().map_or("", |target| target.as_str())) {
-        Destination::Proxy { slug, target } => match proxy::proxy(shared, active, request, id, (slug, target)).await {
+        Destination::Proxy { slug, target } => match (Call { shared, active, id, slug, target }).run(request).await {
             Ok(answer) => return answer,
             Err(error) => rescue(&error, id),
         },
@@ -70,8 +71,8 @@ where
             let answer = Box::pin(invoke::invoke(shared, active, request, id, slug)).await;
             answer.unwrap_or_else(|error| rescue(&error, id))
         }
-        Destination::AgentSession => accept::session(shared, active, request, id),
-        Destination::AgentCarrier => accept::carrier(shared, active, request, id),
+        Destination::AgentSession => accept::session(shared, active, &request, id, handover),
+        Destination::AgentCarrier => accept::carrier(shared, active, &request, id, handover),
         Destination::Api => {
             request.extensions_mut().insert(id.clone());
             request.extensions_mut().insert(CallerAddr(active.caller().peer));
@@ -84,8 +85,13 @@ where
 
 /// The answer to a request that is wrong before it is looked at where it goes: the same on a runtime route as all others
 /// that are made there.
-fn malformed<B>(request: &Request<B>, fault: &str, id: &RequestIdText) -> Response<ResponseBody> {
-    match destination(request.method(), request.uri().path_and_query().map_or("", |target| target.as_str())) {
+pub(crate) fn malformed(
+    shared: &Shared,
+    (method, uri): (&Method, &Uri),
+    fault: &str,
+    id: &RequestIdText,
+) -> Response<ResponseBody> {
+    let answer = match destination(method, uri.path_and_query().map_or("", |target| target.as_str())) {
         Destination::Proxy { .. } | Destination::Invoke { .. } => {
             rescue(&GatewayError::MalformedRequest(fault.to_owned()), id)
         }
@@ -93,11 +99,12 @@ fn malformed<B>(request: &Request<B>, fault: &str, id: &RequestIdText) -> Respon
             let problem = Problem::new(ErrorCode::MalformedRequest, fault).with_request_id(id.as_str());
             problem_response(&problem, id)
         }
-    }
+    };
+    ours(answer, shared, id)
 }
 
 /// The one place where a failed call of a service becomes an answer.
-fn rescue(error: &GatewayError, id: &RequestIdText) -> Response<ResponseBody> {
+pub(crate) fn rescue(error: &GatewayError, id: &RequestIdText) -> Response<ResponseBody> {
     let response = error.to_response(id);
     if response.status().is_server_error() {
         tracing::info!(request = id.as_str(), %error, "a call failed");
@@ -108,7 +115,11 @@ fn rescue(error: &GatewayError, id: &RequestIdText) -> Response<ResponseBody> {
 }
 
 /// Marks an answer as ours.
-fn ours(mut response: Response<ResponseBody>, shared: &Shared, id: &RequestIdText) -> Response<ResponseBody> {
+pub(crate) fn ours(
+    mut response: Response<ResponseBody>,
+    shared: &Shared,
+    id: &RequestIdText,
+) -> Response<ResponseBody> {
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id.value().clone());
     if !headers.contains_key(header::DATE) {
@@ -125,18 +136,18 @@ pub(crate) fn date(clock: &dyn Clock) -> HeaderValue {
 }
 
 /// What is wrong with a request before it is looked at where it goes (RFC 9112 §3.2, §3.2.3).
-fn check_target<B>(request: &Request<B>) -> Result<(), &'static str> {
-    if request.method() == Method::CONNECT {
+pub(crate) fn check_target(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
+    if *method == Method::CONNECT {
         return Err("CONNECT is not possible here: this is no proxy to other hosts");
     }
-    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let mut hosts = headers.get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     if second.is_some() {
         return Err("Host was sent more than once");
     }
     match first {
         Some(host) if !is_host(host) => Err("the Host header must be a host name and, after a colon, a port"),
-        None if request.version() == Version::HTTP_11 => Err("a Host header is required"),
+        None if version == Version::HTTP_11 => Err("a Host header is required"),
         _ => Ok(()),
     }
 }
@@ -164,14 +175,12 @@ mod tests {
             (Version::HTTP_10, &[], true),
             (Version::HTTP_2, &[], true),
         ] {
-            let mut request = Request::new(());
-            *request.version_mut() = version;
+            let mut headers = HeaderMap::new();
             for host in hosts {
-                request.headers_mut().append(header::HOST, HeaderValue::from_static(host));
+                headers.append(header::HOST, HeaderValue::from_static(host));
             }
-            assert_eq!(check_target(&request).is_ok(), good, "{version:?} {hosts:?}");
+            assert_eq!(check_target(&Method::GET, version, &headers).is_ok(), good, "{version:?} {hosts:?}");
         }
-        let connect = Request::connect("a.example:80").body(()).unwrap();
-        assert!(check_target(&connect).is_err());
+        assert!(check_target(&Method::CONNECT, Version::HTTP_2, &HeaderMap::new()).is_err());
     }
 }

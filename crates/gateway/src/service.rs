@@ -2,6 +2,7 @@
 //! (connections, counts of requests in flight, agents' places).
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,11 +10,12 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Uri, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, header, uri::PathAndQuery};
 use towline_model::InstanceId;
 
 use crate::{
     agents::slot::AgentSlot,
+    error::GatewayError,
     external::External,
     path::PROXY_PREFIX,
     pool::Pool,
@@ -75,12 +77,12 @@ impl Service {
         }
     }
 
-    /// The path and query that are asked for, if they can be.
-    pub(crate) fn uri(&self, target: PathAndQuery) -> Option<Uri> {
-        match &self.external {
-            None => Some(Uri::from(target)),
-            Some(external) => external.path(&target),
-        }
+    /// The path and query that are asked for.
+    pub(crate) fn target<'a>(&self, target: &'a str) -> Result<Cow<'a, str>, GatewayError> {
+        let Some(external) = &self.external else { return Ok(Cow::Borrowed(target)) };
+        let path = PathAndQuery::try_from(target).ok().and_then(|target| external.path(&target));
+        let path = path.ok_or_else(|| GatewayError::MalformedRequest("the path cannot be passed on".to_owned()))?;
+        Ok(Cow::Owned(path.to_string()))
     }
 
     /// Writes the fields that are this service's own into the head of a request.

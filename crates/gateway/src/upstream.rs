@@ -2,22 +2,22 @@
 //!
 //! The connection has no task of its own: whoever waits for its answer drives it. So a request costs no hand-over
 //! between tasks, and dropping the connection at any point resets the stream at once, which is how everything that
-//! waits for it is cancelled. Only when the answer begins before the request is through does a task take over, because
-//! then both directions must go on independently.
+//! waits for it is cancelled. Only when the answer goes to a caller of HTTP/2 while its request is still coming does a task
+//! see to the request, because then both directions must go on independently.
 
 use std::{
-    future::Future,
     io,
-    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use http::{Request, Response};
-use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
-use tokio::{io::AsyncWriteExt, task::AbortHandle};
+use http::{Method, StatusCode, Version, header};
+use tokio::{
+    io::{AsyncWriteExt, copy, sink},
+    task::AbortHandle,
+    time::timeout,
+};
 use tokio_util::task::TaskTracker;
 use towline_tunnel::{ResetCode, StreamEnd, StreamMonitor};
 
@@ -25,46 +25,53 @@ use crate::{
     agents::link::{Busy, CarrierLink},
     error::ExchangeFailure,
     external::{Socket, TlsFailure, tls_failure},
-    request_body::RequestBody,
+    h1::{
+        chunked::ChunkFault,
+        framing::{BodyReader, response_body},
+        head::{HeadParser, ResponseHead},
+    },
+    headers::header_has_token,
+    inbox::Inbox,
+    outgoing::{Outgoing, Source},
 };
 
-/// Header fields that a container's answer may have.
-const MAX_RESPONSE_FIELDS: usize = 256;
-/// Bytes that the head of a container's answer may have, and that are read ahead of a slow caller.
-const MAX_BUFFER: usize = 64 << 10;
 /// How long a container may take to close its side of a connection that is not needed any more.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
-type Plain = http1::Connection<TokioIo<Socket>, RequestBody>;
-
 /// A connection to a container.
 pub(crate) struct Connection {
-    sender: http1::SendRequest<RequestBody>,
-    driver: Driver,
+    socket: Arc<Socket>,
     monitor: StreamMonitor,
+    parser: HeadParser,
+    /// What the container has sent and nobody has used yet.
+    pub inbox: Inbox,
+    /// The rest of the answer's body.
+    pub body: BodyReader,
     link: Arc<CarrierLink>,
     busy: Option<Busy>,
     reused: bool,
+    /// Whether the answer leaves the connection fit for another request.
+    lasts: bool,
+    /// Bytes of earlier requests.
+    sent_before: u64,
+    /// A task that sends the rest of the request; it ends with this handle.
+    sending: Option<Sending>,
     /// How long it may be kept idle.
     pub keep_for: Duration,
 }
 
-enum Driver {
-    Plain(Box<Plain>),
-    /// May be switched to another protocol.
-    Upgradable(Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>),
-    /// A task has it; it ends with this handle.
-    Task {
-        _task: AbortOnDrop,
-    },
-    Done,
+/// The task that sends the rest of a request.
+struct Sending {
+    task: AbortHandle,
+    socket: Arc<Socket>,
 }
 
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
+impl Drop for Sending {
     fn drop(&mut self) {
-        self.0.abort();
+        if !self.task.is_finished() {
+            self.socket.abort(ResetCode::Cancelled);
+            self.task.abort();
+        }
     }
 }
 
@@ -72,9 +79,7 @@ impl Drop for AbortOnDrop {
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub reason: FailureReason,
-    /// The request, when it was never begun.
-    pub unsent: Option<Box<Request<RequestBody>>>,
-    /// Whether not one byte of it was handed to a carrier.
+    /// Whether not one byte of the request was handed to a carrier.
     pub nothing_sent: bool,
     /// Whether the connection had served a request before.
     pub reused: bool,
@@ -93,28 +98,30 @@ pub(crate) enum FailureReason {
     Tls(TlsFailure),
     /// What came back is not HTTP.
     BrokeHttp(String),
-    /// The caller's body could not be read to its end.
+    /// The caller's body could not be read to its end, or the caller has gone.
     CallerBody,
+    /// The caller's key was revoked.
+    Revoked,
 }
 
 impl Connection {
     /// Speaks HTTP over a new stream, whose monitor comes with it. Nothing is sent before the first request.
-    pub(crate) async fn new(stream: Socket, monitor: StreamMonitor, busy: Busy) -> Result<Self, hyper::Error> {
-        let (sender, driver) = http1::Builder::new()
-            .max_headers(MAX_RESPONSE_FIELDS)
-            .max_buf_size(MAX_BUFFER)
-            .max_header_size(MAX_BUFFER)
-            .handshake(TokioIo::new(stream))
-            .await?;
-        Ok(Self {
-            sender,
-            driver: Driver::Plain(Box::new(driver)),
+    pub(crate) fn new(socket: Socket, monitor: StreamMonitor, busy: Busy) -> Self {
+        Self {
+            // A handshake is no part of a request.
+            sent_before: monitor.bytes_sent(),
             monitor,
+            socket: Arc::new(socket),
+            parser: HeadParser::response(),
+            inbox: Inbox::new(),
+            body: BodyReader::Over,
             link: Arc::clone(busy.link()),
             busy: Some(busy),
             reused: false,
+            lasts: false,
+            sending: None,
             keep_for: Duration::ZERO,
-        })
+        }
     }
 
     /// The carrier that it runs on.
@@ -122,15 +129,17 @@ impl Connection {
         &self.link
     }
 
-    /// Whether it has served a request before.
-    pub(crate) const fn is_reused(&self) -> bool {
-        self.reused
+    /// What it runs on, to write to it.
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
     }
 
     /// Takes it out of idleness.
     pub(crate) fn begin_use(&mut self) {
         self.busy = Some(self.link.begin());
         self.reused = true;
+        self.lasts = false;
+        self.sent_before = self.monitor.bytes_sent();
     }
 
     /// Its request lasts.
@@ -140,94 +149,89 @@ impl Connection {
         }
     }
 
-    /// Whether the container has not closed it yet, as far as is known here.
+    /// Whether the container has neither closed it nor said something unasked, as far as is known here.
     pub(crate) fn is_alive(&mut self, cx: &mut Context<'_>) -> bool {
-        self.drive(cx).is_pending() && self.sender.is_ready()
+        self.inbox.bytes.is_empty() && self.poll_fill(cx).is_pending()
     }
 
-    /// Puts it to rest after an answer that was read to its end. `false` when it cannot be used again.
-    pub(crate) fn rest(&mut self) -> bool {
+    /// Puts it to rest after an answer that was read to its end, to a request that was sent to its end. `false` when it
+    /// cannot be used again.
+    pub(crate) fn rest(&mut self, is_sent: bool) -> bool {
         self.busy = None;
+        let is_sent = is_sent || self.sending.take().is_some_and(|sending| sending.task.is_finished());
         let mut cx = Context::from_waker(Waker::noop());
-        matches!(self.driver, Driver::Plain(_)) && self.is_alive(&mut cx)
+        let fit = is_sent && self.lasts && self.body.is_over() && self.is_alive(&mut cx);
+        self.inbox.rest();
+        fit
     }
 
     /// Closes it in order: no container should have to log a reset because a connection was idle.
     pub(crate) async fn close(self) {
-        let Self { sender, driver: Driver::Plain(plain), .. } = self else { return };
-        drop(sender);
+        let mut socket = &*self.socket;
         let goodbye = async {
-            let mut stream = plain.without_shutdown().await.map_err(io::Error::other)?.io.into_inner();
-            stream.shutdown().await?;
-            tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+            socket.shutdown().await?;
+            copy(&mut socket, &mut sink()).await
         };
-        let _ = tokio::time::timeout(CLOSE_WAIT, goodbye).await;
+        let _ = timeout(CLOSE_WAIT, goodbye).await;
     }
 
-    /// Allows the connection to be switched to another protocol by the next answer.
-    pub(crate) fn allow_upgrade(&mut self) {
-        if let Driver::Plain(plain) = std::mem::replace(&mut self.driver, Driver::Done) {
-            self.driver = Driver::Upgradable(Box::pin(plain.with_upgrades()));
-        }
-    }
-
-    /// Lets a task drive it from now on, so that the request goes on while nobody reads the answer.
-    pub(crate) fn hand_over(&mut self, tasks: &TaskTracker) {
-        let task = match std::mem::replace(&mut self.driver, Driver::Done) {
-            Driver::Plain(plain) => tasks.spawn(async { drop(plain.await) }),
-            Driver::Upgradable(upgradable) => tasks.spawn(async { drop(upgradable.await) }),
-            other => {
-                self.driver = other;
-                return;
+    /// Lets a task send the rest of the request, so that it goes on while nobody reads the answer.
+    pub(crate) fn hand_over<S: Source + Send + 'static>(&mut self, tasks: &TaskTracker, mut rest: Outgoing<S>) {
+        let socket = Arc::clone(&self.socket);
+        let task = tasks.spawn(async move {
+            // A caller that breaks off its body has broken off the request.
+            if std::future::poll_fn(|cx| rest.poll_send(cx, &socket)).await.is_err() {
+                socket.abort(ResetCode::Cancelled);
             }
-        };
-        self.driver = Driver::Task { _task: AbortOnDrop(task.abort_handle()) };
+        });
+        self.sending = Some(Sending { task: task.abort_handle(), socket: Arc::clone(&self.socket) });
     }
 
-    /// Sends a request and waits for the head of its answer.
-    ///
-    /// Dropped before that, it leaves a connection that must be dropped too.
-    pub(crate) async fn exchange(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, Failure> {
-        let mut answer = pin!(self.sender.try_send_request(request));
-        let result = std::future::poll_fn(|cx| {
-            let _ = self.drive(cx);
-            answer.as_mut().poll(cx)
-        })
-        .await;
-        result.map_err(|mut error| {
-            let unsent = error.take_message().map(Box::new);
-            Failure {
-                reason: self.failure_reason(&error.into_error()),
-                nothing_sent: unsent.is_some() || self.monitor.bytes_sent() == 0,
-                unsent,
-                reused: self.reused,
+    /// Reads more of what the container sends; 0 at its end.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.inbox.poll_read(&mut &*self.socket, cx)
+    }
+
+    /// Reads the head of the next answer, an interim one or the last, to a request with this method.
+    pub(crate) fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        method: &Method,
+    ) -> Poll<Result<ResponseHead, FailureReason>> {
+        loop {
+            match self.take_head(method) {
+                Ok(Some(head)) => return Poll::Ready(Ok(head)),
+                Ok(None) => {}
+                Err(why) => return Poll::Ready(Err(FailureReason::BrokeHttp(why))),
             }
-        })
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) => return Poll::Ready(Err(FailureReason::Closed)),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Err(self.failure_reason(&error))),
+            }
+        }
     }
 
-    /// Drives it as far as it goes now. Ready when it has ended.
-    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let done = match &mut self.driver {
-            Driver::Plain(plain) => Pin::new(plain).poll(cx).is_ready(),
-            Driver::Upgradable(upgradable) => upgradable.as_mut().poll(cx).is_ready(),
-            Driver::Task { .. } => return Poll::Pending,
-            Driver::Done => return Poll::Ready(()),
-        };
-        if done {
-            // Dropping it tells everybody who still waits for it.
-            self.driver = Driver::Done;
-            return Poll::Ready(());
-        }
-        Poll::Pending
+    fn take_head(&mut self, method: &Method) -> Result<Option<ResponseHead>, String> {
+        let text = |fault: crate::h1::head::HeadFault| fault.to_string();
+        let Some(length) = self.parser.advance(&self.inbox.bytes).map_err(text)? else { return Ok(None) };
+        let head = self.parser.finish_response(&self.inbox.bytes, length).map_err(text)?;
+        bytes::Buf::advance(&mut self.inbox.bytes, length);
+        self.body = response_body(&head, method).map_err(text)?;
+        let says = |token| header_has_token(&head.headers, &header::CONNECTION, token);
+        self.lasts = head.status != StatusCode::SWITCHING_PROTOCOLS
+            && !matches!(self.body, BodyReader::UntilClose)
+            && if head.version == Version::HTTP_11 { !says("close") } else { says("keep-alive") };
+        Ok(Some(head))
     }
 
-    fn failure_reason(&self, error: &hyper::Error) -> FailureReason {
-        if error.is_user() {
-            return FailureReason::CallerBody;
-        }
-        if error.is_parse() {
-            return FailureReason::BrokeHttp(describe(error));
-        }
+    /// What it means that an attempt ended without an answer.
+    pub(crate) fn failure(&self, reason: FailureReason) -> Failure {
+        let nothing_sent = self.monitor.bytes_sent() == self.sent_before;
+        Failure { reason, nothing_sent, reused: self.reused }
+    }
+
+    fn failure_reason(&self, error: &io::Error) -> FailureReason {
         if let Some(failure) = tls_failure(error) {
             return FailureReason::Tls(failure);
         }
@@ -241,19 +245,23 @@ impl Connection {
         }
     }
 
-    /// Why an answer's body broke off.
-    pub(crate) fn body_failure(&self, error: &hyper::Error) -> ExchangeFailure {
+    /// Why an answer's body broke off, when reading on failed.
+    pub(crate) fn body_failure(&self, error: &io::Error) -> ExchangeFailure {
         match self.stream_end(error) {
             Some(StreamEnd::CarrierLost(_)) => ExchangeFailure::TunnelLost,
-            Some(StreamEnd::Reset { .. } | StreamEnd::Refused(_)) => ExchangeFailure::Incomplete,
-            _ if error.is_incomplete_message() || is_early_end(error) => ExchangeFailure::Incomplete,
-            _ => ExchangeFailure::BrokeHttp(describe(error)),
+            _ => ExchangeFailure::Incomplete,
         }
     }
 
     /// How the stream ended. A reset of our own is only the consequence of a failure.
-    fn stream_end(&self, error: &hyper::Error) -> Option<StreamEnd> {
+    fn stream_end(&self, error: &io::Error) -> Option<StreamEnd> {
         StreamEnd::of(error).cloned().or_else(|| self.monitor.end())
+    }
+}
+
+impl From<ChunkFault> for ExchangeFailure {
+    fn from(fault: ChunkFault) -> Self {
+        Self::BrokeHttp(fault.to_string())
     }
 }
 
@@ -261,20 +269,4 @@ impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection").field("reused", &self.reused).finish_non_exhaustive()
     }
-}
-
-/// What is wrong with a container's answer, with the cause that hyper keeps inside.
-fn describe(error: &hyper::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
-}
-
-fn is_early_end(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof) {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }

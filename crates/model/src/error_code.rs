@@ -104,6 +104,8 @@ error_codes! {
     AgentUnreachable = "agent_unreachable", 503;
     /// The server is starting or stopping, or its database does not answer.
     Unavailable = "unavailable", 503;
+    /// The request's version of HTTP is not spoken here.
+    VersionNotSupported = "http_version_not_supported", 505;
 }
 
 impl Serialize for ErrorCode {

@@ -6,9 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
-use hyper_util::rt::TokioIo;
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use towline_model::{ErrorCode, Problem};
 use towline_tunnel::{
     CarrierConfig, gateway_carrier,
@@ -23,11 +21,14 @@ use crate::{
     authenticate::{self, AuthError},
     body::ResponseBody,
     caller::Active,
+    caller_body::CallerBody,
+    caller_stream::CallerStream,
     error::problem_response,
     gateway::Shared,
     headers::{header_has_token, put_switching_hops},
     presented,
     request_id::{RequestIdText, X_REQUEST_ID},
+    rewound::Rewound,
 };
 
 /// How long the switch of protocols may take after the request was accepted.
@@ -40,18 +41,18 @@ type Refused = Box<Response<ResponseBody>>;
 pub(crate) fn session(
     shared: &Arc<Shared>,
     active: &Active,
-    mut request: Request<Incoming>,
+    request: &Request<CallerBody>,
     id: &RequestIdText,
+    handover: Option<Handover>,
 ) -> Response<ResponseBody> {
-    let newcomer = match check_session(shared, active, &request, id) {
+    let newcomer = match check_session(shared, active, request, id) {
         Ok(newcomer) => newcomer,
         Err(refused) => return *refused,
     };
-    let upgrade = hyper::upgrade::on(&mut request);
     active.caller().note_upgrade();
     let task = Arc::clone(shared);
     shared.tasks.spawn(async move {
-        if let Some(upgraded) = upgraded(upgrade).await {
+        if let Some(upgraded) = upgraded(handover).await {
             handshake::run(task, upgraded, newcomer).await;
         }
     });
@@ -61,7 +62,7 @@ pub(crate) fn session(
 fn check_session(
     shared: &Arc<Shared>,
     active: &Active,
-    request: &Request<Incoming>,
+    request: &Request<CallerBody>,
     id: &RequestIdText,
 ) -> Result<Newcomer, Refused> {
     check_upgrade(request, SESSION_UPGRADE, id)?;
@@ -94,25 +95,25 @@ fn check_session(
 pub(crate) fn carrier(
     shared: &Arc<Shared>,
     active: &Active,
-    mut request: Request<Incoming>,
+    request: &Request<CallerBody>,
     id: &RequestIdText,
+    handover: Option<Handover>,
 ) -> Response<ResponseBody> {
-    let arriving = match check_carrier(shared, &request, id) {
+    let arriving = match check_carrier(shared, request, id) {
         Ok(arriving) => arriving,
         Err(refused) => return *refused,
     };
-    let upgrade = hyper::upgrade::on(&mut request);
     active.caller().note_upgrade();
     let task = Arc::clone(shared);
     shared.tasks.spawn(async move {
-        if let Some(upgraded) = upgraded(upgrade).await {
+        if let Some(upgraded) = upgraded(handover).await {
             run_carrier(&task, upgraded, arriving).await;
         }
     });
     switching(CARRIER_UPGRADE, id)
 }
 
-fn check_carrier(shared: &Arc<Shared>, request: &Request<Incoming>, id: &RequestIdText) -> Result<Arriving, Refused> {
+fn check_carrier(shared: &Arc<Shared>, request: &Request<CallerBody>, id: &RequestIdText) -> Result<Arriving, Refused> {
     check_upgrade(request, CARRIER_UPGRADE, id)?;
     let ticket = presented::bearer(request.headers()).map_err(|error| unauthorised(&error, id))?;
     shared.agents.redeem(ticket, Instant::now()).ok_or_else(|| {
@@ -139,13 +140,16 @@ async fn run_carrier(shared: &Arc<Shared>, io: Upgraded, arriving: Arriving) {
 }
 
 /// An agent's socket after the `101`.
-pub(crate) type Upgraded = TokioIo<hyper::upgrade::Upgraded>;
+pub(crate) type Upgraded = Rewound<CallerStream>;
 
-async fn upgraded(upgrade: OnUpgrade) -> Option<Upgraded> {
-    match tokio::time::timeout(UPGRADE_DEADLINE, upgrade).await {
-        Ok(Ok(upgraded)) => Some(TokioIo::new(upgraded)),
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "an agent went away before its connection was switched");
+/// Where an agent's socket is handed over once the `101` is written.
+pub(crate) type Handover = oneshot::Receiver<Upgraded>;
+
+async fn upgraded(handover: Option<Handover>) -> Option<Upgraded> {
+    match tokio::time::timeout(UPGRADE_DEADLINE, handover?).await {
+        Ok(Ok(upgraded)) => Some(upgraded),
+        Ok(Err(_)) => {
+            tracing::debug!("an agent went away before its connection was switched");
             None
         }
         Err(_) => None,
@@ -153,7 +157,7 @@ async fn upgraded(upgrade: OnUpgrade) -> Option<Upgraded> {
 }
 
 /// Checks that a request is an upgrade to exactly this protocol (RFC 9110 §7.8, §15.5.22).
-fn check_upgrade(request: &Request<Incoming>, protocol: &'static str, id: &RequestIdText) -> Result<(), Refused> {
+fn check_upgrade(request: &Request<CallerBody>, protocol: &'static str, id: &RequestIdText) -> Result<(), Refused> {
     let headers = request.headers();
     if request.method() == Method::GET
         && request.version() == Version::HTTP_11

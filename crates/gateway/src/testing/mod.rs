@@ -6,6 +6,7 @@
 
 mod caller;
 mod container;
+pub mod fuzz;
 mod sim_agent;
 mod world;
 

@@ -11,7 +11,6 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
@@ -25,8 +24,8 @@ use towline_tunnel::message::{Refusal, Report};
 
 use super::{AgentKind, Answer, Container, RawCaller, SimAgent, wait_until, within};
 use crate::{
-    AccessTokens, AgentEvent, Credential, CredentialTable, Gateway, GatewayConfig, InstanceRoute, RequestIdText,
-    RouteTable, ServiceRoute, Snapshot, snapshot::Upstream,
+    AccessTokens, AgentEvent, CallerBody, Credential, CredentialTable, Gateway, GatewayConfig, InstanceRoute,
+    RequestIdText, RouteTable, ServiceRoute, Snapshot, snapshot::Upstream,
 };
 
 /// A gateway that is served on loopback, and everything that its control plane would know.
@@ -94,7 +93,7 @@ impl World {
         let shutdown = CancellationToken::new();
         let served = TaskTracker::new();
         let (server, stop) = (gateway.clone(), shutdown.clone());
-        let api = tower::service_fn(|request: Request<Incoming>| async move { Ok::<_, Infallible>(api(&request)) });
+        let api = tower::service_fn(|request: Request<CallerBody>| async move { Ok::<_, Infallible>(api(&request)) });
         served.spawn(async move { server.serve(listener, api, stop).await.unwrap() });
         // The stand-in of the control plane ends with the gateway, whose events it takes.
         TaskTracker::new().spawn(control(Arc::clone(&known), events));
@@ -290,7 +289,7 @@ impl World {
 }
 
 /// The management API: tells what it was given.
-fn api(request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn api(request: &Request<CallerBody>) -> Response<Full<Bytes>> {
     let id = request.extensions().get::<RequestIdText>().map_or("", RequestIdText::as_str);
     Response::new(Full::new(Bytes::from(format!("api {} {} {id}", request.method(), request.uri()))))
 }

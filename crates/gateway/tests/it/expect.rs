@@ -82,14 +82,30 @@ async fn a_container_that_ignores_the_expectation_gets_its_body() {
 }
 
 #[tokio::test]
-async fn other_interim_answers_do_not_disturb() {
+async fn other_interim_answers_are_passed_on() {
+    // RFC 9110 §15.2: a proxy forwards them, as they are.
     let container = Container::answering(
-        "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+        "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\nConnection: x-hop\r\nX-Hop: 1\r\n\r\nHTTP/1.1 102 Busy\r\n\r\n\
+         HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
     )
     .await;
     let world = World::start().await;
     let (team, _agent, _) = world.hello(&container).await;
-    let answer = world.get(&team.key, "/api/v1/r/containers/hello/").await;
+    let mut caller = world.caller().await;
+    for _ in 0..2 {
+        let request = "GET /api/v1/r/containers/hello/ HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer ";
+        caller.send(format!("{request}{}\r\n\r\n", team.key)).await;
+        let hints = within("103", caller.head()).await.unwrap();
+        assert_eq!((hints.status, hints.lines), (103, vec!["Link: </x>".to_owned()]));
+        let busy = within("102", caller.head()).await.unwrap();
+        assert_eq!((busy.status, busy.lines.len()), (102, 0));
+        let answer = caller.answer().await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "hi"));
+    }
+    // A caller of HTTP/1.0 does not know them.
+    let answer = world
+        .call(format!("GET /api/v1/r/containers/hello/ HTTP/1.0\r\nAuthorization: Bearer {}\r\n\r\n", team.key))
+        .await;
     assert_eq!((answer.status, answer.text().as_str()), (200, "hi"));
     assert!(answer.header("link").is_none());
 }

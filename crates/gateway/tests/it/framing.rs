@@ -1,6 +1,6 @@
 //! Bodies of every kind of length, in both directions.
 
-use towline_gateway::testing::{Container, World, within};
+use towline_gateway::testing::{Container, World};
 
 const HELLO: &str = "/api/v1/r/containers/hello";
 
@@ -142,9 +142,9 @@ async fn trailers_pass_both_ways() {
     let (team, _agent, _) = world.hello(&container).await;
     let rest = "TE: trailers\r\nTrailer: X-Up\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Up: 7\r\n\r\n";
     let answer = world.call(request("POST", &team.key, rest)).await;
-    assert!(answer.text().ends_with("0\r\nx-up: 7\r\n\r\n"), "{}", answer.text());
+    assert!(answer.text().ends_with("0\r\nX-Up: 7\r\n\r\n"), "{}", answer.text());
     assert_eq!(answer.header("trailer"), Some("X-Sum, X-Other"));
-    assert_eq!(answer.trailers, ["x-sum: 42", "x-other: y"]);
+    assert_eq!(answer.trailers, ["X-Sum: 42", "X-Other: y"]);
 }
 
 #[tokio::test]
@@ -176,6 +176,8 @@ async fn ambiguous_requests_are_refused() {
     let world = World::start().await;
     let (team, _agent, _) = world.hello(&container).await;
     for fields in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+        "Content-Length: 2\r\nContent-Length: 2\r\n\r\nab",
         "Content-Length: 2\r\nContent-Length: 3\r\n\r\nab",
         "Content-Length: +2\r\n\r\nab",
         "Content-Length: 2, 2\r\n\r\nab",
@@ -211,22 +213,6 @@ async fn ambiguous_requests_are_refused() {
         );
     }
     assert_eq!(container.accepted(), 0, "none of them reached the container");
-}
-
-#[tokio::test]
-async fn a_request_with_two_lengths_is_framed_anew() {
-    // hyper drops the length and closes afterwards; the container gets chunks and nothing else.
-    let container = Container::echo().await;
-    let world = World::start().await;
-    let (team, _agent, _) = world.hello(&container).await;
-    let mut caller = world.caller().await;
-    let rest =
-        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n";
-    caller.send(request("POST", &team.key, rest)).await;
-    let answer = caller.answer().await;
-    assert!(!answer.text().to_lowercase().contains("content-length"), "{}", answer.text());
-    assert_eq!(answer.header("connection"), Some("close"));
-    within("the end of the connection", caller.ended()).await.unwrap();
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod doors;
 mod expect;
 mod failure;
 mod framing;
+mod h1;
 mod http2;
 mod invoke;
 mod proxy;

@@ -94,7 +94,7 @@ async fn path_and_query_arrive_byte_for_byte() {
         let expected = format!("GET {} HTTP/1.1\r\n", String::from_utf8(target).unwrap());
         assert!(seen.starts_with(&expected), "{expected:?} became {seen:?}");
     }
-    // What hyper does not take, it refuses; it never changes it.
+    // What no URL may hold is refused; nothing is changed.
     assert_eq!(refused, "/x\"y?x\"y/x<y?x<y/x>y?x>y/x`y?x`y", "the refused targets");
 }
 

@@ -74,7 +74,7 @@ async fn a_malformed_request_is_answered_as_every_other() {
         format!("GET {HELLO} HTTP/1.1\r\n\r\n"),
         format!("GET {HELLO} HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
         format!("POST {invoke} HTTP/1.1\r\nHost: a/b\r\n\r\n"),
-        // hyper refuses this one by itself.
+        // Of this one not even the path is known.
         format!("GET {HELLO} HTTP/1.1\r\nHost: a\r\nX-A : 1\r\n\r\n"),
     ] {
         check(&world.call(text).await, 400, "malformed_request");

@@ -61,7 +61,7 @@ async fn a_ticket_opens_one_websocket_and_the_container_does_not_see_it() {
     // All headers are the container's, also those that could hold a key.
     let theirs = "Authorization: Bearer sk-theirs\r\nX-Api-Key: theirs\r\nX-A: 1\r\nX-A: 2\r\n";
     let is_whole = |head: &str| {
-        ["authorization: Bearer sk-theirs\r\n", "x-api-key: theirs\r\n", "x-a: 1\r\nx-a: 2\r\n"]
+        ["Authorization: Bearer sk-theirs\r\n", "X-Api-Key: theirs\r\n", "X-A: 1\r\nX-A: 2\r\n"]
             .iter()
             .all(|l| head.contains(l))
     };
@@ -76,7 +76,7 @@ async fn a_ticket_opens_one_websocket_and_the_container_does_not_see_it() {
     }
     for (offered, left, chosen) in [
         ("towline.ticket.T", None, "towline.ticket.T"),
-        ("chat, towline.ticket.T,  x", Some("sec-websocket-protocol: chat,  x\r\n"), "chat"),
+        ("chat, towline.ticket.T,  x", Some("Sec-WebSocket-Protocol: chat,  x\r\n"), "chat"),
     ] {
         let ticket = ticket(&world, &team.key);
         let lines = format!("{theirs}Sec-WebSocket-Protocol: {}\r\n", offered.replace('T', &ticket));
@@ -84,7 +84,7 @@ async fn a_ticket_opens_one_websocket_and_the_container_does_not_see_it() {
         assert!(head.starts_with("GET /ws?a HTTP/1.1\r\n") && !head.contains(&ticket), "{head}");
         assert!(is_whole(&head), "{head}");
         assert_eq!(left.is_some_and(|left| head.contains(left)), left.is_some(), "{head}");
-        assert_eq!(head.contains("sec-websocket-protocol"), left.is_some(), "{head}");
+        assert_eq!(head.contains("Sec-WebSocket-Protocol"), left.is_some(), "{head}");
         assert_eq!(answer.header("sec-websocket-protocol"), Some(chosen.replace('T', &ticket).as_str()));
         refused(&world, SOCKET, &lines, 401, "was used already").await;
     }

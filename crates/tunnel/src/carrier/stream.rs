@@ -57,6 +57,11 @@ impl TunnelStream {
 
     /// Resets the stream at once; what waits to be sent is thrown away.
     pub fn reset(self, code: ResetCode) {
+        self.abort(code);
+    }
+
+    /// The same while others still hold the stream: their reads and writes fail from now on.
+    pub fn abort(&self, code: ResetCode) {
         let inner = self.carrier.inner();
         let mut state = inner.lock();
         state.mux.reset(self.id, code);
@@ -104,7 +109,8 @@ impl TunnelStream {
     }
 }
 
-impl AsyncRead for TunnelStream {
+/// The two directions may be used by two tasks, as those of a `&TcpStream` may.
+impl AsyncRead for &TunnelStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let turn = ready!(poll_proceed(cx));
         let inner = self.carrier.inner();
@@ -133,7 +139,7 @@ impl AsyncRead for TunnelStream {
     }
 }
 
-impl AsyncWrite for TunnelStream {
+impl AsyncWrite for &TunnelStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_slices(cx, &[IoSlice::new(data)])
     }
@@ -165,6 +171,38 @@ impl AsyncWrite for TunnelStream {
         let done = state.mux.shut_down(self.id);
         inner.pump(state);
         Poll::Ready(done.map_err(|end| end.to_io_error()))
+    }
+}
+
+impl AsyncRead for TunnelStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TunnelStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_slices(cx, &[IoSlice::new(data)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_slices(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_shutdown(cx)
     }
 }
 

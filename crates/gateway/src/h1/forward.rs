@@ -1,0 +1,188 @@
+//! A caller's HTTP/1.1 request on its way to a service, and the answer back.
+
+use std::{future::poll_fn, task::Poll};
+
+use bytes::BytesMut;
+use http::{HeaderValue, StatusCode, Version, header, request::Parts};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    conn::{CallerConn, CallerSource},
+    framing::BodyReader,
+    head::{Order, ResponseHead, write_fields, write_request_line, write_status_line},
+    relay::{Mode, Outcome, Relay},
+    respond::wants_to_last,
+    switch::switch,
+};
+use crate::{
+    body::{Cut, Terms},
+    dispatch::{Answer, Outbound, dispatch},
+    error::{ExchangeFailure, GatewayError},
+    headers::{header_has_token, put_switching_hops, take_response_hops},
+    outgoing::Outgoing,
+    pool,
+    proxy::{Additions, Call, broke_http},
+};
+
+/// What the caller's connection is good for after a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// The next request.
+    Keep,
+    /// An orderly end.
+    Close,
+    /// Nothing: nobody is there, or it was cut.
+    Drop,
+}
+
+/// Sends a request and passes the answer on. An error is still to be answered.
+pub(super) async fn forward(
+    call: &Call<'_>,
+    conn: &mut CallerConn,
+    (mut parts, order): (Parts, Order),
+    body: &mut BodyReader,
+) -> Result<After, GatewayError> {
+    let lasts = wants_to_last(parts.version, &parts.headers);
+    let expects = header_has_token(&parts.headers, &header::EXPECT, "100-continue") && !body.is_over();
+    let prepared = call.prepare(&mut parts, body.is_chunked())?;
+    let mut terms = prepared.admitted.terms();
+    let mut text = BytesMut::new();
+    write_request_line(&mut text, &parts.method, prepared.target.as_bytes());
+    write_fields(&mut text, &parts.headers, &order);
+    // This connection looks at the key itself; nothing needs to wait for it.
+    let revoked = terms.revoked.take();
+    let interims = parts.version == Version::HTTP_11;
+    let source = CallerSource { conn, body, interims, revoked: revoked.clone() };
+    let request = Outgoing::new(text, source);
+    let (upgrade, preference) = (prepared.upgrade, prepared.preference);
+    let outbound = Outbound { method: parts.method.clone(), request, upgrade, preference };
+    let answer = dispatch(call.shared, &prepared.admitted.service, outbound, &terms).await;
+    let answer = answer.map_err(|error| prepared.additions.explain(error))?;
+    let returning = Returning { call, additions: &prepared.additions, version: parts.version };
+    if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
+        if !upgrade {
+            return Err(broke_http(&parts.method, "it switches to another protocol without having been asked"));
+        }
+        return Ok(returning.switch(answer, revoked).await);
+    }
+    // What was sent in the belief of speaking another protocol, or of being asked for it, is no next request.
+    let lasts = lasts && !upgrade && !(expects && !answer.request.is_sent());
+    Ok(returning.answer(answer, terms, lasts).await)
+}
+
+/// An answer on its way back.
+struct Returning<'a> {
+    call: &'a Call<'a>,
+    additions: &'a Additions<'a>,
+    /// The caller's.
+    version: Version,
+}
+
+impl Returning<'_> {
+    /// Passes an answer on.
+    async fn answer(&self, answer: Answer<CallerSource<'_>>, terms: Terms, lasts: bool) -> After {
+        let Answer { mut head, mut connection, in_flight, mut request } = answer;
+        let conn = &mut *request.source.conn;
+        let mode = mode(&connection.body, self.version);
+        let lasts = lasts && mode != Mode::Bare && !conn.caller.is_draining();
+        let hops = take_response_hops(&mut head.headers);
+        connection.keep_for = pool::keep_for(hops.keep_alive_seconds);
+        self.finish_head(&mut head, &connection.body, mode, lasts);
+        self.additions.put(&mut head.headers, in_flight.instance().id);
+        write_status_line(&mut conn.out, head.status, &head.reason);
+        write_fields(&mut conn.out, &head.headers, &head.order);
+        drop(head);
+
+        let mut relay = Relay::new(mode, terms.deadline);
+        let outcome = poll_fn(|cx| relay.poll(cx, &mut connection, &mut request)).await;
+        let is_sent = request.is_sent();
+        match outcome {
+            Outcome::Complete => {
+                if connection.rest(is_sent) {
+                    in_flight.instance().pool.put(connection, Instant::now());
+                }
+                drop(in_flight);
+                let CallerSource { conn, body, .. } = request.source;
+                let flushed = poll_fn(|cx| match conn.poll_flush(cx) {
+                    Poll::Ready(flushed) => Poll::Ready(flushed.is_ok()),
+                    Poll::Pending => conn.poll_gone(cx, body.is_over()).map(|()| false),
+                });
+                // What the container did not wait for is read over, if it is here.
+                match flushed.await {
+                    true if lasts && (is_sent || conn.skip(body)) => After::Keep,
+                    true => After::Close,
+                    false => After::Drop,
+                }
+            }
+            Outcome::Cut(cut) => {
+                tracing::debug!(instance = %in_flight.instance().id, reason = %cut, "an answer was cut off");
+                // What the container did send is for the caller to have, but nobody waits for one that does not read.
+                // Behind an answer without a length, only a reset shows that it was cut.
+                let is_ours = matches!(cut, Cut::Revoked | Cut::Exchange(ExchangeFailure::Timeout(_)));
+                if !is_ours && mode != Mode::Bare && request.source.conn.out.is_empty() && relay.is_flushed() {
+                    return After::Close;
+                }
+                self.call.active.caller().abort_on_close();
+                After::Drop
+            }
+            Outcome::Gone => {
+                // It may also be the drain that waits no longer.
+                self.call.active.caller().abort_on_close();
+                After::Drop
+            }
+        }
+    }
+
+    /// Makes the head that the caller gets.
+    fn finish_head(&self, head: &mut ResponseHead, body: &BodyReader, mode: Mode, lasts: bool) {
+        let headers = &mut head.headers;
+        if mode == Mode::Chunked || (mode == Mode::AsIs && body.is_chunked()) {
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        if head.status == StatusCode::NO_CONTENT {
+            // RFC 9110 §8.6: it has no length.
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        match (lasts, self.version) {
+            (false, _) => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            (true, Version::HTTP_10) => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+            }
+            (true, _) => {}
+        }
+    }
+
+    /// Passes a `101` on, and bytes from then on.
+    async fn switch(&self, answer: Answer<CallerSource<'_>>, revoked: Option<CancellationToken>) -> After {
+        let Answer { mut head, mut connection, in_flight, request } = answer;
+        let conn = request.source.conn;
+        connection.mark_long_lived();
+        conn.caller.note_upgrade();
+        let protocol = take_response_hops(&mut head.headers).upgrade;
+        put_switching_hops(&mut head.headers, protocol.unwrap_or_else(|| HeaderValue::from_static("unknown")));
+        // A 101 has no body, whatever its head says (RFC 9110 §8.6).
+        head.headers.remove(header::CONTENT_LENGTH);
+        self.additions.put_switching(&mut head.headers, in_flight.instance().id);
+        write_status_line(&mut conn.out, head.status, &head.reason);
+        write_fields(&mut conn.out, &head.headers, &head.order);
+        if poll_fn(|cx| conn.poll_flush(cx)).await.is_err() {
+            return After::Drop;
+        }
+        // Boxed, so that every connection does not keep room for it.
+        Box::pin(switch(self.call.shared, conn, &mut connection, revoked)).await;
+        drop(in_flight);
+        After::Drop
+    }
+}
+
+fn mode(body: &BodyReader, version: Version) -> Mode {
+    match body {
+        BodyReader::Length(_) | BodyReader::Over => Mode::AsIs,
+        BodyReader::Chunked(_) if version == Version::HTTP_11 => Mode::AsIs,
+        BodyReader::UntilClose if version == Version::HTTP_11 => Mode::Chunked,
+        BodyReader::Chunked(_) | BodyReader::UntilClose => Mode::Bare,
+    }
+}
