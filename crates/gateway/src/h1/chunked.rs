@@ -165,9 +165,11 @@ mod tests {
 
     use super::*;
 
+    type Decoded = (Vec<u8>, Vec<u8>, Vec<u8>, usize);
+
     /// What a body is, with each piece cut at `step` bytes: its content, what is relayed of its framing and content,
     /// its trailers, and what is left behind it.
-    fn decode(text: &[u8], step: usize) -> Result<Option<(Vec<u8>, Vec<u8>, Vec<u8>, usize)>, ChunkFault> {
+    fn decode(text: &[u8], step: usize) -> Result<Option<Decoded>, ChunkFault> {
         let mut decoder = ChunkDecoder::default();
         let (mut from, mut to) = (0, 0);
         let (mut content, mut relayed) = (Vec::new(), Vec::new());

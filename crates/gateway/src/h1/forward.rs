@@ -67,7 +67,8 @@ pub(super) async fn forward(
         return Ok(returning.switch(answer, revoked).await);
     }
     // What was sent in the belief of speaking another protocol, or of being asked for it, is no next request.
-    let lasts = lasts && !upgrade && !(expects && !answer.request.is_sent());
+    let is_asked = !expects || answer.request.is_sent();
+    let lasts = lasts && !upgrade && is_asked;
     Ok(returning.answer(answer, terms, lasts).await)
 }
 

@@ -74,7 +74,7 @@ async fn requests_in_one_piece_are_answered_in_their_order() {
     // And all of it byte by byte.
     let text = all.clone() + &all;
     caller.send(&text[..all.len()]).await;
-    for byte in text[all.len()..].as_bytes() {
+    for byte in &text.as_bytes()[all.len()..] {
         caller.send([*byte]).await;
     }
     for n in (0..5).chain(0..5) {
