@@ -9,6 +9,7 @@
 pub mod agent_events;
 pub mod app;
 pub mod bootstrap;
+pub mod documents;
 pub mod event;
 pub mod http;
 pub mod mail;

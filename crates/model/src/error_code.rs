@@ -70,10 +70,18 @@ error_codes! {
     SecretInUse = "secret_in_use", 409;
     /// Somebody else changed the thing at the same moment.
     ConcurrentChange = "concurrent_change", 409;
+    /// A request with this Idempotency-Key is under way, or was cut off.
+    IdempotencyKeyInUse = "idempotency_key_in_use", 409;
+    /// The request with this Idempotency-Key was carried out, and its answer is shown only once.
+    IdempotencyKeyUsed = "idempotency_key_used", 409;
+    /// The thing was changed since it was read.
+    PreconditionFailed = "precondition_failed", 412;
     /// The body is larger than the limit.
     BodyTooLarge = "body_too_large", 413;
     /// The body's content type is not the expected one.
     UnsupportedMediaType = "unsupported_media_type", 415;
+    /// This Idempotency-Key was used for another request.
+    IdempotencyKeyReused = "idempotency_key_reused", 422;
     /// The agent speaks no protocol version that this server speaks.
     UpgradeRequired = "upgrade_required", 426;
     /// Too many requests; wait before the next one.

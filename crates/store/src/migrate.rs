@@ -26,6 +26,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { version: 3, name: "audit", script: include_str!("../migrations/0003_audit.sql") },
     Migration { version: 4, name: "secrets", script: include_str!("../migrations/0004_secrets.sql") },
     Migration { version: 5, name: "people", script: include_str!("../migrations/0005_people.sql") },
+    Migration { version: 6, name: "idempotency", script: include_str!("../migrations/0006_idempotency.sql") },
 ];
 
 const LIST: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (\

@@ -109,6 +109,8 @@ pub enum Command {
     Member(cmd::member::MemberArgs),
     /// List the team's agents.
     Agents(cmd::agents::AgentsArgs),
+    /// Show or export who did what in the team.
+    Audit(cmd::audit::AuditArgs),
     /// Print a completion script for a shell.
     Completion(cmd::completion::CompletionArgs),
 }

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod agents;
 pub mod apply;
+pub mod audit;
 pub mod call;
 pub mod completion;
 pub mod expose;
@@ -73,6 +74,7 @@ pub async fn run(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Team(args) => team::run(args, context).await,
         Command::Member(args) => member::run(args, context).await,
         Command::Agents(args) => agents::run(args, context).await,
+        Command::Audit(args) => audit::run(args, context).await,
         Command::Completion(args) => completion::run(&args, context),
     }
 }

@@ -7,10 +7,12 @@
 pub mod agent;
 pub mod audit;
 pub mod credential;
+pub mod idempotency;
 pub mod invitation;
 pub mod log;
 pub mod member;
 pub mod password;
+pub mod precondition;
 pub mod secret;
 pub mod service;
 pub mod service_details;

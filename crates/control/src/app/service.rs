@@ -10,7 +10,12 @@ use towline_model::{
 };
 use towline_store::{Constraint, EventRow, ServiceRow, StoreError};
 
-use super::{App, actor, audit::Deed, secret::check_references};
+use super::{
+    App, actor,
+    audit::Deed,
+    precondition::{AsRead, PreconditionFailed},
+    secret::check_references,
+};
 use crate::{
     event::{EventKind, Subject},
     reconcile::placement::{Demand, check_eligible},
@@ -46,6 +51,9 @@ pub enum ServiceError {
     /// Nobody could take an instance of it.
     #[error("{0}")]
     NoEligibleAgent(String),
+    /// The service is not as its caller has read it.
+    #[error(transparent)]
+    Changed(#[from] PreconditionFailed),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -93,7 +101,7 @@ impl App {
     pub async fn update_service(
         &self,
         principal: &Principal,
-        id: ServiceId,
+        service: &AsRead<ServiceId>,
         changes: &Map<String, Value>,
     ) -> Result<(), ServiceError> {
         let change = |row: &mut ServiceRow, actor: &str, _: Timestamp| {
@@ -102,34 +110,35 @@ impl App {
             Ok((EventKind::Updated, format!("the definition was changed by {actor}; the next deploy uses it")))
         };
         let fields = json!({ "fields": changes.keys().collect::<Vec<_>>() });
-        self.change_service(principal, id, (AuditAction::ServiceUpdate, Some(fields)), change).await
+        self.change_service(principal, service, (AuditAction::ServiceUpdate, Some(fields)), change).await
     }
 
     /// Asks for the current definition to run.
     ///
     /// # Errors
     /// See [`ServiceError`].
-    pub async fn deploy_service(&self, principal: &Principal, id: ServiceId) -> Result<(), ServiceError> {
-        self.check_deployable(principal.team_id(), id).await?;
+    pub async fn deploy_service(&self, principal: &Principal, service: &AsRead<ServiceId>) -> Result<(), ServiceError> {
+        self.check_deployable(principal.team_id(), service).await?;
         let change = |row: &mut ServiceRow, actor: &str, now: Timestamp| {
             allow(row, Command::Deploy)?;
             let spec = row.spec.clone();
             begin_deploy(row, spec, now);
             Ok((EventKind::DeployRequested, format!("deploy {} was asked for by {actor}", row.generation)))
         };
-        self.change_service(principal, id, (AuditAction::ServiceDeploy, None), change).await
+        self.change_service(principal, service, (AuditAction::ServiceDeploy, None), change).await
     }
 
     /// What is no container takes no time to come, so there is nobody to wait for: an agent must be there that takes it.
-    async fn check_deployable(&self, team_id: TeamId, id: ServiceId) -> Result<(), ServiceError> {
+    async fn check_deployable(&self, team_id: TeamId, service: &AsRead<ServiceId>) -> Result<(), ServiceError> {
         let mut tx = self.read().await?;
-        let row = tx.find_service(team_id, id).await?.ok_or(ServiceError::NotFound)?;
+        let row = tx.find_service(team_id, service.id).await?.ok_or(ServiceError::NotFound)?;
+        service.precondition.check(row.version)?;
         allow(&row, Command::Deploy)?;
         if row.spec.service_type == ServiceType::Deployed {
             return Ok(());
         }
         let agents = tx.agents_of_team(team_id).await?;
-        let demand = Demand { team_id, service_id: id, generation: row.generation + 1, spec: &row.spec };
+        let demand = Demand { team_id, service_id: row.id, generation: row.generation + 1, spec: &row.spec };
         check_eligible(agents, demand, self.now()).map_err(ServiceError::NoEligibleAgent)
     }
 
@@ -137,7 +146,11 @@ impl App {
     ///
     /// # Errors
     /// See [`ServiceError`].
-    pub async fn restart_service(&self, principal: &Principal, id: ServiceId) -> Result<(), ServiceError> {
+    pub async fn restart_service(
+        &self,
+        principal: &Principal,
+        service: &AsRead<ServiceId>,
+    ) -> Result<(), ServiceError> {
         let change = |row: &mut ServiceRow, actor: &str, now: Timestamp| {
             allow(row, Command::Restart)?;
             let rollout = Rollout::of(row);
@@ -146,14 +159,18 @@ impl App {
             begin_deploy(row, spec, now);
             Ok((EventKind::RestartRequested, format!("restart {} was asked for by {actor}", row.generation)))
         };
-        self.change_service(principal, id, (AuditAction::ServiceRestart, None), change).await
+        self.change_service(principal, service, (AuditAction::ServiceRestart, None), change).await
     }
 
     /// Asks for a service to stop. When this returns, no new request reaches it.
     ///
     /// # Errors
     /// See [`ServiceError`].
-    pub async fn undeploy_service(&self, principal: &Principal, id: ServiceId) -> Result<(), ServiceError> {
+    pub async fn undeploy_service(
+        &self,
+        principal: &Principal,
+        service: &AsRead<ServiceId>,
+    ) -> Result<(), ServiceError> {
         let drain = self.inner.limits.drain;
         let change = |row: &mut ServiceRow, actor: &str, now: Timestamp| {
             allow(row, Command::Undeploy)?;
@@ -162,26 +179,27 @@ impl App {
             row.drain_until = Some(now + drain);
             Ok((EventKind::UndeployRequested, format!("undeploy was asked for by {actor}")))
         };
-        self.change_service(principal, id, (AuditAction::ServiceUndeploy, None), change).await
+        self.change_service(principal, service, (AuditAction::ServiceUndeploy, None), change).await
     }
 
     /// Forgets a service that does not run.
     ///
     /// # Errors
     /// See [`ServiceError`].
-    pub async fn delete_service(&self, team_id: TeamId, id: ServiceId) -> Result<(), ServiceError> {
+    pub async fn delete_service(&self, team_id: TeamId, service: &AsRead<ServiceId>) -> Result<(), ServiceError> {
         for _ in 1..ATTEMPTS {
-            match self.try_delete_service(team_id, id).await {
+            match self.try_delete_service(team_id, service).await {
                 Err(ServiceError::Store(StoreError::Concurrent)) => {}
                 result => return result,
             }
         }
-        self.try_delete_service(team_id, id).await
+        self.try_delete_service(team_id, service).await
     }
 
-    async fn try_delete_service(&self, team_id: TeamId, id: ServiceId) -> Result<(), ServiceError> {
+    async fn try_delete_service(&self, team_id: TeamId, service: &AsRead<ServiceId>) -> Result<(), ServiceError> {
         let mut tx = self.write().await?;
-        let row = tx.find_service(team_id, id).await?.ok_or(ServiceError::NotFound)?;
+        let row = tx.find_service(team_id, service.id).await?.ok_or(ServiceError::NotFound)?;
+        service.precondition.check(row.version)?;
         allow(&row, Command::Delete)?;
         tx.delete_service(&row).await?;
         self.record(&mut tx, team_id, deed(AuditAction::ServiceDelete, &row)).await?;
@@ -195,29 +213,30 @@ impl App {
     async fn change_service(
         &self,
         principal: &Principal,
-        id: ServiceId,
+        service: &AsRead<ServiceId>,
         audited: (AuditAction, Option<Value>),
         change: impl Fn(&mut ServiceRow, &str, Timestamp) -> Result<(EventKind, String), ServiceError>,
     ) -> Result<(), ServiceError> {
         for _ in 1..ATTEMPTS {
-            match self.try_change_service(principal, id, &audited, &change).await {
+            match self.try_change_service(principal, service, &audited, &change).await {
                 Err(ServiceError::Store(StoreError::Concurrent)) => {}
                 result => return result,
             }
         }
-        self.try_change_service(principal, id, &audited, &change).await
+        self.try_change_service(principal, service, &audited, &change).await
     }
 
     async fn try_change_service(
         &self,
         principal: &Principal,
-        id: ServiceId,
+        service: &AsRead<ServiceId>,
         (action, details): &(AuditAction, Option<Value>),
         change: impl Fn(&mut ServiceRow, &str, Timestamp) -> Result<(EventKind, String), ServiceError>,
     ) -> Result<(), ServiceError> {
         let now = self.now();
         let mut tx = self.write().await?;
-        let mut row = tx.find_service(principal.team_id(), id).await?.ok_or(ServiceError::NotFound)?;
+        let mut row = tx.find_service(principal.team_id(), service.id).await?.ok_or(ServiceError::NotFound)?;
+        service.precondition.check(row.version)?;
         let actor = actor(&mut tx, principal).await?;
         let before = row.spec.clone();
         let (kind, message) = change(&mut row, &actor, now)?;

@@ -12,7 +12,7 @@ use http::{Method, request::Parts};
 use towline_gateway::{AuthError, CallerAddr, RequestIdText};
 use towline_model::{Action, ErrorCode, Principal, UserId};
 
-use super::problem::ApiError;
+use super::{idempotency, problem::ApiError};
 use crate::app::{
     App,
     audit::{Origin, Sender, with_origin},
@@ -53,8 +53,22 @@ pub(super) async fn guard(State((app, access)): State<(App, Access)>, mut reques
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         return next.run(request).await;
     }
+    let scope = match &sender {
+        Sender::Principal(principal) => Some(idempotency::scope_of(principal)),
+        Sender::User(user_id) => Some(idempotency::scope_of_user(*user_id)),
+        Sender::Unknown => None,
+    };
     let origin = origin(&request, sender);
-    match app.tasks().spawn(with_origin(origin, next.run(request))).await {
+    let work = {
+        let app = app.clone();
+        async move {
+            match scope.filter(|_| *request.method() == Method::POST) {
+                Some(scope) => idempotency::once(app, scope, request, next).await,
+                None => next.run(request).await,
+            }
+        }
+    };
+    match app.tasks().spawn(with_origin(origin, work)).await {
         Ok(response) => response,
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "a handler did not end");

@@ -164,7 +164,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     is_json.then_some(()).ok_or_else(|| ApiError::new(ErrorCode::UnsupportedMediaType, advice))
 }
 
-async fn read_body(body: Body) -> Result<Bytes, ApiError> {
+pub(super) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
     let read = async {
         let mut stream = body.into_data_stream();
         let mut whole = BytesMut::new();

@@ -4,14 +4,14 @@
 use std::sync::LazyLock;
 
 use axum::response::{IntoResponse, Response};
-use http::header;
+use http::{Method, header};
 use serde_json::{Map, Value, json};
 use towline_model::{Action, CredentialId, ErrorCode, Principal, Role, Scope, TeamId, UserId};
 use utoipa::OpenApi;
 
 use super::{
     access::Access,
-    agents, audit, auth, credentials, events, health, instances, invitations, logs, members,
+    agents, audit, auth, credentials, events, examples, health, instances, invitations, logs, members,
     router::{Route, routes},
     runtime, secrets, services, teams, users,
 };
@@ -68,6 +68,7 @@ pub fn openapi_json() -> String {
             describe_access(operation, &route);
         }
     }
+    examples::add_examples(&mut document);
     let mut text = serde_json::to_string_pretty(&sorted(document)).expect("a value is JSON");
     text.push('\n');
     text
@@ -139,25 +140,49 @@ fn describe_access(operation: &mut Value, route: &Route) {
         errors.extend([ErrorCode::MalformedBody, ErrorCode::ValidationFailed]);
         errors.extend([ErrorCode::BodyTooLarge, ErrorCode::UnsupportedMediaType]);
     }
+    if route.method == Method::POST && route.access != Access::Public {
+        add_header(operation, "Idempotency-Key", "Sent again within 24 hours, the request is carried out once.");
+        errors.extend([ErrorCode::IdempotencyKeyInUse, ErrorCode::IdempotencyKeyUsed]);
+        errors.extend([ErrorCode::IdempotencyKeyReused, ErrorCode::RateLimited]);
+    }
+    if route.method != Method::GET && route.path.starts_with("/api/v1/containers/{id}") {
+        add_header(
+            operation,
+            "If-Match",
+            "The ETag of the service as it was read, or *; 412 when it was changed since.",
+        );
+        errors.push(ErrorCode::PreconditionFailed);
+    }
     if operation["parameters"].is_array() {
         errors.push(ErrorCode::InvalidParameter);
     }
     add_errors(&mut operation["responses"], &errors);
 }
 
-/// Adds the answers that are not described yet; several codes of one status share an answer.
+/// Adds an optional header to the parameters.
+fn add_header(operation: &mut Value, name: &str, description: &str) {
+    let header = json!({
+        "name": name, "in": "header", "required": false, "description": description, "schema": {"type": "string"},
+    });
+    match operation["parameters"].as_array_mut() {
+        Some(parameters) => parameters.push(header),
+        None => operation["parameters"] = json!([header]),
+    }
+}
+
+/// Adds the errors that are not described yet; several codes of one status share an answer.
 fn add_errors(responses: &mut Value, errors: &[ErrorCode]) {
     let Some(responses) = responses.as_object_mut() else { return };
-    let described: Vec<String> = responses.keys().cloned().collect();
     for code in ErrorCode::ALL.iter().filter(|code| errors.contains(code)) {
         let status = code.status().to_string();
-        if described.contains(&status) {
-            continue;
-        }
-        let sentence = format!("`{}`: {}", code.as_str(), code.title());
+        let name = format!("`{}`", code.as_str());
+        let sentence = format!("{name}: {}", code.title());
         match responses.get_mut(&status) {
             Some(answer) => {
                 let before = answer["description"].as_str().unwrap_or_default();
+                if before.contains(&name) {
+                    continue;
+                }
                 answer["description"] = json!(format!("{before} {sentence}"));
             }
             None => {
@@ -217,6 +242,9 @@ fn join_service_schemas(schemas: &mut Value) {
         properties.iter().filter(|(_, schema)| !is_nullable(schema)).map(|(name, _)| json!(name)).collect();
     properties.extend(observed["properties"].as_object().cloned().unwrap_or_default());
     required.extend(observed["properties"].as_object().into_iter().flat_map(Map::keys).map(|name| json!(name)));
+    schemas["ServiceSpec"]["example"] =
+        json!({"service_slug": "hello", "display_name": "Hello", "docker_image": "towline-demo:latest"});
+    schemas["ServiceChanges"]["example"] = json!({"docker_image": "towline-demo:2", "replica_count": 2});
     schemas["Service"] = json!({
         "type": "object",
         "description": "A service: its definition, and what is observed of it.",

@@ -65,7 +65,7 @@ impl ApiError {
             .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"towline\""))
     }
 
-    fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.header = Some((name, value));
         self
     }
@@ -143,6 +143,7 @@ impl From<ServiceError> for ApiError {
             ServiceError::SlugTaken { .. } => Self::new(ErrorCode::AlreadyExists, message),
             ServiceError::NotFound => Self::new(ErrorCode::NotFound, message),
             ServiceError::WrongStatus { .. } => Self::new(ErrorCode::InvalidState, message),
+            ServiceError::Changed(_) => Self::new(ErrorCode::PreconditionFailed, message),
             ServiceError::NoEligibleAgent(_) => Self::new(ErrorCode::NoEligibleAgent, message),
             ServiceError::Store(error) => error.into(),
         }

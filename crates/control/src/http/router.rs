@@ -15,7 +15,7 @@ use towline_model::{Action, ErrorCode};
 
 use super::{
     access::{Access, guard},
-    agents, audit, auth, credentials, events,
+    agents, audit, auth, conditional, credentials, events,
     finish::finish,
     health, instances, invitations, logs, members, openapi,
     problem::ApiError,
@@ -113,6 +113,7 @@ pub fn router(app: &App) -> Router {
     router
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn(conditional::tag))
         .layer(middleware::from_fn(finish))
         .with_state(app.clone())
 }

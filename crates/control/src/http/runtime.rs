@@ -12,6 +12,7 @@ use towline_gateway::TICKET_LIFETIME;
 use super::{
     access::Caller,
     agents::{self, AgentList},
+    conditional::RowVersion,
     extract::PathParam,
     page::{PageParams, PageQuery},
     problem::ApiResult,
@@ -52,9 +53,9 @@ pub async fn show_service(
     State(app): State<App>,
     Caller(principal): Caller,
     PathParam(slug): PathParam<String>,
-) -> ApiResult<Json<Service>> {
+) -> ApiResult<(RowVersion, Json<Service>)> {
     let service = app.service_by_slug(principal.team_id(), &slug).await?;
-    Ok(Json(Service::seen_by(&principal, service)))
+    Ok((RowVersion(service.row.version), Json(Service::seen_by(&principal, service))))
 }
 
 /// A WebSocket ticket.

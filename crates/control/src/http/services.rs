@@ -9,12 +9,13 @@ use towline_store::Paged;
 use super::{
     SUCCESS, Success,
     access::Caller,
+    conditional::RowVersion,
     extract::{JsonObject, PathParam},
     page::{PageMeta, PageParams, PageQuery},
     problem::ApiResult,
 };
 use crate::{
-    app::{App, service_details::ServiceDetails},
+    app::{App, precondition::AsRead, service_details::ServiceDetails},
     rollout::{Rollout, RolloutState},
 };
 
@@ -195,9 +196,9 @@ pub async fn show(
     State(app): State<App>,
     Caller(principal): Caller,
     PathParam(id): PathParam<ServiceId>,
-) -> ApiResult<Json<Service>> {
+) -> ApiResult<(RowVersion, Json<Service>)> {
     let service = app.service(principal.team_id(), id).await?;
-    Ok(Json(Service::seen_by(&principal, service)))
+    Ok((RowVersion(service.row.version), Json(Service::seen_by(&principal, service))))
 }
 
 /// Change fields of a definition.
@@ -218,11 +219,11 @@ pub async fn show(
 pub async fn update(
     State(app): State<App>,
     Caller(principal): Caller,
-    PathParam(id): PathParam<ServiceId>,
+    service: AsRead<ServiceId>,
     JsonObject(changes): JsonObject,
 ) -> ApiResult<Json<ServiceIdResponse>> {
-    app.update_service(&principal, id, &changes).await?;
-    Ok(Json(ServiceIdResponse { id }))
+    app.update_service(&principal, &service, &changes).await?;
+    Ok(Json(ServiceIdResponse { id: service.id }))
 }
 
 /// Forget a service that does not run.
@@ -240,9 +241,9 @@ pub async fn update(
 pub async fn delete(
     State(app): State<App>,
     Caller(principal): Caller,
-    PathParam(id): PathParam<ServiceId>,
+    service: AsRead<ServiceId>,
 ) -> ApiResult<StatusCode> {
-    app.delete_service(principal.team_id(), id).await?;
+    app.delete_service(principal.team_id(), &service).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -264,9 +265,9 @@ pub async fn delete(
 pub async fn deploy(
     State(app): State<App>,
     Caller(principal): Caller,
-    PathParam(id): PathParam<ServiceId>,
+    service: AsRead<ServiceId>,
 ) -> ApiResult<Json<Success>> {
-    app.deploy_service(&principal, id).await?;
+    app.deploy_service(&principal, &service).await?;
     Ok(SUCCESS)
 }
 
@@ -287,9 +288,9 @@ pub async fn deploy(
 pub async fn undeploy(
     State(app): State<App>,
     Caller(principal): Caller,
-    PathParam(id): PathParam<ServiceId>,
+    service: AsRead<ServiceId>,
 ) -> ApiResult<Json<Success>> {
-    app.undeploy_service(&principal, id).await?;
+    app.undeploy_service(&principal, &service).await?;
     Ok(SUCCESS)
 }
 
@@ -310,8 +311,8 @@ pub async fn undeploy(
 pub async fn restart(
     State(app): State<App>,
     Caller(principal): Caller,
-    PathParam(id): PathParam<ServiceId>,
+    service: AsRead<ServiceId>,
 ) -> ApiResult<Json<Success>> {
-    app.restart_service(&principal, id).await?;
+    app.restart_service(&principal, &service).await?;
     Ok(SUCCESS)
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::Value;
-use towline_control::{http::router::routes, openapi_json};
+use towline_control::{documents::documents, http::router::routes, openapi_json};
 
 use crate::support::{Caller, TestServer};
 
@@ -101,16 +101,55 @@ async fn the_document_is_served_to_everybody() {
     assert_eq!(answer.text(), openapi_json());
 }
 
+/// What the bodies of an operation, as a request's or an answer's, show as examples.
+fn examples(body: &Value) -> Vec<&Value> {
+    let media = body["content"].as_object().into_iter().flat_map(|content| content.values());
+    let several = |media: &'_ Value| media["examples"].as_object().map(|examples| examples.len());
+    media
+        .inspect(|media| assert!(media.get("example").is_some() || several(media) > Some(0), "no example: {media:#}"))
+        .flat_map(|media| match media["examples"].as_object() {
+            Some(examples) => examples.values().map(|example| &example["value"]).collect(),
+            None => vec![&media["example"]],
+        })
+        .collect()
+}
+
 #[test]
-fn the_checked_in_document_is_the_current_one() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../openapi.json");
-    #[expect(clippy::disallowed_methods, reason = "a switch of this test only")]
-    if std::env::var("UPDATE_OPENAPI").is_ok() {
-        fs::write(&path, openapi_json()).unwrap();
+fn every_operation_has_examples_and_names_its_errors() {
+    let document = document();
+    for (method, path, operation) in operations(&document) {
+        let at = format!("{method} {path}");
+        let _ = examples(&operation["requestBody"]);
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let shown = examples(response);
+            if !status.starts_with(['4', '5']) {
+                continue;
+            }
+            for problem in shown {
+                let code = problem["error_code"].as_str().unwrap_or_else(|| panic!("{at} {status}: {problem:#}"));
+                assert_eq!(problem["status"].to_string(), *status, "{at}");
+                let description = response["description"].as_str().unwrap();
+                assert!(description.contains(&format!("`{code}`")), "{at} {status}: {description}");
+            }
+        }
     }
-    let checked_in = fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        checked_in == openapi_json(),
-        "openapi.json is out of date: run `cargo xtask openapi`, or this test with UPDATE_OPENAPI=1"
-    );
+    let create = &document["paths"]["/api/v1/containers"]["post"]["requestBody"];
+    let definition = examples(create)[0].as_object().unwrap().clone();
+    towline_model::ServiceSpec::from_json(definition).unwrap();
+}
+
+#[test]
+fn what_is_made_from_the_code_is_the_current_one() {
+    for (name, text) in documents() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(name);
+        #[expect(clippy::disallowed_methods, reason = "a switch of this test only")]
+        if std::env::var("UPDATE_OPENAPI").is_ok() {
+            fs::write(&path, &text).unwrap();
+        }
+        let checked_in = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            checked_in == text,
+            "{name} is out of date: run `cargo xtask openapi`, or this test with UPDATE_OPENAPI=1"
+        );
+    }
 }

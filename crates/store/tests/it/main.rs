@@ -9,6 +9,7 @@ mod credentials;
 mod events;
 mod fixtures;
 mod harness;
+mod idempotency;
 mod instances;
 mod invitations;
 mod people;
