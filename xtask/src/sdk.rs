@@ -1,5 +1,5 @@
-//! What the end-to-end tests run of others: the official `openai` and `anthropic` packages of PyPI and npm, and a mail server (`aiosmtpd`,
-//! PyPI), in the versions that `crates/e2e/sdk` pins, below `target/sdk`.
+//! What the end-to-end tests run of others: the official `openai` and `anthropic` packages of PyPI and npm, a mail server (`aiosmtpd`,
+//! PyPI) and an OpenID Connect provider (`oidc-provider`, npm), in the versions that `crates/e2e/sdk` pins, below `target/sdk`.
 
 use std::{fs, path::Path, process::Command};
 

@@ -29,7 +29,7 @@ pub struct TestArgs {
 /// What `--fast` leaves out, as nextest filters, and what to say about it.
 const SLOW: [(&str, &str); 5] = [
     (
-        "package(towline-e2e) and test(/^(browser|docker|netns|registry|stalled_readers|sdk|mail)::/)",
+        "package(towline-e2e) and test(/^(browser|docker|netns|registry|stalled_readers|sdk|mail|oidc)::/)",
         "end to end with containers, SDKs and a browser",
     ),
     ("package(towline-agent) and test(/docker_engine/)", "the agent against a real container engine"),

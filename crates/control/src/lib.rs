@@ -13,6 +13,7 @@ pub mod documents;
 pub mod event;
 pub mod http;
 pub mod mail;
+pub mod oidc;
 mod private_file;
 pub mod reconcile;
 pub mod rollout;

@@ -20,6 +20,7 @@ use crate::{
     bootstrap::{Bootstrap, BootstrapError, FirstStart},
     http::router::router,
     mail::{MailConfig, MailConfigError, Mailer},
+    oidc::{Oidc, OidcConfig, OidcConfigError},
     private_file,
     reconcile::{DesiredSets, Limits, Reconciler, Wake},
     secrets::{KeyRing, KeyRingError, KeySource, Vault},
@@ -44,6 +45,8 @@ pub struct ServerConfig {
     pub bootstrap: bool,
     /// How mail is sent; `None` when it is not.
     pub mail: Option<MailConfig>,
+    /// The identity provider that people sign in with; `None` for none.
+    pub oidc: Option<OidcConfig>,
     /// Limits of the gateway.
     pub gateway: GatewayConfig,
     /// Deadlines of services.
@@ -66,6 +69,7 @@ impl ServerConfig {
             public_url: None,
             bootstrap: false,
             mail: None,
+            oidc: None,
             gateway: GatewayConfig::default(),
             limits: Limits::default(),
             audit_retention: audit::DEFAULT_RETENTION,
@@ -90,6 +94,9 @@ pub enum StartError {
     /// The mail server.
     #[error(transparent)]
     Mail(#[from] MailConfigError),
+    /// The identity provider.
+    #[error(transparent)]
+    Oidc(#[from] OidcConfigError),
     /// The signing key.
     #[error(transparent)]
     SigningKey(#[from] SigningKeyError),
@@ -130,6 +137,7 @@ impl Server {
     pub async fn start(config: ServerConfig, listener: TcpListener, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let addr = listener.local_addr().map_err(StartError::Listener)?;
         let url = config.public_url.clone().unwrap_or_else(|| url_of(addr));
+        let oidc = config.oidc.clone().map(|oidc| Oidc::new(oidc, &url)).transpose()?;
         let mailer = config.mail.as_ref().map(Mailer::new).transpose()?;
         private_file::create_directory(&config.data_dir)
             .map_err(|source| StartError::DataDir { path: config.data_dir.clone(), source })?;
@@ -158,6 +166,7 @@ impl Server {
             passwords,
             vault: vault.clone(),
             mailer,
+            oidc,
             public_url: url.clone(),
             tasks: TaskTracker::new(),
             shutdown: stop_serving.clone(),

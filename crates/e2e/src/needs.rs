@@ -46,7 +46,7 @@ pub fn python() -> PathBuf {
     required(sdk().join("python/bin/python"), "Python with the tests' packages")
 }
 
-/// A directory whose `node_modules` has the `openai` and `@anthropic-ai/sdk` packages of npm.
+/// A directory whose `node_modules` has the `openai` and `@anthropic-ai/sdk` and `oidc-provider` packages of npm.
 #[must_use]
 pub fn node_directory() -> PathBuf {
     required(sdk().join("node"), "Node.js with the vendors' packages")

@@ -127,6 +127,15 @@ impl Server {
         self.wait_until_it_answers().await;
     }
 
+    /// The same, with other arguments from now on.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_again_with(&mut self, arguments: Vec<String>) {
+        self.options.arguments = arguments;
+        self.start_again().await;
+    }
+
     async fn wait_until_it_answers(&mut self) {
         let api = self.api();
         let process = &mut self.process;

@@ -90,6 +90,8 @@ error_codes! {
     HeadersTooLarge = "headers_too_large", 431;
     /// Something failed inside Towline.
     Internal = "internal", 500;
+    /// The identity provider cannot be reached or does not answer as it should.
+    IdentityProviderFailed = "identity_provider_failed", 502;
     /// The agent or the tunnel failed while talking to the container.
     TunnelFailed = "tunnel_failed", 502;
     /// The container closed or reset the connection, or refused it.

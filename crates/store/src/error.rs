@@ -122,6 +122,9 @@ pub enum Constraint {
     /// An invitation's token.
     #[error("this invitation's token exists")]
     InvitationTokenHash,
+    /// An identity at a provider.
+    #[error("somebody has this identity already")]
+    Identity,
     /// An id.
     #[error("this id exists")]
     Id,
@@ -129,7 +132,7 @@ pub enum Constraint {
 
 impl Constraint {
     /// Every rule but [`Constraint::Id`]: its name in the schema, and the columns by which SQLite reports it.
-    const NAMES: [(Self, &'static str, &'static str); 10] = [
+    const NAMES: [(Self, &'static str, &'static str); 11] = [
         (Self::ServiceSlug, "services_slug_unique", "services.team_id, services.slug"),
         (Self::UserEmailAddress, "users_email_address_unique", "users.email_address"),
         (Self::AgentName, "agents_name_unique", "agents.team_id, agents.name"),
@@ -143,6 +146,7 @@ impl Constraint {
             "invitations_email_address_unique",
             "invitations.team_id, invitations.email_address",
         ),
+        (Self::Identity, "user_identities_pkey", "user_identities.issuer, user_identities.subject"),
         (Self::InvitationTokenHash, "invitations_token_hash_unique", "invitations.token_hash"),
     ];
 

@@ -27,6 +27,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { version: 4, name: "secrets", script: include_str!("../migrations/0004_secrets.sql") },
     Migration { version: 5, name: "people", script: include_str!("../migrations/0005_people.sql") },
     Migration { version: 6, name: "idempotency", script: include_str!("../migrations/0006_idempotency.sql") },
+    Migration { version: 7, name: "identities", script: include_str!("../migrations/0007_identities.sql") },
 ];
 
 const LIST: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (\

@@ -11,6 +11,7 @@ pub mod idempotency;
 pub mod invitation;
 pub mod log;
 pub mod member;
+pub mod oidc;
 pub mod password;
 pub mod precondition;
 pub mod secret;
@@ -30,6 +31,7 @@ use towline_store::{Store, StoreError, Tx};
 use crate::{
     app::password::Passwords,
     mail::Mailer,
+    oidc::Oidc,
     reconcile::{Limits, Wake},
     secrets::Vault,
     snapshot::Publisher,
@@ -61,6 +63,8 @@ pub struct Parts {
     pub passwords: Passwords,
     /// Sends mail, when there is a mail server.
     pub mailer: Option<Mailer>,
+    /// The identity provider that people sign in with, when there is one.
+    pub oidc: Option<Oidc>,
     /// Where people and agents reach the server.
     pub public_url: String,
     /// Seals and opens secrets.
@@ -100,6 +104,18 @@ impl App {
     #[must_use]
     pub fn wake(&self) -> Wake {
         self.inner.wake.clone()
+    }
+
+    /// Whether people can sign in with an identity provider.
+    #[must_use]
+    pub fn has_oidc(&self) -> bool {
+        self.inner.oidc.is_some()
+    }
+
+    /// Whether people reach the server by HTTPS.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.inner.public_url.starts_with("https://")
     }
 
     /// Whether the database answers.

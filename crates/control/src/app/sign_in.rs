@@ -112,12 +112,12 @@ impl App {
         tx.commit().await
     }
 
-    fn access_token(&self, user: UserId, now: Timestamp) -> Secret<String> {
+    pub(super) fn access_token(&self, user: UserId, now: Timestamp) -> Secret<String> {
         self.inner.gateway.tokens().issue(user, now, ACCESS_LIFETIME)
     }
 }
 
-async fn insert_refresh_token(
+pub(super) async fn insert_refresh_token(
     tx: &mut Tx,
     user_id: UserId,
     family_id: Uuid,

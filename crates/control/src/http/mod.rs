@@ -19,6 +19,7 @@ mod instances;
 mod invitations;
 mod logs;
 mod members;
+mod oidc;
 pub mod openapi;
 mod page;
 mod problem;

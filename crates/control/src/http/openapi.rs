@@ -11,7 +11,7 @@ use utoipa::OpenApi;
 
 use super::{
     access::Access,
-    agents, audit, auth, credentials, events, examples, health, instances, invitations, logs, members,
+    agents, audit, auth, credentials, events, examples, health, instances, invitations, logs, members, oidc,
     router::{Route, routes},
     runtime, secrets, services, teams, users,
 };
@@ -37,7 +37,7 @@ use super::{
         (name = "operations", description = "For whoever watches over the server."),
     ),
     paths(
-        auth::login, auth::refresh, auth::logout, users::me, users::update_me,
+        auth::login, auth::refresh, auth::logout, oidc::start, oidc::callback, users::me, users::update_me,
         teams::create, teams::list, teams::show, teams::update, teams::delete, teams::transfer, teams::leave,
         members::list, members::update, members::remove,
         invitations::create, invitations::list, invitations::revoke, invitations::accept,

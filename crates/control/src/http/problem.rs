@@ -13,12 +13,14 @@ use crate::app::{
     credential::CredentialError,
     invitation::InvitationError,
     log::LogsError,
+    oidc::OidcSignInError,
     secret::SecretError,
     service::ServiceError,
     sign_in::{RefreshError, SignInError},
     team::TeamError,
     user::UserError,
 };
+use crate::oidc::OidcError;
 
 /// An error answer.
 #[derive(Debug, Clone)]
@@ -223,6 +225,29 @@ impl From<InvitationError> for ApiError {
             InvitationError::Busy(_) => Self::busy(message),
             InvitationError::Team(error) => error.into(),
             InvitationError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<OidcSignInError> for ApiError {
+    fn from(error: OidcSignInError) -> Self {
+        let message = error.to_string();
+        match error {
+            OidcSignInError::NotConfigured => Self::new(ErrorCode::NotFound, message),
+            OidcSignInError::NotInvited(_) | OidcSignInError::Oidc(OidcError::Unverified) => {
+                Self::new(ErrorCode::Forbidden, message)
+            }
+            OidcSignInError::Oidc(error @ OidcError::NotConfirmed(_)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a sign-in was not confirmed");
+                Self::unauthenticated(message)
+            }
+            OidcSignInError::Oidc(error @ OidcError::Provider(_)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the identity provider cannot be used");
+                Self::new(ErrorCode::IdentityProviderFailed, message)
+            }
+            // The same person, twice at once for the first time.
+            OidcSignInError::Store(StoreError::Conflict { .. }) => StoreError::Concurrent.into(),
+            OidcSignInError::Store(error) => error.into(),
         }
     }
 }

@@ -17,7 +17,7 @@ use super::{
     access::{Access, guard},
     agents, audit, auth, conditional, credentials, events,
     finish::finish,
-    health, instances, invitations, logs, members, openapi,
+    health, instances, invitations, logs, members, oidc, openapi,
     problem::ApiError,
     runtime, secrets, services, teams, users,
 };
@@ -45,6 +45,8 @@ pub fn routes() -> Vec<Route> {
         post("/api/v1/auth/login", Public, auth::login),
         post("/api/v1/auth/refresh", Public, auth::refresh),
         post("/api/v1/auth/logout", Public, auth::logout),
+        get("/api/v1/auth/oidc/start", Public, oidc::start),
+        get("/api/v1/auth/oidc/callback", Public, oidc::callback),
         get("/api/v1/users/me", SignedIn, users::me),
         put("/api/v1/users/me", SignedIn, users::update_me),
 

@@ -37,6 +37,8 @@ const TABLE: &[(&str, &str, Who)] = &[
     ("POST", "/api/v1/auth/login", Who::Everybody),
     ("POST", "/api/v1/auth/refresh", Who::Everybody),
     ("POST", "/api/v1/auth/logout", Who::Everybody),
+    ("GET", "/api/v1/auth/oidc/start", Who::Everybody),
+    ("GET", "/api/v1/auth/oidc/callback", Who::Everybody),
     ("GET", "/api/v1/users/me", Who::SignedIn),
     ("PUT", "/api/v1/users/me", Who::SignedIn),
     ("POST", "/api/v1/teams", Who::SignedIn),

@@ -12,6 +12,7 @@ mod docker;
 mod external;
 mod mail;
 mod netns;
+mod oidc;
 mod registry;
 mod sdk;
 mod stalled_readers;

@@ -13,7 +13,7 @@ use std::{
 use clap::{Args, ValueHint};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::net::TcpListener;
-use towline_control::{Bootstrap, Server, ServerConfig, mail::MailConfig, secrets::KeySource};
+use towline_control::{Bootstrap, Server, ServerConfig, mail::MailConfig, oidc::OidcConfig, secrets::KeySource};
 use towline_gateway::{GatewayConfig, forwarded::AddressRange};
 use towline_model::{Secret, SystemClock};
 use url::Url;
@@ -49,6 +49,8 @@ pub struct ServeArgs {
     secrets_key: SecretsKeyArgs,
     #[command(flatten)]
     mail: MailArgs,
+    #[command(flatten)]
+    oidc: OidcArgs,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -256,6 +258,7 @@ pub async fn start(
     config.database_url = database_url.unwrap_or(config.database_url);
     config.secrets_key = args.secrets_key.source(&data_dir);
     config.mail = args.mail.config()?;
+    config.oidc = args.oidc.config()?;
     args.limits.apply(&mut config);
     config.gateway.drain_timeout = args.drain_timeout;
     config.gateway.external_roots = args.external_ca_file.as_deref().map_or_else(|| Ok(Vec::new()), certificates)?;
@@ -263,6 +266,51 @@ pub async fn start(
     let server = started.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
     let is_first = !was_there && server.bootstrap().is_some();
     Ok(Started { server, data_dir, is_first, _lock: lock })
+}
+
+/// Sign-in with an identity provider, beside passwords.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sign-in with OpenID Connect")]
+struct OidcArgs {
+    /// The identity provider's URL, exactly as it names itself, such as https://id.example.com. People are sent back to
+    /// /api/v1/auth/oidc/callback below --public-url [default: no such sign-in].
+    #[arg(id = "oidc.issuer", long = "oidc-issuer", value_name = "URL")]
+    issuer: Option<String>,
+    /// This server's client id at the identity provider.
+    #[arg(id = "oidc.client_id", long = "oidc-client-id", value_name = "ID")]
+    client_id: Option<String>,
+    /// This server's client secret at the identity provider [default: a public client].
+    #[arg(
+        id = "oidc.client_secret",
+        long = "oidc-client-secret",
+        value_name = "SECRET",
+        conflicts_with = "oidc.client_secret_file"
+    )]
+    client_secret: Option<Secret<String>>,
+    /// A file that holds only the client secret.
+    #[arg(id = "oidc.client_secret_file", long = "oidc-client-secret-file", value_name = "FILE",
+          value_hint = ValueHint::FilePath)]
+    client_secret_file: Option<PathBuf>,
+    /// A domain, such as example.com, whose people get an account without an invitation when the identity provider has
+    /// verified their address; repeat for several [default: none].
+    #[arg(id = "oidc.allowed_domain", long = "oidc-allowed-domain", value_name = "DOMAIN")]
+    allowed_domain: Vec<String>,
+}
+
+impl OidcArgs {
+    fn config(&self) -> Result<Option<OidcConfig>, Failure> {
+        let Some(issuer) = self.issuer.clone() else { return Ok(None) };
+        let Some(client_id) = self.client_id.clone() else {
+            return Err(Failure::usage("an identity provider is given, but not what this server is there")
+                .hint("say --oidc-client-id"));
+        };
+        let client_secret = match (&self.client_secret, &self.client_secret_file) {
+            (Some(secret), _) => Some(secret.clone()),
+            (None, Some(path)) => Some(read_secret_file(path)?),
+            (None, None) => None,
+        };
+        Ok(Some(OidcConfig { issuer, client_id, client_secret, allowed_domains: self.allowed_domain.clone() }))
+    }
 }
 
 impl MailArgs {

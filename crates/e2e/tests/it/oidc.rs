@@ -1,0 +1,238 @@
+//! Sign-in with OpenID Connect, against a certified provider that others wrote (`oidc-provider`), as a browser does it.
+
+use std::{collections::BTreeMap, process::Command};
+
+use http::{Method, header};
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use towline_e2e::{
+    api::Api,
+    dir::test_dir,
+    needs,
+    process::Process,
+    system::Server,
+    wait::{SOON, wait_until},
+};
+
+const SECRET: &str = "a secret of forty and more characters: 0123456789";
+
+/// A server and its identity provider.
+struct World {
+    server: Server,
+    _provider: Process,
+    _directory: TempDir,
+}
+
+impl World {
+    async fn start(more: &[&str]) -> Self {
+        let mut server = Server::start().await;
+        let directory = test_dir();
+        let node = needs::node_directory();
+        // Modules are looked for beside the script, so the script goes where the package is.
+        let script = node.join(format!("oidc-{}.mjs", server.api().address().port()));
+        std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/sdk/oidc.mjs"), &script).unwrap();
+        let mut command = Command::new("node");
+        command.arg(&script).arg(server.api().url("/auth/oidc/callback")).current_dir(&node);
+        let mut provider = Process::start("the identity provider", &mut command, &directory.path().join("oidc.log"));
+        let port = wait_until("the identity provider listens", SOON, async || {
+            provider.assert_runs();
+            let output = provider.output();
+            let said = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            said.filter_map(|line| line["port"].as_u64()).next().ok_or(output)
+        })
+        .await;
+        std::fs::remove_file(&script).unwrap();
+        let issuer = format!("http://127.0.0.1:{port}");
+        let arguments = ["--oidc-issuer", &issuer, "--oidc-client-id", "towline", "--oidc-client-secret", SECRET];
+        let arguments = arguments.iter().chain(more).map(|&text| text.to_owned()).collect();
+        server.kill();
+        server.start_again_with(arguments).await;
+        Self { server, _provider: provider, _directory: directory }
+    }
+
+    /// Signs in as a browser does, and gives the last answer.
+    async fn sign_in(&self, login: &str) -> Response {
+        let mut browser = Browser::new();
+        let start = self.server.api().url("/auth/oidc/start");
+        let mut response = browser.get(&start).await;
+        loop {
+            while let Some(target) = redirect(&response) {
+                response = browser.get(&target).await;
+            }
+            let is_ours = response.url().as_str().starts_with(&self.server.bootstrap.url);
+            if is_ours {
+                return response;
+            }
+            // A form of the provider: who are you, and do you agree?
+            let target = response.url().to_string();
+            let page = response.text().await.unwrap();
+            let prompt = if page.contains(r#"value="login""#) { "login" } else { "consent" };
+            assert!(page.contains(&format!(r#"name="prompt" value="{prompt}""#)), "{page}");
+            response = browser.post(&target, &[("prompt", prompt), ("login", login), ("password", "x")]).await;
+        }
+    }
+
+    async fn tokens(&self, login: &str) -> Value {
+        let response = self.sign_in(login).await;
+        let (status, text) = (response.status(), response.text().await.unwrap());
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    async fn refused(&self, login: &str) -> (u16, Value) {
+        let response = self.sign_in(login).await;
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    fn user(&self, tokens: &Value) -> Api {
+        self.server.api().with_user(tokens["access_token"].as_str().unwrap(), &self.server.bootstrap.team_id)
+    }
+}
+
+/// Follows nothing by itself, and keeps cookies by host and path.
+struct Browser {
+    client: Client,
+    cookies: BTreeMap<(String, String), String>,
+}
+
+impl Browser {
+    fn new() -> Self {
+        let client = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        Self { client, cookies: BTreeMap::new() }
+    }
+
+    async fn get(&mut self, url: &str) -> Response {
+        self.send(Method::GET, url, None).await
+    }
+
+    async fn post(&mut self, url: &str, form: &[(&str, &str)]) -> Response {
+        let body: Vec<_> = form.iter().map(|(name, value)| format!("{name}={}", value.replace('@', "%40"))).collect();
+        self.send(Method::POST, url, Some(body.join("&"))).await
+    }
+
+    async fn send(&mut self, method: Method, url: &str, body: Option<String>) -> Response {
+        let url: reqwest::Url = url.parse().unwrap();
+        let origin = url.origin().ascii_serialization();
+        let cookies: Vec<_> = self
+            .cookies
+            .iter()
+            .filter(|((place, _), _)| place.strip_prefix(&origin).is_some_and(|path| url.path().starts_with(path)))
+            .map(|((_, name), value)| format!("{name}={value}"))
+            .collect();
+        let mut request = self.client.request(method, url.clone()).header(header::COOKIE, cookies.join("; "));
+        if let Some(body) = body {
+            request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(body);
+        }
+        let response = request.send().await.unwrap();
+        for cookie in response.headers().get_all(header::SET_COOKIE) {
+            let cookie = cookie.to_str().unwrap();
+            let mut parts = cookie.split("; ");
+            let (name, value) = parts.next().unwrap().split_once('=').unwrap();
+            let path = parts.find_map(|part| part.to_lowercase().starts_with("path=").then(|| part[5..].to_owned()));
+            let place = format!("{origin}{}", path.unwrap_or_else(|| "/".to_owned()));
+            self.cookies.insert((place, name.to_owned()), value.to_owned());
+        }
+        response
+    }
+}
+
+fn redirect(response: &Response) -> Option<String> {
+    let location = response.headers().get(header::LOCATION)?.to_str().unwrap();
+    response.status().is_redirection().then(|| response.url().join(location).unwrap().to_string())
+}
+
+#[tokio::test]
+async fn an_invited_person_signs_in_and_is_in_the_team() {
+    let world = World::start(&[]).await;
+    let (status, problem) = world.refused("verified.ada@example.com").await;
+    assert_eq!((status, &problem["error_code"]), (403, &json!("forbidden")), "{problem}");
+    assert!(problem["error_message"].as_str().unwrap().contains("invite"), "{problem}");
+
+    let invited = json!({"email_address": "Verified.Ada@example.com", "invitation_role": "member"});
+    let owner = world.server.owner().await;
+    owner.post("/invitations", &invited).await.created();
+    let tokens = world.tokens("verified.ada@example.com").await;
+    let ada = world.user(&tokens);
+    let me = ada.get("/users/me").await.expect(200);
+    assert_eq!(me["email_address"], "verified.ada@example.com");
+    assert_eq!(me["display_name"], "Name of verified.ada@example.com");
+    assert_eq!(me["team_list"][0]["role"], "member", "{me}");
+    ada.get("/containers").await.expect(200);
+    let refreshed = json!({"refresh_token": tokens["refresh_token"]});
+    ada.anonymous().post("/auth/refresh", &refreshed).await.expect(200);
+    // The invitation is used up, the account is the same the next time, and it has no password.
+    assert_eq!(owner.get("/invitations").await.expect(200)["page_meta"]["total_count"], 0);
+    let again = world.user(&world.tokens("verified.ada@example.com").await);
+    assert_eq!(again.get("/users/me").await.expect(200)["id"], me["id"]);
+    for password in ["", "x"] {
+        let body = json!({"email_address": "verified.ada@example.com", "user_password": password});
+        ada.anonymous().post("/auth/login", &body).await.problem(401, "invalid_login");
+    }
+}
+
+#[tokio::test]
+async fn only_a_verified_address_says_who_somebody_is() {
+    let world = World::start(&["--oidc-allowed-domain", "example.net"]).await;
+    let owner = world.server.owner().await;
+    for address in ["bob@example.com", "verified.eve@example.com"] {
+        let invited = json!({"email_address": address, "invitation_role": "viewer"});
+        let token = owner.post("/invitations", &invited).await.created()["token"].clone();
+        let body = json!({"token": token, "user_password": "long enough"});
+        owner.anonymous().post("/invitations/accept", &body).await.expect(200);
+    }
+    // An address that anybody could claim opens no account, neither one that there is nor a new one.
+    for login in ["bob@example.com", "carl@example.net"] {
+        let (status, problem) = world.refused(login).await;
+        assert_eq!(status, 403, "{problem}");
+        assert!(problem["error_message"].as_str().unwrap().contains("verified"), "{problem}");
+    }
+    let eve = world.user(&world.tokens("verified.eve@example.com").await);
+    let me = eve.get("/users/me").await.expect(200);
+    assert_eq!(me["team_list"][0]["role"], "viewer", "the account that there was: {me}");
+    // An allowed domain needs no invitation, and is in no team.
+    let dora = world.user(&world.tokens("verified.dora@example.net").await);
+    assert_eq!(dora.get("/users/me").await.expect(200)["team_list"], json!([]));
+    dora.get("/containers").await.problem(403, "not_in_team");
+}
+
+#[tokio::test]
+async fn a_sign_in_ends_in_the_browser_that_began_it() {
+    let world = World::start(&["--oidc-allowed-domain", "example.com"]).await;
+    let api = world.server.api().anonymous();
+    let start = api.send(api.request(Method::GET, "/auth/oidc/start")).await;
+    assert_eq!(start.status, 303, "{}", start.text());
+    let target: reqwest::Url = start.header("location").parse().unwrap();
+    let query: BTreeMap<_, _> = target.query_pairs().into_owned().collect();
+    assert_eq!((query["response_type"].as_str(), query["code_challenge_method"].as_str()), ("code", "S256"));
+    assert!(query["nonce"].len() > 16 && query["state"].len() > 16 && query["scope"].contains("openid"), "{query:?}");
+    let cookie = start.header("set-cookie");
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Lax"), "{cookie}");
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let come_back = async |state: &str, cookie: &str, more: &str| {
+        let path = format!("/auth/oidc/callback?state={state}{more}");
+        api.send(api.request(Method::GET, &path).header("cookie", cookie)).await
+    };
+    let state = query["state"].as_str();
+    come_back(state, "", "&code=x").await.problem(400, "invalid_parameter");
+    come_back("another", &cookie, "&code=x").await.problem(400, "invalid_parameter");
+    come_back("", &cookie, "&code=x").await.problem(400, "invalid_parameter");
+    come_back(state, "towline_oidc=nonsense", "&code=x").await.problem(400, "invalid_parameter");
+    come_back(state, &cookie, "").await.problem(400, "invalid_parameter");
+    come_back(state, &cookie, "&error=access_denied").await.problem(403, "forbidden");
+    come_back(state, &cookie, "&code=x").await.problem(401, "unauthenticated");
+}
+
+#[tokio::test]
+async fn a_server_without_a_provider_says_so() {
+    let mut server = Server::start().await;
+    for path in ["/auth/oidc/start", "/auth/oidc/callback?code=x&state=y"] {
+        server.api().anonymous().get(path).await.problem(404, "not_found");
+    }
+    // One that cannot be reached is no reason not to start.
+    server.kill();
+    let arguments = ["--oidc-issuer", "http://127.0.0.1:9", "--oidc-client-id", "towline"].map(str::to_owned);
+    server.start_again_with(arguments.to_vec()).await;
+    server.api().anonymous().get("/auth/oidc/start").await.problem(502, "identity_provider_failed");
+    server.owner().await.get("/users/me").await.expect(200);
+}
