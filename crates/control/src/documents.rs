@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask openapi` writes them, and a test compares them.
 
+use crate::http::permissions::permissions_markdown;
 use std::fmt::Write as _;
 
 use towline_model::ErrorCode;
@@ -11,7 +12,11 @@ use crate::openapi_json;
 /// Every document: where it is in the repository, and what it says.
 #[must_use]
 pub fn documents() -> Vec<(&'static str, String)> {
-    vec![("openapi.json", openapi_json()), ("docs/errors.md", errors())]
+    vec![
+        ("openapi.json", openapi_json()),
+        ("docs/errors.md", errors()),
+        ("docs/permissions.md", permissions_markdown()),
+    ]
 }
 
 /// The list of error codes.

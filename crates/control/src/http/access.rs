@@ -132,7 +132,7 @@ fn advice(principal: &Principal, action: Action) -> String {
     }
 }
 
-const fn in_words(action: Action) -> &'static str {
+pub(super) const fn in_words(action: Action) -> &'static str {
     match action {
         Action::ReadServices => "looking at services",
         Action::ReadEnvValues => "seeing environment values",

@@ -22,6 +22,7 @@ mod members;
 mod oidc;
 pub mod openapi;
 mod page;
+pub mod permissions;
 mod problem;
 pub mod router;
 mod runtime;
