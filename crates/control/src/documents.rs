@@ -2,12 +2,11 @@
 //!
 //! `cargo xtask openapi` writes them, and a test compares them.
 
-use crate::http::permissions::permissions_markdown;
 use std::fmt::Write as _;
 
 use towline_model::ErrorCode;
 
-use crate::openapi_json;
+use crate::{http::permissions::permissions_markdown, openapi_json};
 
 /// Every document: where it is in the repository, and what it says.
 #[must_use]
