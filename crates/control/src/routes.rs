@@ -1,12 +1,16 @@
 //! Which instances of a service callers are served by: the one rule, for the gateway's routes and for what the API says.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
 
+use http::HeaderValue;
 use towline_gateway::{
     InstanceRoute, ServiceRoute,
     snapshot::{ExternalRoute, Upstream},
 };
-use towline_model::{InstancePhase, ServiceSpec, ServiceStatus};
+use towline_model::{InstancePhase, SecretId, ServiceSpec, ServiceStatus};
 use towline_store::{InstanceRow, ServiceRow};
 
 use crate::rollout::{Deploys, Rollout, spec_of};
@@ -37,14 +41,25 @@ pub fn is_ready(instance: &InstanceRow, generation: i64) -> bool {
         && instance.agent_id.is_some()
 }
 
-fn upstream(spec: &ServiceSpec) -> Upstream {
+/// What the values of secrets are as `Authorization`, by the secret.
+pub type Authorizations = HashMap<SecretId, HeaderValue>;
+
+/// The secrets that calls of a service need, whichever of its deploys callers are served by.
+#[must_use]
+pub fn secrets_of_calls(row: &ServiceRow) -> BTreeSet<SecretId> {
+    let rollout = Rollout::of(row);
+    let previous = rollout.as_ref().and_then(|rollout| rollout.previous.as_ref()).map(|deploy| &deploy.spec);
+    row.deployed_spec.as_ref().into_iter().chain(previous).filter_map(|spec| spec.external_auth_credential_id).collect()
+}
+
+fn upstream(spec: &ServiceSpec, secrets: &Authorizations) -> Upstream {
     match (spec.attached(), spec.external()) {
         (Some(at), _) => Upstream::Attached { authority: at.to_string() },
         (None, Some(url)) => Upstream::External(ExternalRoute {
             authority: url.authority(),
             host: url.at.host,
             path_prefix: url.path_prefix,
-            authorization: None,
+            authorization: spec.external_auth_credential_id.and_then(|id| secrets.get(&id).cloned()),
         }),
         (None, None) => Upstream::Container { exposed_port: spec.container_port() },
     }
@@ -52,11 +67,13 @@ fn upstream(spec: &ServiceSpec) -> Upstream {
 
 /// The service as the gateway knows it.
 #[must_use]
-pub fn service_route(row: &ServiceRow, instances: &[InstanceRow]) -> ServiceRoute {
+pub fn service_route(row: &ServiceRow, instances: &[InstanceRow], secrets: &Authorizations) -> ServiceRoute {
     let rollout = Rollout::of(row);
     let generation = reachable_generation(row, rollout.as_ref(), instances);
     let spec = generation.and_then(|generation| spec_of(row, rollout.as_ref(), generation)).unwrap_or(&row.spec);
-    let reachable = instances.iter().filter(|instance| Some(instance.generation) == generation);
+    // Without the secret that it is to be called with it is not called at all.
+    let is_callable = spec.external_auth_credential_id.is_none_or(|id| secrets.contains_key(&id));
+    let reachable = instances.iter().filter(|instance| Some(instance.generation) == generation && is_callable);
     let placed = reachable.filter_map(|instance| {
         Some(InstanceRoute {
             instance_id: instance.id,
@@ -69,7 +86,7 @@ pub fn service_route(row: &ServiceRow, instances: &[InstanceRow]) -> ServiceRout
         team_id: row.team_id,
         slug: row.spec.service_slug.clone(),
         status: row.status,
-        upstream: upstream(spec),
+        upstream: upstream(spec, secrets),
         request_timeout: spec.request_timeout_seconds.map(|seconds| Duration::from_secs(seconds.into())),
         instances: placed.collect(),
     }

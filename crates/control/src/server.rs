@@ -152,7 +152,7 @@ impl Server {
         forget_sessions(&store).await?;
 
         let (gateway, events) = Gateway::new(config.gateway.clone(), tokens, Arc::clone(&clock));
-        let publisher = Publisher::new(store.clone(), gateway.clone(), Arc::clone(&clock));
+        let publisher = Publisher::new(store.clone(), vault.clone(), gateway.clone(), Arc::clone(&clock));
         publisher.refresh().await?;
         let (stop_serving, stop_working) = (CancellationToken::new(), CancellationToken::new());
         let app = App::new(Parts {

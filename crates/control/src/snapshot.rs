@@ -5,19 +5,23 @@
 //! before them.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use http::HeaderValue;
 use tokio::sync::Mutex;
 use towline_gateway::{Credential, CredentialTable, Gateway, RouteTable, Snapshot};
-use towline_model::{Clock, ServiceId};
-use towline_store::{CredentialRow, InstanceRow, Store, StoreError};
+use towline_model::{Clock, SecretId, ServiceId, TeamId};
+use towline_store::{CredentialRow, InstanceRow, ServiceRow, Store, StoreError, Tx};
 
-use crate::routes::service_route;
+use crate::{
+    routes::{Authorizations, secrets_of_calls, service_route},
+    secrets::Vault,
+};
 
 /// The way to a fresh snapshot. Clones share the work.
 #[derive(Clone)]
@@ -27,6 +31,7 @@ pub struct Publisher {
 
 struct Shared {
     store: Store,
+    vault: Vault,
     gateway: Gateway,
     clock: Arc<dyn Clock>,
     /// How many refreshes have been asked for.
@@ -45,8 +50,8 @@ struct Published {
 impl Publisher {
     /// A publisher that has not published anything yet.
     #[must_use]
-    pub fn new(store: Store, gateway: Gateway, clock: Arc<dyn Clock>) -> Self {
-        let shared = Shared { store, gateway, clock, asked: AtomicU64::new(0), published: Mutex::default() };
+    pub fn new(store: Store, vault: Vault, gateway: Gateway, clock: Arc<dyn Clock>) -> Self {
+        let shared = Shared { store, vault, gateway, clock, asked: AtomicU64::new(0), published: Mutex::default() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -84,11 +89,36 @@ impl Publisher {
         Ok(())
     }
 
+    /// The secrets that external services are called with, opened.
+    async fn authorizations(&self, tx: &mut Tx, services: &[ServiceRow]) -> Result<Authorizations, StoreError> {
+        let mut needed: BTreeMap<TeamId, BTreeSet<SecretId>> = BTreeMap::new();
+        for service in services {
+            let ids = secrets_of_calls(service);
+            if !ids.is_empty() {
+                needed.entry(service.team_id).or_default().extend(ids);
+            }
+        }
+        let mut authorizations = Authorizations::new();
+        for (team_id, ids) in needed {
+            for (id, value) in self.shared.vault.open_all(tx, team_id, &ids).await? {
+                match HeaderValue::from_str(value.expose()) {
+                    Ok(mut header) => {
+                        header.set_sensitive(true);
+                        authorizations.insert(id, header);
+                    }
+                    Err(_) => tracing::error!(team = %team_id, secret = %id, "a secret is no Authorization"),
+                }
+            }
+        }
+        Ok(authorizations)
+    }
+
     async fn build(&self) -> Result<(Snapshot, i64), StoreError> {
         let mut tx = self.shared.store.read().await?;
         let revision = tx.revision().await?;
         let services = tx.all_services().await?;
         let instances = tx.all_instances().await?;
+        let authorizations = self.authorizations(&mut tx, &services).await?;
         let credentials = tx.active_credentials(self.shared.clock.now()).await?;
         let memberships = tx.all_memberships().await?;
         drop(tx);
@@ -98,7 +128,7 @@ impl Publisher {
         }
         let routes = RouteTable::from_services(services.iter().map(|service| {
             let instances = by_service.get(&service.id).map_or(&[][..], Vec::as_slice);
-            service_route(service, instances)
+            service_route(service, instances, &authorizations)
         }));
         let credentials = CredentialTable::new(
             credentials.into_iter().map(|row| (row.key_hash, credential(row))),

@@ -22,9 +22,6 @@ use crate::{
 /// What is answered in place of an environment value to those who may not see it. Never accepted as a value.
 pub const MASKED: &str = "********";
 
-/// Fields that clients know and this version does not; they may be there as long as they are empty.
-const NOT_YET: [&str; 1] = ["external_auth_credential_id"];
-
 /// The port inside a container unless another is given.
 const DEFAULT_PORT: u16 = 8080;
 /// The path of a container that is probed unless another is given.
@@ -215,6 +212,10 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "https://api.example.com/v1", max_length = 2048)]
     pub external_url: Option<String>,
+    /// The secret whose value the server is sent as `Authorization`, such as `Bearer abc`, in place of anything that a caller
+    /// sends there. Only for `external`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_auth_credential_id: Option<SecretId>,
     /// Replaces the image's entry point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
@@ -246,10 +247,7 @@ impl ServiceSpec {
     /// Names every field that is missing, unknown, of the wrong type or out of range.
     pub fn from_json(mut object: Map<String, Value>) -> Result<Self, ValidationError> {
         // `null` is how clients write "none": it is the same as leaving the field out.
-        object.retain(|field, value| !(value.is_null() && (is_field(field) || NOT_YET.contains(&field.as_str()))));
-        if let Some(field) = NOT_YET.into_iter().find(|field| object.contains_key(*field)) {
-            return Err(ValidationError::one(field, "needs stored secrets, which this version does not have"));
-        }
+        object.retain(|field, value| !(value.is_null() && is_field(field)));
         settle_defaults(&mut object);
         let spec: Self = serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
             let path = error.path().to_string();
@@ -379,6 +377,10 @@ impl ServiceSpec {
             checks.require_with(is_set || !own, || (field.to_owned(), format!("is required for service_type {name}")));
             checks.require_with(own || !is_set, || (field.to_owned(), only_for(name, self.service_type)));
         }
+        let has_secret = self.external_auth_credential_id.is_some();
+        checks.require_with(!has_secret || self.service_type == ServiceType::External, || {
+            ("external_auth_credential_id".to_owned(), only_for("external", self.service_type))
+        });
         if self.service_type == ServiceType::Deployed {
             return;
         }
@@ -607,7 +609,7 @@ pub fn is_http_path(text: &str) -> bool {
 }
 
 fn is_field(name: &str) -> bool {
-    const FIELDS: [&str; 23] = [
+    const FIELDS: [&str; 24] = [
         "service_slug",
         "display_name",
         "service_desc",
@@ -625,6 +627,7 @@ fn is_field(name: &str) -> bool {
         "openapi_url",
         "attached_target",
         "external_url",
+        "external_auth_credential_id",
         "command",
         "args",
         "cpu_limit",
@@ -771,8 +774,7 @@ mod tests {
         })));
         assert_eq!(ServiceSpec::from_json(map), ServiceSpec::from_json(object(minimal())));
         assert!(with("display_name", json!(null)).is_err());
-        let error = with("external_auth_credential_id", json!("x")).unwrap_err();
-        assert!(error.to_string().contains("this version"), "{error}");
+        assert!(with("external_auth_credential_id", json!("x")).is_err());
     }
 
     #[test]
@@ -805,9 +807,11 @@ mod tests {
         let stored = object(serde_json::to_value(&spec).unwrap());
         assert_eq!(stored.len(), 21);
         let attached = serde_json::to_value(typed("attached", "attached_target", "h:1")).unwrap();
-        let external = serde_json::to_value(typed("external", "external_url", "https://h")).unwrap();
+        let external = typed("external", "external_url", "https://h");
+        let external = external.merge(object(json!({"external_auth_credential_id": SECRET}))).unwrap();
+        let external = serde_json::to_value(external).unwrap();
         let stored: Map<_, _> = stored.into_iter().chain(object(attached)).chain(object(external)).collect();
-        assert_eq!(stored.len(), 23);
+        assert_eq!(stored.len(), 24);
         assert!(stored.keys().all(|field| is_field(field)), "{stored:?}");
     }
 
@@ -840,6 +844,9 @@ mod tests {
         let wrong = [
             (&deployed, "attached_target", json!("127.0.0.1:1")),
             (&deployed, "external_url", json!("https://h")),
+            (&deployed, "external_auth_credential_id", json!(SECRET)),
+            (&attached, "external_auth_credential_id", json!(SECRET)),
+            (&external, "external_auth_credential_id", json!("nonsense")),
             (&deployed, "docker_image", json!(null)),
             (&attached, "external_url", json!("https://h")),
             (&attached, "attached_target", json!(null)),

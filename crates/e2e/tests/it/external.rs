@@ -194,3 +194,48 @@ async fn private_addresses_are_denied_unless_the_agent_is_told_otherwise() {
 async fn end(process: &mut Process) {
     process.terminate(SOON).await;
 }
+
+#[tokio::test]
+async fn a_secret_is_sent_to_the_server_and_to_nobody_else() {
+    let elsewhere = Elsewhere::start().await;
+    let agent = elsewhere.agent(true).await;
+    let front = elsewhere.front(Flaw::None).await;
+    let owner = elsewhere.server.owner().await;
+    let secret = owner.post("/secrets", &json!({"name": "vendor", "value": "Bearer vendor-key-1"})).await.created();
+    let mut definition = external("vendor", &front.url("/"));
+    definition["external_auth_credential_id"] = secret["id"].clone();
+    let id = owner.create_service(&definition).await;
+    owner.deploy(&id).await;
+    owner.wait_for_ready(&id, 1).await;
+
+    let api = elsewhere.server.api();
+    let echo = api.get("/r/containers/vendor/echo").await.expect(200);
+    assert_eq!(header(&echo, "authorization"), Some("Bearer vendor-key-1"));
+    // What a caller sends there is not for the server, and is replaced.
+    let request = api.anonymous().request(Method::GET, "/r/containers/vendor/echo");
+    let request = request.header("x-towline-key", api.bearer()).header("authorization", "Bearer of-the-caller");
+    let echo = api.send(request).await.expect(200);
+    let sent: Vec<_> = echo["headers"].as_array().unwrap().iter().filter(|field| field[0] == "authorization").collect();
+    assert_eq!(sent, [&json!(["authorization", "Bearer vendor-key-1"])]);
+    let invoked = api.post("/r/invoke/vendor", &json!({"method": "GET", "path": "/echo"})).await.expect(200);
+    assert_eq!(invoked["status_code"], 200);
+
+    // A new value holds for the next call.
+    let path = format!("/secrets/{}", secret["id"].as_str().unwrap());
+    owner.put(&path, &json!({"value": "Bearer vendor-key-2"})).await.expect(200);
+    let echo = api.get("/r/containers/vendor/echo").await.expect(200);
+    assert_eq!(header(&echo, "authorization"), Some("Bearer vendor-key-2"));
+    let words = owner.delete(&path).await;
+    assert_eq!(words.status, 409, "{}", words.text());
+    assert!(words.text().contains("external_auth_credential_id"), "{}", words.text());
+
+    // Neither the agent nor the server has written it down, and the API does not tell it.
+    let shown = owner.service(&id).await.to_string();
+    for text in [agent.process.output(), elsewhere.server.process.output(), shown] {
+        assert!(!text.contains("vendor-key"), "{text}");
+    }
+    let wrong = owner.post("/secrets", &json!({"name": "broken", "value": "two\nlines"})).await.created();
+    let change = json!({"external_auth_credential_id": wrong["id"]});
+    let message = owner.put(&format!("/containers/{id}"), &change).await.problem(400, "validation_failed");
+    assert!(message.contains("external_auth_credential_id"), "{message}");
+}

@@ -133,6 +133,7 @@ fn changes(spec: &ServiceSpec, present: &Map<String, Value>) -> (Map<String, Val
         "docker_image",
         "registry_auth_secret_id",
         "health_path",
+        "external_auth_credential_id",
         "usage_prompt",
         "openapi_url",
         "command",

@@ -30,6 +30,9 @@ pub struct FieldArgs {
     /// The https:// URL of an external service; its path is put before the path of every request.
     #[arg(long, value_name = "URL")]
     external_url: Option<String>,
+    /// The secret (by its name or id) whose value the server of an external service is sent as Authorization.
+    #[arg(long, value_name = "SECRET")]
+    external_auth: Option<String>,
     /// The port inside the container, 1 to 65535 [default: 8080].
     #[arg(long, value_name = "PORT", visible_alias = "exposed-port")]
     port: Option<u16>,
@@ -111,6 +114,7 @@ impl FieldArgs {
         };
         set("docker_image", self.image.as_ref().map(|text| json!(text)));
         set("attached_target", self.attached_target.as_ref().map(|text| json!(text)));
+        set("external_auth_credential_id", self.external_auth.as_ref().map(|text| json!(text)));
         set("external_url", self.external_url.as_ref().map(|text| json!(text)));
         set("display_name", self.display_name.as_ref().map(|text| json!(text)));
         set("service_desc", self.desc.as_ref().map(|text| json!(text)));
