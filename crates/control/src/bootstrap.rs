@@ -180,7 +180,7 @@ async fn insert_key(
     now: Timestamp,
 ) -> Result<Secret<String>, StoreError> {
     let display_name = "first start".to_owned();
-    let wished = NewCredential { kind, display_name, expires_in_days: None, scopes: None };
+    let wished = NewCredential { kind, display_name, expires_in_days: None, scopes: None, services: None };
     let MadeCredential { row, key } = wished.make(team_id, created_by, now);
     tx.insert_credential(&row).await?;
     Ok(Secret::new(key.expose().clone()))

@@ -145,6 +145,7 @@ fn credential(row: CredentialRow) -> Credential {
         team_id: row.team_id,
         user_id: row.user_id,
         scopes: row.scopes,
+        services: row.services.map(Into::into),
         expires_at: row.expires_at,
     }
 }

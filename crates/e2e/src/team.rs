@@ -95,6 +95,7 @@ async fn add_key(tx: &mut Tx, team_id: TeamId, created_by: UserId, kind: KeyKind
         expires_at: None,
         revoked_at: None,
         last_used_at: None,
+        services: None,
     };
     tx.insert_credential(&row).await.expect("a new key");
     key.expose().clone()

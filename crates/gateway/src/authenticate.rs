@@ -206,7 +206,8 @@ fn principal_of_key(credential: &Credential, authority: Authority<'_>) -> Result
     let team_id = credential.team_id;
     match (credential.kind, credential.user_id) {
         (KeyKind::Integration, _) => {
-            Ok(Principal::Integration { credential_id: credential.id, team_id, scopes: credential.scopes.clone() })
+            let (scopes, services) = (credential.scopes.clone(), credential.services.clone());
+            Ok(Principal::Integration { credential_id: credential.id, team_id, scopes, services })
         }
         (KeyKind::Device, Some(user_id)) => {
             // A removed member's device keys die with the membership.

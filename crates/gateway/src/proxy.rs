@@ -95,6 +95,7 @@ fn callable<'a>(state: &'a State, principal: &Principal, slug: &str) -> Result<&
     }
     let service = state
         .service(principal.team_id(), slug)
+        .filter(|service| principal.sees(service.route.service_id))
         .ok_or_else(|| GatewayError::ServiceNotFound { slug: slug.chars().take(100).collect() })?;
     if service.route.status != towline_model::ServiceStatus::Running {
         return Err(GatewayError::ServiceNotRunning { slug: slug.to_owned(), status: service.route.status });

@@ -122,6 +122,8 @@ pub struct Credential {
     pub user_id: Option<UserId>,
     /// What an integration key may do.
     pub scopes: Vec<Scope>,
+    /// The only services that there are for an integration key, in order; `None` for all of its team.
+    pub services: Option<Arc<[ServiceId]>>,
     /// The moment from which it is refused.
     pub expires_at: Option<Timestamp>,
 }

@@ -1,8 +1,10 @@
 //! Who may do what: the one table of roles and actions, and the principal that it is asked about.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{CredentialId, TeamId, UserId};
+use crate::{CredentialId, ServiceId, TeamId, UserId};
 
 /// A user's role in a team. Ordered: each role may do all that the one before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -83,7 +85,9 @@ pub enum Action {
     ReadServices,
     /// See the values of environment variables.
     ReadEnvValues,
-    /// Create, change, deploy, undeploy, restart and delete services.
+    /// Create services.
+    CreateServices,
+    /// Change, deploy, undeploy, restart and delete services.
     ManageServices,
     /// Call a service: proxy and invoke.
     InvokeServices,
@@ -119,9 +123,10 @@ pub enum Action {
 
 impl Action {
     /// Every action, in the order of the printed table.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::ReadServices,
         Self::ReadEnvValues,
+        Self::CreateServices,
         Self::ManageServices,
         Self::InvokeServices,
         Self::ReadAgents,
@@ -147,6 +152,7 @@ impl Action {
                 Role::Viewer
             }
             Self::ReadEnvValues
+            | Self::CreateServices
             | Self::ManageServices
             | Self::InvokeServices
             | Self::ReadCredentials
@@ -164,7 +170,7 @@ impl Action {
         match self {
             Self::ReadServices | Self::ReadAgents => Some(Scope::Read),
             Self::InvokeServices => Some(Scope::Invoke),
-            Self::ManageServices => Some(Scope::Manage),
+            Self::CreateServices | Self::ManageServices => Some(Scope::Manage),
             Self::ReadEnvValues
             | Self::ReadCredentials
             | Self::ManageCredentials
@@ -229,6 +235,8 @@ pub enum Principal {
         team_id: TeamId,
         /// What it may be used for.
         scopes: Vec<Scope>,
+        /// The only services that there are for it, in order; `None` for all of its team, those to come included.
+        services: Option<Arc<[ServiceId]>>,
     },
 }
 
@@ -256,8 +264,26 @@ impl Principal {
         match self {
             Self::User { role, .. } => *role >= action.minimum_role(),
             Self::Device { role, .. } => !action.needs_sign_in() && *role >= action.minimum_role(),
+            // What a key with a list would create is not on its list.
+            Self::Integration { services: Some(_), .. } if action == Action::CreateServices => false,
             Self::Integration { scopes, .. } => action.scope().is_some_and(|scope| scopes.contains(&scope)),
         }
+    }
+
+    /// The only services of its team that there are for this principal, in order; `None` for all. Every other one is to
+    /// it like one that does not exist.
+    #[must_use]
+    pub fn only_services(&self) -> Option<&[ServiceId]> {
+        match self {
+            Self::User { .. } | Self::Device { .. } => None,
+            Self::Integration { services, .. } => services.as_deref(),
+        }
+    }
+
+    /// Whether a service of its team is there for this principal.
+    #[must_use]
+    pub fn sees(&self, service: ServiceId) -> bool {
+        self.only_services().is_none_or(|only| only.binary_search(&service).is_ok())
     }
 }
 
@@ -276,6 +302,7 @@ mod tests {
             // action, viewer, member, admin, owner
             (ReadServices, [true, true, true, true]),
             (ReadEnvValues, [false, true, true, true]),
+            (CreateServices, [false, true, true, true]),
             (ManageServices, [false, true, true, true]),
             (InvokeServices, [false, true, true, true]),
             (ReadAgents, [true, true, true, true]),
@@ -305,6 +332,7 @@ mod tests {
             credential_id: CredentialId::generate(),
             team_id: TeamId::generate(),
             scopes: scopes.to_vec(),
+            services: None,
         };
         assert!(key(&Scope::DEFAULT).may(Action::InvokeServices));
         assert!(!key(&Scope::DEFAULT).may(Action::ManageServices));
@@ -320,5 +348,23 @@ mod tests {
         };
         assert!(!device.may(Action::ManageCredentials));
         assert!(device.may(Action::ManageServices));
+    }
+
+    #[test]
+    fn a_key_with_a_list_sees_what_is_on_it_and_adds_nothing() {
+        let mut ids = [ServiceId::generate(), ServiceId::generate()];
+        ids.sort_unstable();
+        let key = |services: Option<&[ServiceId]>| Principal::Integration {
+            credential_id: CredentialId::generate(),
+            team_id: TeamId::generate(),
+            scopes: Scope::ALL.to_vec(),
+            services: services.map(Into::into),
+        };
+        assert!(key(Some(&ids)).sees(ids[0]) && key(Some(&ids)).sees(ids[1]));
+        assert!(!key(Some(&ids)).sees(ServiceId::generate()));
+        assert!(!key(Some(&[])).sees(ids[0]), "an empty list is a list");
+        assert!(key(None).sees(ids[0]) && key(None).may(Action::CreateServices));
+        assert!(key(Some(&ids)).may(Action::ManageServices) && !key(Some(&ids)).may(Action::CreateServices));
+        assert!(user(Role::Viewer).sees(ids[0]));
     }
 }

@@ -1,6 +1,6 @@
 //! Credentials: the keys of teams, devices and agents. Of a key only its hash and its first characters are stored.
 
-use towline_model::{CredentialId, KeyHash, KeyKind, Scope, TeamId, Timestamp, UserId};
+use towline_model::{CredentialId, KeyHash, KeyKind, Scope, ServiceId, TeamId, Timestamp, UserId};
 
 use crate::{
     Page, Paged, StoreError, Tx,
@@ -29,6 +29,9 @@ pub struct CredentialRow {
     pub key_hash: KeyHash,
     /// What an integration key may be used for.
     pub scopes: Vec<Scope>,
+    /// The only services that there are for an integration key, in order; `None` for all of its team. Ids of services
+    /// that are gone stay here: a service that takes over the slug of one is not on the list.
+    pub services: Option<Vec<ServiceId>>,
     /// When it was made.
     pub created_at: Timestamp,
     /// From when on it opens nothing; `None` for never.
@@ -42,7 +45,7 @@ pub struct CredentialRow {
 macro_rules! columns {
     () => {
         "id, team_id, user_id, created_by, kind, display_name, key_prefix, key_hash, scopes, created_at, expires_at, \
-         revoked_at, last_used_at"
+         revoked_at, last_used_at, services"
     };
 }
 
@@ -62,6 +65,7 @@ impl FromRow for CredentialRow {
             expires_at: row.take("expires_at")?,
             revoked_at: row.take("revoked_at")?,
             last_used_at: row.take("last_used_at")?,
+            services: row.take::<Option<Json<_>>>("services")?.map(|services| services.0),
         })
     }
 }
@@ -76,7 +80,7 @@ impl Tx {
         let insert = query(concat!(
             "INSERT INTO credentials (",
             columns!(),
-            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"
+            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
         ))
         .bind(credential.id)
         .bind(credential.team_id)
@@ -90,7 +94,8 @@ impl Tx {
         .bind(credential.created_at)
         .bind(credential.expires_at)
         .bind(credential.revoked_at)
-        .bind(credential.last_used_at);
+        .bind(credential.last_used_at)
+        .bind(credential.services.as_ref().map(Json));
         self.execute(insert).await?;
         self.mark_changed();
         Ok(())

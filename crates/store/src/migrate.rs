@@ -28,6 +28,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { version: 5, name: "people", script: include_str!("../migrations/0005_people.sql") },
     Migration { version: 6, name: "idempotency", script: include_str!("../migrations/0006_idempotency.sql") },
     Migration { version: 7, name: "identities", script: include_str!("../migrations/0007_identities.sql") },
+    Migration {
+        version: 8,
+        name: "credential_services",
+        script: include_str!("../migrations/0008_credential_services.sql"),
+    },
 ];
 
 const LIST: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (\

@@ -66,6 +66,17 @@ impl FromRow for ServiceRow {
     }
 }
 
+struct SlugRow {
+    id: ServiceId,
+    slug: String,
+}
+
+impl FromRow for SlugRow {
+    fn from_row(row: &mut Row) -> Result<Self, StoreError> {
+        Ok(Self { id: row.take("id")?, slug: row.take("slug")? })
+    }
+}
+
 impl Tx {
     /// Adds a service. Moves the revision on.
     ///
@@ -164,20 +175,41 @@ impl Tx {
         self.fetch_optional(select.bind(team_id).bind(slug)).await
     }
 
-    /// A page of the team's services, the oldest first.
+    /// A page of the team's services, the oldest first; with a list, only of those that are on it.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn list_services(&mut self, team_id: TeamId, page: Page) -> Result<Paged<ServiceRow>, StoreError> {
-        let count = query("SELECT COUNT(*) AS total FROM services WHERE team_id = $1");
-        let total_count = self.fetch_total(count.bind(team_id)).await?;
+    pub async fn list_services(
+        &mut self,
+        team_id: TeamId,
+        only: Option<&[ServiceId]>,
+        page: Page,
+    ) -> Result<Paged<ServiceRow>, StoreError> {
+        // Both engines know how to look for an id in a text, but not in a list. No id is a part of another.
+        let only = only.map(|ids| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+        let count = query(
+            "SELECT COUNT(*) AS total FROM services WHERE team_id = $1 AND ($2 IS NULL OR $2 LIKE '%' || id || '%')",
+        );
+        let total_count = self.fetch_total(count.bind(team_id).bind(only.as_ref())).await?;
         let select = query(concat!(
             "SELECT ",
             columns!(),
-            " FROM services WHERE team_id = $1 ORDER BY created_at, id LIMIT $2 OFFSET $3"
+            " FROM services WHERE team_id = $1 AND ($2 IS NULL OR $2 LIKE '%' || id || '%') \
+             ORDER BY created_at, id LIMIT $3 OFFSET $4"
         ));
-        let items = self.fetch_all(select.bind(team_id).bind(page.limit()).bind(page.offset())).await?;
+        let select = select.bind(team_id).bind(only.as_ref()).bind(page.limit()).bind(page.offset());
+        let items = self.fetch_all(select).await?;
         Ok(Paged { items, total_count })
+    }
+
+    /// The slugs of all services of the team.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn service_slugs(&mut self, team_id: TeamId) -> Result<Vec<(ServiceId, String)>, StoreError> {
+        let select = query("SELECT id, slug FROM services WHERE team_id = $1 ORDER BY slug");
+        let rows: Vec<SlugRow> = self.fetch_all(select.bind(team_id)).await?;
+        Ok(rows.into_iter().map(|row| (row.id, row.slug)).collect())
     }
 
     /// Every service of every team, the oldest first: for the gateway's snapshot.

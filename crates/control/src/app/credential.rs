@@ -4,11 +4,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
 use towline_model::{
-    AuditAction, CredentialId, KeyKind, RawKey, Scope, TeamId, Timestamp, UserId, ValidationError, validate::Checks,
+    AuditAction, CredentialId, KeyKind, RawKey, Scope, ServiceId, TeamId, Timestamp, UserId, ValidationError, validate::Checks,
 };
-use towline_store::{CredentialRow, Page, Paged, StoreError};
+use towline_store::{CredentialRow, Page, Paged, StoreError, Tx};
 
 use super::{App, audit::Deed};
+
+/// Services that a key's list may name.
+const MAX_SERVICES: usize = 100;
 
 /// The key that is wished.
 #[derive(Debug, Clone)]
@@ -21,6 +24,17 @@ pub struct NewCredential {
     pub expires_in_days: Option<u32>,
     /// What it may do; only for integrations. `None` for [`Scope::DEFAULT`].
     pub scopes: Option<Vec<Scope>>,
+    /// The slugs of the only services that it sees and calls; only for integrations. `None` for all of the team.
+    pub services: Option<Vec<String>>,
+}
+
+/// A key with the slugs of the services on its list that are still there, in order.
+#[derive(Debug)]
+pub struct ListedCredential {
+    /// What is kept of it.
+    pub row: CredentialRow,
+    /// The slugs; `None` when it has no list.
+    pub services: Option<Vec<String>>,
 }
 
 /// A key that was just made.
@@ -63,6 +77,11 @@ impl NewCredential {
             );
             checks.require(self.kind == KeyKind::Integration, "scopes", "is for keys of the kind integration only");
         }
+        if let Some(services) = &self.services {
+            let count = (1..=MAX_SERVICES).contains(&services.len());
+            checks.require(count, "services", "must name 1 to 100 services by their slugs, or be left out");
+            checks.require(self.kind == KeyKind::Integration, "services", "is for keys of the kind integration only");
+        }
         checks.finish()
     }
 
@@ -92,6 +111,7 @@ impl NewCredential {
             expires_at: self.expires_in_days.map(|days| now + day * days),
             revoked_at: None,
             last_used_at: None,
+            services: None,
         };
         MadeCredential { row, key }
     }
@@ -109,8 +129,11 @@ impl App {
         wished: &NewCredential,
     ) -> Result<MadeCredential, CredentialError> {
         wished.check()?;
-        let made = wished.make(team_id, created_by, self.now());
+        let mut made = wished.make(team_id, created_by, self.now());
         let mut tx = self.write().await?;
+        if let Some(slugs) = &wished.services {
+            made.row.services = Some(ids_of(&mut tx, team_id, slugs).await?);
+        }
         tx.insert_credential(&made.row).await?;
         let deed = Deed::new(AuditAction::CredentialCreate, made.row.id, &made.row.display_name);
         let details = json!({ "kind": wished.kind, "key_prefix": made.row.key_prefix });
@@ -129,8 +152,21 @@ impl App {
         team_id: TeamId,
         kind: Option<KeyKind>,
         page: Page,
-    ) -> Result<Paged<CredentialRow>, StoreError> {
-        self.read().await?.list_credentials(team_id, kind, page).await
+    ) -> Result<Paged<ListedCredential>, StoreError> {
+        let mut tx = self.read().await?;
+        let Paged { items, total_count } = tx.list_credentials(team_id, kind, page).await?;
+        let slugs = match items.iter().any(|row| row.services.is_some()) {
+            true => tx.service_slugs(team_id).await?,
+            false => Vec::new(),
+        };
+        let listed = |row: CredentialRow| {
+            let names = |ids: &Vec<ServiceId>| {
+                let on_it = slugs.iter().filter(|(id, _)| ids.binary_search(id).is_ok());
+                on_it.map(|(_, slug)| slug.clone()).collect()
+            };
+            ListedCredential { services: row.services.as_ref().map(names), row }
+        };
+        Ok(Paged { items: items.into_iter().map(listed).collect(), total_count })
     }
 
     /// Revokes a key of the team. When this returns, the key opens nothing any more.
@@ -148,4 +184,21 @@ impl App {
         self.publish().await?;
         Ok(())
     }
+}
+
+/// The ids of the services of these slugs, in order, each once.
+async fn ids_of(tx: &mut Tx, team_id: TeamId, slugs: &[String]) -> Result<Vec<ServiceId>, CredentialError> {
+    let known = tx.service_slugs(team_id).await?;
+    let mut checks = Checks::default();
+    let mut ids = BTreeSet::new();
+    for (index, slug) in slugs.iter().enumerate() {
+        let found = known.iter().find(|(_, known)| known == slug);
+        ids.extend(found.map(|(id, _)| *id));
+        checks.require_with(found.is_some(), || {
+            let shown: String = slug.chars().take(100).collect();
+            (format!("services[{index}]"), format!("there is no service with the slug {shown:?} in this team"))
+        });
+    }
+    checks.finish()?;
+    Ok(ids.into_iter().collect())
 }

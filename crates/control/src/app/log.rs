@@ -3,11 +3,11 @@
 use std::{pin::Pin, time::Duration};
 
 use tokio::io::AsyncRead;
-use towline_model::{AgentId, InstanceId, ServiceId, TeamId, Timestamp};
+use towline_model::{AgentId, InstanceId, Principal, ServiceId, Timestamp};
 use towline_store::{InstanceRow, ServiceRow, StoreError};
 use towline_tunnel::LogsRequest;
 
-use super::App;
+use super::{App, find_service};
 use crate::rollout::{Deploys, Rollout};
 
 /// How long an agent may take to open a log.
@@ -58,12 +58,12 @@ impl App {
     /// See [`LogsError`]. One instance out of several that cannot be reached is no error.
     pub async fn open_logs(
         &self,
-        team_id: TeamId,
+        principal: &Principal,
         id: ServiceId,
         query: LogsQuery,
     ) -> Result<Vec<InstanceLog>, LogsError> {
         let mut tx = self.read().await?;
-        let row = tx.find_service(team_id, id).await?.ok_or(LogsError::NotFound)?;
+        let row = find_service(&mut tx, principal, id).await?.ok_or(LogsError::NotFound)?;
         let instances = tx.instances_of_service(id).await?;
         drop(tx);
         let mut logs = Vec::new();

@@ -25,8 +25,8 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use towline_gateway::Gateway;
-use towline_model::{Clock, Principal, Timestamp};
-use towline_store::{Store, StoreError, Tx};
+use towline_model::{Clock, Principal, ServiceId, Timestamp};
+use towline_store::{ServiceRow, Store, StoreError, Tx};
 
 use crate::{
     app::password::Passwords,
@@ -143,6 +143,14 @@ impl App {
         let published = self.inner.publisher.refresh().await;
         self.inner.wake.wake();
         published
+    }
+}
+
+/// The service of that id, if there is one for this principal.
+async fn find_service(tx: &mut Tx, principal: &Principal, id: ServiceId) -> Result<Option<ServiceRow>, StoreError> {
+    match principal.sees(id) {
+        true => tx.find_service(principal.team_id(), id).await,
+        false => Ok(None),
     }
 }
 

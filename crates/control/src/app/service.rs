@@ -13,6 +13,7 @@ use towline_store::{Constraint, EventRow, ServiceRow, StoreError};
 use super::{
     App, actor,
     audit::Deed,
+    find_service,
     precondition::{AsRead, PreconditionFailed},
     secret::check_references,
 };
@@ -118,7 +119,7 @@ impl App {
     /// # Errors
     /// See [`ServiceError`].
     pub async fn deploy_service(&self, principal: &Principal, service: &AsRead<ServiceId>) -> Result<(), ServiceError> {
-        self.check_deployable(principal.team_id(), service).await?;
+        self.check_deployable(principal, service).await?;
         let change = |row: &mut ServiceRow, actor: &str, now: Timestamp| {
             allow(row, Command::Deploy)?;
             let spec = row.spec.clone();
@@ -129,10 +130,15 @@ impl App {
     }
 
     /// What is no container takes no time to come, so there is nobody to wait for: an agent must be there that takes it.
-    async fn check_deployable(&self, team_id: TeamId, service: &AsRead<ServiceId>) -> Result<(), ServiceError> {
+    async fn check_deployable(
+        &self,
+        principal: &Principal,
+        service: &AsRead<ServiceId>,
+    ) -> Result<(), ServiceError> {
         let mut tx = self.read().await?;
-        let row = tx.find_service(team_id, service.id).await?.ok_or(ServiceError::NotFound)?;
+        let row = find_service(&mut tx, principal, service.id).await?.ok_or(ServiceError::NotFound)?;
         service.precondition.check(row.version)?;
+        let team_id = row.team_id;
         allow(&row, Command::Deploy)?;
         if row.spec.service_type == ServiceType::Deployed {
             return Ok(());
@@ -186,23 +192,23 @@ impl App {
     ///
     /// # Errors
     /// See [`ServiceError`].
-    pub async fn delete_service(&self, team_id: TeamId, service: &AsRead<ServiceId>) -> Result<(), ServiceError> {
+    pub async fn delete_service(&self, principal: &Principal, service: &AsRead<ServiceId>) -> Result<(), ServiceError> {
         for _ in 1..ATTEMPTS {
-            match self.try_delete_service(team_id, service).await {
+            match self.try_delete_service(principal, service).await {
                 Err(ServiceError::Store(StoreError::Concurrent)) => {}
                 result => return result,
             }
         }
-        self.try_delete_service(team_id, service).await
+        self.try_delete_service(principal, service).await
     }
 
-    async fn try_delete_service(&self, team_id: TeamId, service: &AsRead<ServiceId>) -> Result<(), ServiceError> {
+    async fn try_delete_service(&self, principal: &Principal, service: &AsRead<ServiceId>) -> Result<(), ServiceError> {
         let mut tx = self.write().await?;
-        let row = tx.find_service(team_id, service.id).await?.ok_or(ServiceError::NotFound)?;
+        let row = find_service(&mut tx, principal, service.id).await?.ok_or(ServiceError::NotFound)?;
         service.precondition.check(row.version)?;
         allow(&row, Command::Delete)?;
         tx.delete_service(&row).await?;
-        self.record(&mut tx, team_id, deed(AuditAction::ServiceDelete, &row)).await?;
+        self.record(&mut tx, row.team_id, deed(AuditAction::ServiceDelete, &row)).await?;
         tx.commit().await?;
         self.publish().await?;
         Ok(())
@@ -235,7 +241,7 @@ impl App {
     ) -> Result<(), ServiceError> {
         let now = self.now();
         let mut tx = self.write().await?;
-        let mut row = tx.find_service(principal.team_id(), service.id).await?.ok_or(ServiceError::NotFound)?;
+        let mut row = find_service(&mut tx, principal, service.id).await?.ok_or(ServiceError::NotFound)?;
         service.precondition.check(row.version)?;
         let actor = actor(&mut tx, principal).await?;
         let before = row.spec.clone();

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use towline_model::{AgentId, ServiceId, TeamId, service::is_slug};
+use towline_model::{AgentId, Principal, ServiceId, service::is_slug};
 use towline_store::{AgentRow, EventRow, InstanceRow, Page, Paged, ServiceRow, StoreError, Tx};
 
-use super::{App, service::ServiceError};
+use super::{App, find_service, service::ServiceError};
 use crate::{
     rollout::{Deploys, Rollout},
     routes::{is_ready, reachable_generation},
@@ -34,37 +34,38 @@ pub struct InstanceDetails {
 }
 
 impl App {
-    /// The team's service of that id.
+    /// The service of that id.
     ///
     /// # Errors
     /// [`ServiceError::NotFound`], or the database.
-    pub async fn service(&self, team_id: TeamId, id: ServiceId) -> Result<ServiceDetails, ServiceError> {
+    pub async fn service(&self, principal: &Principal, id: ServiceId) -> Result<ServiceDetails, ServiceError> {
         let mut tx = self.read().await?;
-        let row = tx.find_service(team_id, id).await?.ok_or(ServiceError::NotFound)?;
+        let row = find_service(&mut tx, principal, id).await?.ok_or(ServiceError::NotFound)?;
         Ok(Observer::default().details(&mut tx, row).await?)
     }
 
-    /// The team's service of that slug.
+    /// The service of that slug.
     ///
     /// # Errors
     /// [`ServiceError::NotFound`], or the database.
-    pub async fn service_by_slug(&self, team_id: TeamId, slug: &str) -> Result<ServiceDetails, ServiceError> {
+    pub async fn service_by_slug(&self, principal: &Principal, slug: &str) -> Result<ServiceDetails, ServiceError> {
         // Only what can be a slug is looked up: PostgreSQL refuses texts with NUL.
         if !is_slug(slug) {
             return Err(ServiceError::NotFound);
         }
         let mut tx = self.read().await?;
-        let row = tx.find_service_by_slug(team_id, slug).await?.ok_or(ServiceError::NotFound)?;
+        let row = tx.find_service_by_slug(principal.team_id(), slug).await?;
+        let row = row.filter(|row| principal.sees(row.id)).ok_or(ServiceError::NotFound)?;
         Ok(Observer::default().details(&mut tx, row).await?)
     }
 
-    /// A page of the team's services, the oldest first.
+    /// A page of the services that there are for this principal, the oldest first.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn list_services(&self, team_id: TeamId, page: Page) -> Result<Paged<ServiceDetails>, StoreError> {
+    pub async fn list_services(&self, principal: &Principal, page: Page) -> Result<Paged<ServiceDetails>, StoreError> {
         let mut tx = self.read().await?;
-        let rows = tx.list_services(team_id, page).await?;
+        let rows = tx.list_services(principal.team_id(), principal.only_services(), page).await?;
         let mut observer = Observer::default();
         let mut items = Vec::with_capacity(rows.items.len());
         for row in rows.items {
@@ -77,9 +78,13 @@ impl App {
     ///
     /// # Errors
     /// [`ServiceError::NotFound`], or the database.
-    pub async fn list_instances(&self, team_id: TeamId, id: ServiceId) -> Result<Vec<InstanceDetails>, ServiceError> {
+    pub async fn list_instances(
+        &self,
+        principal: &Principal,
+        id: ServiceId,
+    ) -> Result<Vec<InstanceDetails>, ServiceError> {
         let mut tx = self.read().await?;
-        tx.find_service(team_id, id).await?.ok_or(ServiceError::NotFound)?;
+        find_service(&mut tx, principal, id).await?.ok_or(ServiceError::NotFound)?;
         let mut observer = Observer::default();
         let mut instances = Vec::new();
         for row in tx.instances_of_service(id).await? {
@@ -95,13 +100,13 @@ impl App {
     /// [`ServiceError::NotFound`], or the database.
     pub async fn list_events(
         &self,
-        team_id: TeamId,
+        principal: &Principal,
         id: ServiceId,
         page: Page,
     ) -> Result<Paged<EventRow>, ServiceError> {
         let mut tx = self.read().await?;
-        tx.find_service(team_id, id).await?.ok_or(ServiceError::NotFound)?;
-        Ok(tx.list_events(team_id, id, page).await?)
+        find_service(&mut tx, principal, id).await?.ok_or(ServiceError::NotFound)?;
+        Ok(tx.list_events(principal.team_id(), id, page).await?)
     }
 }
 

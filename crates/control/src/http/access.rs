@@ -126,6 +126,9 @@ fn advice(principal: &Principal, action: Action) -> String {
             format!("your role in this team is {}, which does not allow {doing}", role.as_str())
         }
         Principal::Device { .. } => format!("a device's key does not allow {doing}; sign in"),
+        Principal::Integration { services: Some(_), .. } if action == Action::CreateServices => {
+            "this key is for the services on its list only and creates none; use another key, or sign in".to_owned()
+        }
         Principal::Integration { .. } => {
             format!("this key's scopes do not allow {doing}; use another key, or sign in")
         }
@@ -136,6 +139,7 @@ pub(super) const fn in_words(action: Action) -> &'static str {
     match action {
         Action::ReadServices => "looking at services",
         Action::ReadEnvValues => "seeing environment values",
+        Action::CreateServices => "creating services",
         Action::ManageServices => "changing services",
         Action::InvokeServices => "calling services",
         Action::ReadAgents => "looking at agents",

@@ -6,7 +6,6 @@ use axum::{Json, extract::State};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use towline_model::{CredentialId, ErrorCode, KeyKind, Principal, Scope, Timestamp, UserId};
-use towline_store::CredentialRow;
 
 use super::{
     access::Caller,
@@ -14,7 +13,10 @@ use super::{
     page::{PageMeta, PageParams, PageQuery},
     problem::{ApiError, ApiResult},
 };
-use crate::app::{App, credential::NewCredential};
+use crate::app::{
+    App,
+    credential::{ListedCredential, NewCredential},
+};
 
 /// The kinds of key that can be made here.
 #[derive(Debug, Clone, Copy, Deserialize, utoipa::ToSchema)]
@@ -41,6 +43,11 @@ pub struct CreateCredentialRequest {
     /// What it may do; only for `integration`. Without it: `read` and `invoke`.
     #[schema(min_items = 1)]
     scopes: Option<Vec<Scope>>,
+    /// The slugs of the only services that it sees and calls; only for `integration`. Without it: all of the team, those
+    /// to come included. What is kept are the services themselves: when one is deleted, a new one that takes over its
+    /// slug is not on the list.
+    #[schema(min_items = 1, max_items = 100, example = json!(["hello"]))]
+    services: Option<Vec<String>>,
 }
 
 /// A new key. It is shown this once.
@@ -73,6 +80,9 @@ pub struct CredentialItem {
     key_prefix: String,
     /// What it may do; empty for kinds that have no scopes.
     scopes: Vec<Scope>,
+    /// The slugs of the only services that it sees and calls, without those that were deleted; null for all of the team.
+    #[schema(example = json!(["hello"]))]
+    services: Option<Vec<String>>,
     /// Who made it.
     created_by: UserId,
     /// When it was made.
@@ -92,14 +102,15 @@ pub struct CredentialList {
     page_meta: PageMeta,
 }
 
-impl From<CredentialRow> for CredentialItem {
-    fn from(row: CredentialRow) -> Self {
+impl From<ListedCredential> for CredentialItem {
+    fn from(ListedCredential { row, services }: ListedCredential) -> Self {
         Self {
             id: row.id,
             kind: row.kind,
             display_name: row.display_name,
             key_prefix: row.key_prefix,
             scopes: row.scopes,
+            services,
             created_by: row.created_by,
             created_at: row.created_at,
             expires_at: row.expires_at,
@@ -147,6 +158,7 @@ pub async fn create(
         display_name: request.display_name,
         expires_in_days: request.expires_in_days,
         scopes: request.scopes,
+        services: request.services,
     };
     let made = app.create_credential(team_id, user_id, &wished).await?;
     let response = CreateCredentialResponse {

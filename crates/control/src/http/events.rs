@@ -63,7 +63,7 @@ pub async fn list(
     PathParam(id): PathParam<ServiceId>,
     PageParams(page): PageParams,
 ) -> ApiResult<Json<EventList>> {
-    let events = app.list_events(principal.team_id(), id, page).await?;
+    let events = app.list_events(&principal, id, page).await?;
     Ok(Json(EventList {
         page_meta: PageMeta::new(page, events.total_count),
         event_list: events.items.into_iter().map(Into::into).collect(),

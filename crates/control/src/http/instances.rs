@@ -88,7 +88,7 @@ pub async fn list(
     PageParams(page): PageParams,
 ) -> ApiResult<Json<InstanceList>> {
     // There are never more than a few times ten.
-    let instances = app.list_instances(principal.team_id(), id).await?;
+    let instances = app.list_instances(&principal, id).await?;
     let page_meta = PageMeta::new(page, instances.len() as u64);
     let before = (page.current_page as usize - 1).saturating_mul(page.per_page as usize);
     let items = instances.into_iter().skip(before).take(page.per_page as usize);

@@ -77,7 +77,7 @@ pub async fn read(
     query: QueryParams,
 ) -> ApiResult<Response> {
     let wanted = parse(&query)?;
-    let logs = app.open_logs(principal.team_id(), id, wanted).await?;
+    let logs = app.open_logs(&principal, id, wanted).await?;
     let are_several = logs.len() > 1;
     let streams = logs.into_iter().map(move |log| lines(log, are_several, wanted.follow));
     let end = app.shutdown().clone().cancelled_owned();

@@ -220,6 +220,7 @@ fn key_with(scope: Scope) -> Principal {
         credential_id: CredentialId::from_uuid(uuid::Uuid::nil()),
         team_id: TeamId::from_uuid(uuid::Uuid::nil()),
         scopes: vec![scope],
+        services: None,
     }
 }
 

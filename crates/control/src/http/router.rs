@@ -39,7 +39,7 @@ pub struct Route {
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
     use Access::{Anybody, Public, SignedIn, Team};
-    use Action::{InvokeServices, ManageCredentials, ManageSecrets, ManageServices, ReadAgents, ReadAudit, ReadCredentials, ReadSecrets, ReadServices};
+    use Action::{CreateServices, InvokeServices, ManageCredentials, ManageSecrets, ManageServices, ReadAgents, ReadAudit, ReadCredentials, ReadSecrets, ReadServices};
     use Action::{DeleteTeam, LeaveTeam, ManageInvitations, ManageMembers, ManageTeam, ReadMembers, ReadTeam, TransferTeam};
     vec![
         post("/api/v1/auth/login", Public, auth::login),
@@ -71,7 +71,7 @@ pub fn routes() -> Vec<Route> {
         get("/api/v1/credentials", Team(ReadCredentials), credentials::list),
         delete("/api/v1/credentials/{id}", Team(ManageCredentials), credentials::revoke),
 
-        post("/api/v1/containers", Team(ManageServices), services::create),
+        post("/api/v1/containers", Team(CreateServices), services::create),
         get("/api/v1/containers", Team(ReadServices), services::list),
         get("/api/v1/containers/{id}", Team(ReadServices), services::show),
         put("/api/v1/containers/{id}", Team(ManageServices), services::update),

@@ -36,7 +36,7 @@ pub async fn list_services(
     Caller(principal): Caller,
     page: PageParams,
 ) -> ApiResult<Json<ServiceList>> {
-    let services = app.list_services(principal.team_id(), page.0).await?;
+    let services = app.list_services(&principal, page.0).await?;
     Ok(Json(ServiceList::seen_by(&principal, page, services)))
 }
 
@@ -54,7 +54,7 @@ pub async fn show_service(
     Caller(principal): Caller,
     PathParam(slug): PathParam<String>,
 ) -> ApiResult<(RowVersion, Json<Service>)> {
-    let service = app.service_by_slug(principal.team_id(), &slug).await?;
+    let service = app.service_by_slug(&principal, &slug).await?;
     Ok((RowVersion(service.row.version), Json(Service::seen_by(&principal, service))))
 }
 

@@ -177,7 +177,7 @@ pub async fn create(
     responses((status = 200, description = "A page of services.", body = ServiceList))
 )]
 pub async fn list(State(app): State<App>, Caller(principal): Caller, page: PageParams) -> ApiResult<Json<ServiceList>> {
-    let services = app.list_services(principal.team_id(), page.0).await?;
+    let services = app.list_services(&principal, page.0).await?;
     Ok(Json(ServiceList::seen_by(&principal, page, services)))
 }
 
@@ -197,7 +197,7 @@ pub async fn show(
     Caller(principal): Caller,
     PathParam(id): PathParam<ServiceId>,
 ) -> ApiResult<(RowVersion, Json<Service>)> {
-    let service = app.service(principal.team_id(), id).await?;
+    let service = app.service(&principal, id).await?;
     Ok((RowVersion(service.row.version), Json(Service::seen_by(&principal, service))))
 }
 
@@ -243,7 +243,7 @@ pub async fn delete(
     Caller(principal): Caller,
     service: AsRead<ServiceId>,
 ) -> ApiResult<StatusCode> {
-    app.delete_service(principal.team_id(), &service).await?;
+    app.delete_service(&principal, &service).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -276,6 +276,7 @@ async fn fill_team(tx: &mut Tx, name: &str, password_hash: &Secret<String>) -> T
             expires_at: None,
             revoked_at: None,
             last_used_at: None,
+            services: None,
         };
         tx.insert_credential(&row).await.unwrap();
         keys.insert(name, key.expose().clone());

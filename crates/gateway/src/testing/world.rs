@@ -117,6 +117,7 @@ impl World {
                 team_id: id,
                 user_id: None,
                 scopes,
+                services: None,
                 expires_at: None,
             };
             known.keys.push((key, credential));

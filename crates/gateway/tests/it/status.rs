@@ -6,7 +6,7 @@ use towline_gateway::{
     Credential, GatewayConfig,
     testing::{AgentKind, Answer, Container, SimAgent, World},
 };
-use towline_model::{Clock, CredentialId, KeyKind, Role, Scope, ServiceStatus, SystemClock, TeamId, UserId};
+use towline_model::{Clock, CredentialId, KeyKind, Role, Scope, ServiceId, ServiceStatus, SystemClock, TeamId, UserId};
 use towline_tunnel::RefuseCode;
 
 const HELLO: &str = "/api/v1/r/containers/hello/";
@@ -41,6 +41,7 @@ async fn whoever_is_not_known_is_told_why() {
         team_id: team.id,
         user_id: None,
         scopes: Scope::DEFAULT.to_vec(),
+        services: None,
         expires_at: Some(SystemClock.now()),
     };
     let expired = world.add_key(expired);
@@ -103,6 +104,50 @@ async fn access_tokens_need_a_team() {
 }
 
 #[tokio::test]
+async fn to_a_key_with_a_list_other_services_are_missing() {
+    let container = Container::echo().await;
+    let world = World::start().await;
+    let (team, agent, hello) = world.hello(&container).await;
+    let other = world.service(&team, "other");
+    world.instance(other, &agent, AgentKind::Connect(container.address()));
+    let key = |services: &[ServiceId]| {
+        world.add_key(Credential {
+            id: CredentialId::generate(),
+            kind: KeyKind::Integration,
+            team_id: team.id,
+            user_id: None,
+            scopes: Scope::DEFAULT.to_vec(),
+            services: Some(services.into()),
+            expires_at: None,
+        })
+    };
+    let (limited, empty) = (key(&[hello]), key(&[]));
+    assert_eq!(world.get(&limited, HELLO).await.status, 200);
+    let described = r#"{"method": "GET", "path": "/echo"}"#;
+    assert_eq!(world.post_json(&limited, "/api/v1/r/invoke/hello", described).await.status, 200);
+    assert_eq!(world.get(&team.key, "/api/v1/r/containers/other/echo").await.status, 200);
+    // Word for word what a slug gets that nobody has.
+    let same_id = "X-Request-Id: same\r\n";
+    let ask = async |key: &str, line: &str, slug: &str| {
+        let line = line.replace("{}", slug);
+        let head =
+            format!("{line} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {key}\r\n{same_id}Content-Length: 0\r\n\r\n");
+        let mut answer = world.call(head).await;
+        answer.lines.retain(|line| !line.to_ascii_lowercase().starts_with("date:"));
+        (answer.status, answer.lines, String::from_utf8(answer.body).unwrap().replace(slug, "…"))
+    };
+    for line in ["GET /api/v1/r/containers/{}/echo", "POST /api/v1/r/invoke/{}"] {
+        let hidden = ask(&limited, line, "other").await;
+        assert_eq!(hidden.0, 404, "{hidden:?}");
+        let missing = ask(&limited, line, "outer").await;
+        let without_slug = |lines: &[String], slug: &str| lines.join("\n").replace(slug, "…");
+        assert_eq!(without_slug(&hidden.1, "other"), without_slug(&missing.1, "outer"));
+        assert_eq!(hidden.2, missing.2);
+        assert_eq!(ask(&empty, line, "hello").await.0, 404);
+    }
+}
+
+#[tokio::test]
 async fn keys_may_do_what_their_scopes_and_their_users_may() {
     let container = Container::echo().await;
     let world = World::start().await;
@@ -113,6 +158,7 @@ async fn keys_may_do_what_their_scopes_and_their_users_may() {
         team_id: team.id,
         user_id,
         scopes: scopes.to_vec(),
+        services: None,
         expires_at: None,
     };
     let viewer = UserId::generate();

@@ -163,6 +163,7 @@ async fn a_ticket_is_made_for_what_could_be_called_now() {
         team_id: team.id,
         user_id: None,
         scopes: vec![Scope::Read],
+        services: None,
         expires_at: None,
     });
     let user = Principal::User { user_id: team.member, team_id: team.id, role: towline_model::Role::Member };

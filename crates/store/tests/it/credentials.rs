@@ -1,6 +1,6 @@
 //! Keys: listed, revoked, and handed to the gateway's snapshot.
 
-use towline_model::{CredentialId, KeyKind, Scope, TeamId, UserId};
+use towline_model::{CredentialId, KeyKind, Scope, ServiceId, TeamId, UserId};
 use towline_store::{Constraint, CredentialRow, Store, StoreError};
 
 use crate::{
@@ -31,6 +31,7 @@ async fn a_key_is_read_back_as_it_was(database: &Database) {
             scopes: if kind == KeyKind::Agent { vec![] } else { Scope::ALL.to_vec() },
             expires_at: Some(at(9)),
             last_used_at: Some(at(3)),
+            services: (kind == KeyKind::Integration).then(|| vec![ServiceId::generate(), ServiceId::generate()]),
             ..credential_row(team, kind)
         };
         let before = store.revision().await.unwrap();

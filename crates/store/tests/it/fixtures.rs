@@ -166,6 +166,7 @@ pub(crate) fn credential_row(team: Team, kind: KeyKind) -> CredentialRow {
         expires_at: None,
         revoked_at: None,
         last_used_at: None,
+        services: None,
     }
 }
 

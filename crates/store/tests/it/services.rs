@@ -1,7 +1,7 @@
 //! Services: one slug a team, no lost update, and what the reconciler looks at.
 
 use serde_json::json;
-use towline_model::{ServiceStatus, TeamId};
+use towline_model::{ServiceId, ServiceStatus, TeamId};
 use towline_store::{Constraint, ServiceRow, Store, StoreError};
 
 use crate::{
@@ -78,7 +78,7 @@ async fn of_twenty_with_one_slug_one_is_stored(database: &Database) {
         matches!(outcome, Err(StoreError::Conflict { constraint: Constraint::ServiceSlug }))
     };
     assert_eq!(outcomes.iter().filter(refused).count(), 19);
-    assert_eq!(store.read().await.unwrap().list_services(team.id, page(1, 20)).await.unwrap().total_count, 1);
+    assert_eq!(store.read().await.unwrap().list_services(team.id, None, page(1, 20)).await.unwrap().total_count, 1);
 }
 
 async fn a_service_that_changed_meanwhile_is_not_overwritten(database: &Database) {
@@ -151,13 +151,24 @@ async fn pages_are_stable_and_the_oldest_come_first(database: &Database) {
     let mut tx = store.read().await.unwrap();
     let mut seen = Vec::new();
     for number in 1..=4 {
-        let listed = tx.list_services(team.id, page(number, 2)).await.unwrap();
+        let listed = tx.list_services(team.id, None, page(number, 2)).await.unwrap();
         assert_eq!(listed.total_count, 7);
         seen.extend(listed.items);
     }
     assert_eq!(seen, expected);
-    assert_eq!(tx.list_services(team.id, page(0, 0)).await.unwrap().items, expected[..1]);
+    assert_eq!(tx.list_services(team.id, None, page(0, 0)).await.unwrap().items, expected[..1]);
     assert_eq!(tx.all_services().await.unwrap().len(), 8);
+
+    let mut slugs: Vec<_> = expected.iter().map(|row| (row.id, row.spec.service_slug.clone())).collect();
+    slugs.sort_by(|a, b| a.1.cmp(&b.1));
+    assert_eq!(tx.service_slugs(team.id).await.unwrap(), slugs);
+    let only = [expected[4].id, ServiceId::generate(), expected[1].id];
+    let listed = tx.list_services(team.id, Some(&only), page(1, 20)).await.unwrap();
+    assert_eq!((listed.total_count, listed.items), (2, vec![expected[1].clone(), expected[4].clone()]));
+    let second = tx.list_services(team.id, Some(&only), page(2, 1)).await.unwrap();
+    assert_eq!((second.total_count, second.items), (2, vec![expected[4].clone()]));
+    assert_eq!(tx.list_services(team.id, Some(&[]), page(1, 20)).await.unwrap().total_count, 0);
+    assert_eq!(tx.list_services(other_team.id, Some(&only), page(1, 20)).await.unwrap().total_count, 0);
 }
 
 async fn the_reconciler_sees_what_runs_or_should(database: &Database) {

@@ -58,6 +58,7 @@ enum ScopeName {
 const CREATE_EXAMPLE: &str = "\
 Example:
   towline key create --name ci --expires-in-days 90
+  towline key create --name partner --scope invoke --service hello
   TOWLINE_KEY=$(towline key create --name deploy --scope read --scope manage)";
 
 #[derive(Debug, Args)]
@@ -72,6 +73,10 @@ struct CreateArgs {
     /// What the key may do; repeat for several [default: read and invoke]. Only for integration keys.
     #[arg(long, value_enum)]
     scope: Vec<ScopeName>,
+    /// A service that the key is for, by its slug; repeat for several [default: all of the team]. Only for integration
+    /// keys.
+    #[arg(long, value_name = "SLUG")]
+    service: Vec<String>,
     /// After how many days it ends, 1 to 365 [default: never].
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=365))]
     expires_in_days: Option<u16>,
@@ -130,6 +135,9 @@ async fn create(args: CreateArgs, context: &Context) -> Result<(), Failure> {
         let scopes: Vec<_> = args.scope.iter().map(|scope| scope.as_str()).collect();
         body.insert("scopes".to_owned(), json!(scopes));
     }
+    if !args.service.is_empty() {
+        body.insert("services".to_owned(), json!(args.service));
+    }
     let made: Value = context.client(&args.client)?.post("/credentials", Some(&Value::Object(body))).await?;
     if context.output.is_interactive() {
         context.output.note("Keep the key now: it is not shown again.");
@@ -140,12 +148,13 @@ async fn create(args: CreateArgs, context: &Context) -> Result<(), Failure> {
 async fn list(args: ListArgs, context: &Context) -> Result<(), Failure> {
     let keys = all_keys(&context.client(&args.client)?, args.kind).await?;
     context.output.show(&json!({"credentials": keys}), || {
-        let mut table = Table::new(["KEY", "NAME", "KIND", "SCOPES", "EXPIRES", "ID"]);
+        let mut table = Table::new(["KEY", "NAME", "KIND", "SCOPES", "SERVICES", "EXPIRES", "LAST USED", "ID"]);
         for key in &keys {
             let prefix = format!("{}…", text(key, "key_prefix"));
-            let [name, kind, scopes, expires, id] =
-                ["display_name", "kind", "scopes", "expires_at", "id"].map(|field| text(key, field));
-            table.row([prefix, name, kind, scopes, expires, id]);
+            let [name, kind, scopes, services, expires, used, id] =
+                ["display_name", "kind", "scopes", "services", "expires_at", "last_used_at", "id"]
+                    .map(|field| text(key, field));
+            table.row([prefix, name, kind, scopes, services, expires, used, id]);
         }
         table.text()
     })
