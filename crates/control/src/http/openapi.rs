@@ -68,6 +68,7 @@ pub fn openapi_json() -> String {
             describe_access(operation, &route);
         }
     }
+    tell_range_of_unsigned(&mut document);
     examples::add_examples(&mut document);
     let mut text = serde_json::to_string_pretty(&sorted(document)).expect("a value is JSON");
     text.push('\n');
@@ -252,6 +253,22 @@ fn join_service_schemas(schemas: &mut Value) {
         "properties": properties,
         "required": required,
     });
+}
+
+/// A number of 32 bits without a sign does not fit into the format `int32`, by which it is described.
+fn tell_range_of_unsigned(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            let is_unsigned = fields.get("minimum").and_then(Value::as_i64).is_some_and(|minimum| minimum >= 0);
+            if is_unsigned && fields.get("format").is_some_and(|format| format == "int32") {
+                fields.insert("format".to_owned(), json!("int64"));
+                fields.entry("maximum").or_insert_with(|| json!(u32::MAX));
+            }
+            fields.values_mut().for_each(tell_range_of_unsigned);
+        }
+        Value::Array(items) => items.iter_mut().for_each(tell_range_of_unsigned),
+        _ => {}
+    }
 }
 
 fn is_nullable(schema: &Value) -> bool {
