@@ -4,7 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
 use towline_model::{
-    AuditAction, CredentialId, KeyKind, RawKey, Scope, ServiceId, TeamId, Timestamp, UserId, ValidationError, validate::Checks,
+    AuditAction, CredentialId, KeyKind, RawKey, Scope, ServiceId, TeamId, Timestamp, UserId, ValidationError,
+    validate::Checks,
 };
 use towline_store::{CredentialRow, Page, Paged, StoreError, Tx};
 

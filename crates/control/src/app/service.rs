@@ -130,11 +130,7 @@ impl App {
     }
 
     /// What is no container takes no time to come, so there is nobody to wait for: an agent must be there that takes it.
-    async fn check_deployable(
-        &self,
-        principal: &Principal,
-        service: &AsRead<ServiceId>,
-    ) -> Result<(), ServiceError> {
+    async fn check_deployable(&self, principal: &Principal, service: &AsRead<ServiceId>) -> Result<(), ServiceError> {
         let mut tx = self.read().await?;
         let row = find_service(&mut tx, principal, service.id).await?.ok_or(ServiceError::NotFound)?;
         service.precondition.check(row.version)?;

@@ -132,6 +132,8 @@ impl<'w> Planner<'_, 'w> {
             self.set_reason(None);
             self.end_rollout(RolloutState::Succeeded, None);
             self.changes.extend(progress.changes);
+            // What is retired is no more than it was wished to be.
+            self.changes.extend(self.wished_and_surplus(serving).1);
         } else if progress.doomed.is_empty() || serves_alone {
             self.changes.extend(progress.changes);
             self.keep_up(serving);
@@ -186,18 +188,22 @@ impl<'w> Planner<'_, 'w> {
         }
     }
 
-    /// Works towards `replica_count` instances of a deploy and tells how far they are.
-    fn bring_up(&mut self, deploy: DeployRef<'w>) -> Progress {
-        let wanted = deploy.spec.replica_count as usize;
-        let mut progress = Progress { total: wanted, ..Progress::default() };
+    /// The instances of a deploy that are to stay, at most `replica_count`, and the end of those beyond.
+    fn wished_and_surplus(&self, deploy: DeployRef<'w>) -> (Vec<&'w InstanceRow>, Vec<Change>) {
         let mut wished: Vec<_> = self.wished(Some(deploy.generation)).collect();
         // The ones that have come furthest are kept.
         wished
             .sort_by_key(|instance| (instance.phase != InstancePhase::Ready, instance.agent_id.is_none(), instance.id));
-        progress
-            .changes
-            .extend(wished.iter().skip(wanted).map(|instance| stop(instance, "there are more than are wished")));
-        wished.truncate(wanted);
+        let beyond = wished.split_off(wished.len().min(deploy.spec.replica_count as usize));
+        let surplus = beyond.into_iter().map(|instance| stop(instance, "there are more than are wished"));
+        (wished, surplus.collect())
+    }
+
+    /// Works towards `replica_count` instances of a deploy and tells how far they are.
+    fn bring_up(&mut self, deploy: DeployRef<'w>) -> Progress {
+        let wanted = deploy.spec.replica_count as usize;
+        let (wished, surplus) = self.wished_and_surplus(deploy);
+        let mut progress = Progress { total: wanted, changes: surplus, ..Progress::default() };
         for instance in &wished {
             self.advance(instance, deploy, &mut progress);
         }

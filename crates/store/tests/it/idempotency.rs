@@ -89,7 +89,8 @@ async fn whoever_walks_a_growing_list_sees_each_old_row_once(database: &Database
     for per_page in [1, 4, 7, 23, 100] {
         let mut seen = Vec::new();
         for number in 1.. {
-            let listed = store.read().await.unwrap().list_services(team.id, None, page(number, per_page)).await.unwrap();
+            let listed =
+                store.read().await.unwrap().list_services(team.id, None, page(number, per_page)).await.unwrap();
             if listed.items.is_empty() || old.iter().all(|id| seen.contains(id)) {
                 break;
             }
