@@ -19,7 +19,7 @@ use super::{
     world::{ServiceState, World},
 };
 use crate::{
-    rollout::{DeployRef, Deploys, Rollout, RolloutState},
+    rollout::{Deploy, DeployRef, Deploys, Rollout, RolloutState},
     routes::is_ready,
 };
 
@@ -130,10 +130,10 @@ impl<'w> Planner<'_, 'w> {
         let serves_alone = progress.ready > 0 && !self.has_ready(serving.generation);
         if progress.ready == progress.total {
             self.set_reason(None);
-            self.end_rollout(RolloutState::Succeeded, None);
             self.changes.extend(progress.changes);
             // What is retired is no more than it was wished to be.
             self.changes.extend(self.wished_and_surplus(serving).1);
+            self.end_rollout(RolloutState::Succeeded, None);
         } else if progress.doomed.is_empty() || serves_alone {
             self.changes.extend(progress.changes);
             self.keep_up(serving);
@@ -323,9 +323,13 @@ impl<'w> Planner<'_, 'w> {
 
     fn end_rollout(&mut self, state: RolloutState, message: Option<String>) {
         let Some(rollout) = &self.service.rollout else { return };
-        let drains = state == RolloutState::Succeeded && rollout.previous.is_some();
-        let drain_until = drains.then(|| self.now + self.limits.drain);
-        let ended = Rollout { state, message, ended_at: Some(self.now), drain_until, ..rollout.clone() };
+        let mut ended = Rollout { state, message, ended_at: Some(self.now), drain_until: None, ..rollout.clone() };
+        if state == RolloutState::Succeeded {
+            // What has no instance any more has nothing to finish.
+            let has_instances = |deploy: &Deploy| self.remaining().any(|row| row.generation == deploy.generation);
+            ended.previous = ended.previous.filter(has_instances);
+            ended.drain_until = ended.previous.is_some().then(|| self.now + self.limits.drain);
+        }
         self.changes.push(Change::Rollout(Box::new(ended)));
     }
 }
