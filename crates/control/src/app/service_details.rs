@@ -41,7 +41,10 @@ impl App {
     pub async fn service(&self, principal: &Principal, id: ServiceId) -> Result<ServiceDetails, ServiceError> {
         let mut tx = self.read().await?;
         let row = find_service(&mut tx, principal, id).await?.ok_or(ServiceError::NotFound)?;
-        Ok(Observer::default().details(&mut tx, row).await?)
+        let details = Observer::default().details(&mut tx, row).await?;
+        drop(tx);
+        self.catch_up().await?;
+        Ok(details)
     }
 
     /// The service of that slug.
@@ -56,7 +59,10 @@ impl App {
         let mut tx = self.read().await?;
         let row = tx.find_service_by_slug(principal.team_id(), slug).await?;
         let row = row.filter(|row| principal.sees(row.id)).ok_or(ServiceError::NotFound)?;
-        Ok(Observer::default().details(&mut tx, row).await?)
+        let details = Observer::default().details(&mut tx, row).await?;
+        drop(tx);
+        self.catch_up().await?;
+        Ok(details)
     }
 
     /// A page of the services that there are for this principal, the oldest first.
@@ -71,7 +77,14 @@ impl App {
         for row in rows.items {
             items.push(observer.details(&mut tx, row).await?);
         }
+        drop(tx);
+        self.catch_up().await?;
         Ok(Paged { items, total_count: rows.total_count })
+    }
+
+    /// Lets the gateway know what has been read, before it is told: who sees that a service runs may call it at once.
+    async fn catch_up(&self) -> Result<(), StoreError> {
+        self.inner.publisher.catch_up().await
     }
 
     /// The instances of a service, the oldest first.
