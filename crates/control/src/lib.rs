@@ -15,6 +15,7 @@ pub mod http;
 pub mod mail;
 pub mod oidc;
 mod private_file;
+pub mod rate_limit;
 pub mod reconcile;
 pub mod rollout;
 pub mod routes;

@@ -22,6 +22,7 @@ use crate::{
     mail::{MailConfig, MailConfigError, Mailer},
     oidc::{Oidc, OidcConfig, OidcConfigError},
     private_file,
+    rate_limit::{RateLimitConfig, RateLimits},
     reconcile::{DesiredSets, Limits, Reconciler, Wake},
     secrets::{KeyRing, KeyRingError, KeySource, Vault},
     signing_key::{self, SigningKeyError},
@@ -51,6 +52,8 @@ pub struct ServerConfig {
     pub gateway: GatewayConfig,
     /// Deadlines of services.
     pub limits: Limits,
+    /// How often one may ask.
+    pub rate_limits: RateLimitConfig,
     /// How long entries of the audit log are kept. Default 400 days.
     pub audit_retention: Duration,
 }
@@ -72,6 +75,7 @@ impl ServerConfig {
             oidc: None,
             gateway: GatewayConfig::default(),
             limits: Limits::default(),
+            rate_limits: RateLimitConfig::default(),
             audit_retention: audit::DEFAULT_RETENTION,
         }
     }
@@ -164,6 +168,7 @@ impl Server {
             limits: config.limits,
             audit_retention: config.audit_retention,
             passwords,
+            rate_limits: RateLimits::new(&config.rate_limits),
             vault: vault.clone(),
             mailer,
             oidc,

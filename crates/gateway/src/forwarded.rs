@@ -3,7 +3,7 @@
 //! What a caller sends in these fields is replaced, because anybody can write anything there. Only what comes from a
 //! trusted proxy in front of the gateway is kept and added to.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
@@ -57,6 +57,28 @@ impl std::str::FromStr for AddressRange {
         }
         Ok(Self { network, prefix_len })
     }
+}
+
+/// The address of whoever sent a request that came from this one: read from the right, the first in `X-Forwarded-For` that is
+/// no trusted proxy. `Forwarded` is not asked, because most proxies pass on what a client writes there.
+pub(crate) fn client_address(peer: IpAddr, trusted: &[AddressRange], headers: &HeaderMap) -> IpAddr {
+    let is_trusted = |address| trusted.iter().any(|range| range.contains(address));
+    let mut client = peer.to_canonical();
+    let lists = headers.get_all(X_FORWARDED_FOR).iter().rev();
+    let mut way = lists.flat_map(|list| list.to_str().unwrap_or_default().rsplit(','));
+    while is_trusted(client) {
+        // What a proxy has not written properly says nothing about who stands behind it.
+        let Some(before) = way.next().and_then(address_of_hop) else { break };
+        client = before.to_canonical();
+    }
+    client
+}
+
+/// Reads one element of `X-Forwarded-For`: an address; some proxies put it into brackets or add the port.
+fn address_of_hop(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
 /// One request's way to the gateway.
@@ -220,6 +242,33 @@ mod tests {
             ("forwarded", "for=\"[2001:db8::1]\";host=\"a.example:7070\";proto=http"),
         ]);
         assert_eq!(put("2001:db8::1", true, &sent), expected);
+    }
+
+    #[test]
+    fn the_client_is_whom_the_last_trusted_proxy_saw() {
+        let trusted: Vec<AddressRange> = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8:1::/48".parse().unwrap()];
+        for (peer, lists, expected) in [
+            ("192.0.2.1", &["198.51.100.7"][..], "192.0.2.1"),
+            ("10.0.0.1", &[], "10.0.0.1"),
+            ("10.0.0.1", &["198.51.100.7"], "198.51.100.7"),
+            ("::ffff:10.0.0.1", &["198.51.100.7"], "198.51.100.7"),
+            ("10.0.0.1", &["6.6.6.6, 198.51.100.7"], "198.51.100.7"),
+            ("10.0.0.1", &["6.6.6.6", "198.51.100.7, 10.0.0.2"], "198.51.100.7"),
+            ("10.0.0.1", &["6.6.6.6", "2001:db8::7, 2001:db8:1::2"], "2001:db8::7"),
+            ("10.0.0.1", &["198.51.100.7:4711"], "198.51.100.7"),
+            ("10.0.0.1", &["[2001:db8::7]:4711"], "2001:db8::7"),
+            ("10.0.0.1", &["[2001:db8::7]"], "2001:db8::7"),
+            ("10.0.0.1", &["6.6.6.6, unknown"], "10.0.0.1"),
+            ("10.0.0.1", &["6.6.6.6,"], "10.0.0.1"),
+            ("10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+        ] {
+            let mut headers = HeaderMap::new();
+            for list in lists {
+                headers.append(X_FORWARDED_FOR, HeaderValue::from_static(list));
+            }
+            let client = client_address(peer.parse().unwrap(), &trusted, &headers);
+            assert_eq!(client.to_string(), expected, "{peer} {lists:?}");
+        }
     }
 
     #[test]

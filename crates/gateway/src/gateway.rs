@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     fmt, io,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -22,10 +23,10 @@ use crate::{
     AccessTokens, AgentEvent, AgentSession, AuthError, Authenticated, GatewayError, Snapshot,
     agents::registry::{Registry, SessionLimits},
     authenticate::{self, Authority},
-    caller::Callers,
+    caller::{Caller, Callers},
     caller_body::CallerBody,
     external::ExternalTls,
-    forwarded::AddressRange,
+    forwarded::{self, AddressRange},
     listener, logs,
     presented::Doors,
     proxy,
@@ -39,9 +40,10 @@ const EVENT_QUEUE: usize = 256;
 /// Any error, boxed.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The address that a request came from, in the request's extensions.
+/// The address of whoever made a request, in the request's extensions: that of its connection, or, behind a trusted proxy,
+/// the one that the proxy tells.
 #[derive(Debug, Clone, Copy)]
-pub struct CallerAddr(pub std::net::SocketAddr);
+pub struct CallerAddr(pub IpAddr);
 
 /// Limits and deadlines. The defaults are what a production server should run with.
 #[derive(Debug, Clone)]
@@ -126,6 +128,11 @@ impl Shared {
     /// What credentials are judged by now.
     pub(crate) fn authority<'a>(&'a self, state: &'a State) -> Authority<'a> {
         Authority { credentials: &state.snapshot.credentials, tokens: &self.tokens, now: self.clock.now() }
+    }
+
+    /// Who made a request: see [`forwarded::client_address`].
+    pub(crate) fn client_address(&self, caller: &Caller, headers: &HeaderMap) -> IpAddr {
+        forwarded::client_address(caller.peer.ip(), &self.config.trusted_proxies, headers)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -75,7 +75,8 @@ where
         Destination::AgentCarrier => accept::carrier(shared, active, &request, id, handover),
         Destination::Api => {
             request.extensions_mut().insert(id.clone());
-            request.extensions_mut().insert(CallerAddr(active.caller().peer));
+            let address = shared.client_address(active.caller(), request.headers());
+            request.extensions_mut().insert(CallerAddr(address));
             let Ok(answer) = Box::pin(api.oneshot(request)).await;
             answer.map(ResponseBody::api)
         }

@@ -113,6 +113,18 @@ impl Tx {
         Ok(Paged { items: self.fetch_all(select).await?, total_count })
     }
 
+    /// The team's member of that id.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn find_member(&mut self, team_id: TeamId, user_id: UserId) -> Result<Option<MemberRow>, StoreError> {
+        let select = query(
+            "SELECT m.user_id, u.email_address, u.display_name, m.role \
+             FROM memberships m JOIN users u ON u.id = m.user_id WHERE m.team_id = $1 AND m.user_id = $2",
+        );
+        self.fetch_optional(select.bind(team_id).bind(user_id)).await
+    }
+
     /// How many members the team has.
     ///
     /// # Errors

@@ -71,6 +71,17 @@ impl Tx {
         self.fetch_optional(query(select).bind(email_address.to_lowercase())).await
     }
 
+    /// The user of that id, whom nobody else can change until this transaction ends.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn lock_user(&mut self, id: UserId) -> Result<Option<UserRow>, StoreError> {
+        // An update that changes nothing is the lock that both engines have.
+        let lock = "UPDATE users SET display_name = display_name WHERE id = $1 \
+             RETURNING id, email_address, password_hash, display_name, created_at";
+        self.fetch_optional(query(lock).bind(id)).await
+    }
+
     /// Gives the user another name for people. `false` when there is no such user.
     ///
     /// # Errors

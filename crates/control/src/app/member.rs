@@ -10,6 +10,7 @@ use towline_store::{MemberRow, Page, Paged, StoreError};
 use super::{
     App,
     audit::Deed,
+    precondition::{AsRead, fingerprint},
     team::{TeamError, address, lock_as},
 };
 
@@ -22,16 +23,25 @@ impl App {
         self.read().await?.list_members(team_id, page).await
     }
 
+    /// The member of that id.
+    ///
+    /// # Errors
+    /// See [`TeamError`].
+    pub async fn member(&self, team_id: TeamId, user_id: UserId) -> Result<MemberRow, TeamError> {
+        self.read().await?.find_member(team_id, user_id).await?.ok_or(TeamError::NoSuchMember)
+    }
+
     /// Gives a member another role. It holds for the member's next request.
     ///
     /// # Errors
     /// See [`TeamError`].
-    pub async fn set_role(&self, principal: &Principal, user_id: UserId, role: Role) -> Result<(), TeamError> {
-        let team_id = principal.team_id();
+    pub async fn set_role(&self, principal: &Principal, member: &AsRead<UserId>, role: Role) -> Result<(), TeamError> {
+        let (team_id, user_id) = (principal.team_id(), member.id);
         let mut tx = self.write().await?;
         let actor = lock_as(&mut tx, principal, Action::ManageMembers).await?;
         let target = tx.find_membership(team_id, user_id).await?.ok_or(TeamError::NoSuchMember)?;
         check_change(actor.role, target.role)?;
+        member.precondition.check(version(target.role))?;
         if role == Role::Owner {
             return Err(match actor.role {
                 Role::Owner => TeamError::OneOwner(ONE_OWNER),
@@ -54,18 +64,25 @@ impl App {
     ///
     /// # Errors
     /// See [`TeamError`].
-    pub async fn remove_member(&self, principal: &Principal, user_id: UserId) -> Result<(), TeamError> {
-        let team_id = principal.team_id();
+    pub async fn remove_member(&self, principal: &Principal, member: &AsRead<UserId>) -> Result<(), TeamError> {
+        let (team_id, user_id) = (principal.team_id(), member.id);
         let mut tx = self.write().await?;
         let actor = lock_as(&mut tx, principal, Action::ManageMembers).await?;
         let target = tx.find_membership(team_id, user_id).await?.ok_or(TeamError::NoSuchMember)?;
         check_change(actor.role, target.role)?;
+        member.precondition.check(version(target.role))?;
         let deed = Deed::new(AuditAction::MemberRemove, user_id, address(&mut tx, user_id).await?);
         self.record(&mut tx, team_id, deed.with_details(json!({ "role": target.role }))).await?;
         self.end_membership(&mut tx, team_id, user_id).await?;
         tx.commit().await?;
         Ok(self.publish().await?)
     }
+}
+
+/// The version of a membership that `If-Match` is about.
+#[must_use]
+pub fn version(role: Role) -> i64 {
+    fingerprint(&[Some(role.as_str())])
 }
 
 const ONE_OWNER: &str = "a team has one owner; hand the team over with POST /api/v1/teams/current/transfer";

@@ -32,6 +32,7 @@ use crate::{
     app::password::Passwords,
     mail::Mailer,
     oidc::Oidc,
+    rate_limit::RateLimits,
     reconcile::{Limits, Wake},
     secrets::Vault,
     snapshot::Publisher,
@@ -61,6 +62,8 @@ pub struct Parts {
     pub audit_retention: Duration,
     /// Hashes passwords.
     pub passwords: Passwords,
+    /// Counts requests.
+    pub rate_limits: RateLimits,
     /// Sends mail, when there is a mail server.
     pub mailer: Option<Mailer>,
     /// The identity provider that people sign in with, when there is one.
@@ -86,6 +89,12 @@ impl App {
     #[must_use]
     pub fn gateway(&self) -> &Gateway {
         &self.inner.gateway
+    }
+
+    /// The counters of requests.
+    #[must_use]
+    pub fn rate_limits(&self) -> &RateLimits {
+        &self.inner.rate_limits
     }
 
     /// The owner of requests that run to their end.

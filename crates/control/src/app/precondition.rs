@@ -1,5 +1,7 @@
 //! What a caller takes for granted when it changes something: that the thing is still as it was read.
 
+use sha2::{Digest, Sha256};
+
 /// What must hold of a thing before it is changed. It is looked at in the transaction that changes the thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Precondition {
@@ -7,7 +9,7 @@ pub enum Precondition {
     None,
     /// That it exists.
     Exists,
-    /// That its row has one of these versions.
+    /// That it has one of these versions.
     Versions(Vec<i64>),
 }
 
@@ -17,7 +19,7 @@ pub enum Precondition {
 pub struct PreconditionFailed;
 
 impl Precondition {
-    /// Whether it holds of a thing whose row has this version.
+    /// Whether it holds of a thing that has this version.
     ///
     /// # Errors
     /// When it does not.
@@ -29,6 +31,20 @@ impl Precondition {
     }
 }
 
+/// The version of a thing whose row has none: what can be changed of it, as a number that is not negative. So a thing that
+/// was changed and changed back is as it was read.
+#[must_use]
+pub fn fingerprint(fields: &[Option<&str>]) -> i64 {
+    let mut digest = Sha256::new();
+    for field in fields {
+        // With its length, so that no two lists of fields look alike.
+        digest.update(field.map_or(-1, |field| i64::try_from(field.len()).unwrap_or(i64::MAX)).to_be_bytes());
+        digest.update(field.unwrap_or_default());
+    }
+    let digest = digest.finalize();
+    digest.iter().take(8).fold(0, |number: i64, byte| (number << 8) | i64::from(*byte)) & i64::MAX
+}
+
 /// Something of that id, as its caller has read it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AsRead<T> {
@@ -36,4 +52,21 @@ pub struct AsRead<T> {
     pub id: T,
     /// What must hold of it.
     pub precondition: Precondition,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_tell_fields_apart() {
+        let lists: [&[Option<&str>]; 6] =
+            [&[Some("a")], &[Some("b")], &[Some("")], &[None], &[Some("a"), Some("b")], &[Some("ab"), Some("")]];
+        for (at, fields) in lists.iter().enumerate() {
+            assert!(fingerprint(fields) >= 0);
+            for other in &lists[..at] {
+                assert_ne!(fingerprint(fields), fingerprint(other), "{fields:?} {other:?}");
+            }
+        }
+    }
 }

@@ -15,7 +15,11 @@ use towline_model::{
 };
 use towline_store::{Constraint, Page, Paged, SecretRow, ServiceRow, StoreError, Tx};
 
-use super::{App, audit::Deed};
+use super::{
+    App,
+    audit::Deed,
+    precondition::{AsRead, PreconditionFailed},
+};
 use crate::secrets::Vault;
 
 /// How often a change is tried when somebody else changes the same secret at the same moment.
@@ -97,6 +101,9 @@ pub enum SecretError {
     /// The team has no such secret.
     #[error("there is no such secret in this team; GET /api/v1/secrets lists those that there are")]
     NotFound,
+    /// It is not as the caller takes for granted.
+    #[error(transparent)]
+    Changed(#[from] PreconditionFailed),
     /// Services refer to it.
     #[error("{}", in_use(.0))]
     InUse(Vec<SecretPlace>),
@@ -217,28 +224,29 @@ impl App {
     pub async fn update_secret(
         &self,
         principal: &Principal,
-        id: SecretId,
+        secret: &AsRead<SecretId>,
         changes: &SecretChanges,
     ) -> Result<(), SecretError> {
         check(changes)?;
         for _ in 1..ATTEMPTS {
-            match self.try_update_secret(principal, id, changes).await {
+            match self.try_update_secret(principal, secret, changes).await {
                 Err(SecretError::Store(StoreError::Concurrent)) => {}
                 result => return result,
             }
         }
-        self.try_update_secret(principal, id, changes).await
+        self.try_update_secret(principal, secret, changes).await
     }
 
     async fn try_update_secret(
         &self,
         principal: &Principal,
-        id: SecretId,
+        secret: &AsRead<SecretId>,
         changes: &SecretChanges,
     ) -> Result<(), SecretError> {
-        let (team_id, now) = (principal.team_id(), self.now());
+        let (team_id, id, now) = (principal.team_id(), secret.id, self.now());
         let mut tx = self.write().await?;
         let mut row = lock(&mut tx, team_id, id).await?;
+        secret.precondition.check(row.version)?;
         if let Some(name) = &changes.name {
             row.name.clone_from(name);
         }
@@ -264,10 +272,11 @@ impl App {
     ///
     /// # Errors
     /// See [`SecretError`].
-    pub async fn delete_secret(&self, principal: &Principal, id: SecretId) -> Result<(), SecretError> {
-        let team_id = principal.team_id();
+    pub async fn delete_secret(&self, principal: &Principal, secret: &AsRead<SecretId>) -> Result<(), SecretError> {
+        let (team_id, id) = (principal.team_id(), secret.id);
         let mut tx = self.write().await?;
         let row = lock(&mut tx, team_id, id).await?;
+        secret.precondition.check(row.version)?;
         if let Some(places) = places(&mut tx, team_id).await?.remove(&id) {
             return Err(SecretError::InUse(places));
         }

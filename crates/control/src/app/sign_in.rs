@@ -11,6 +11,7 @@ use towline_store::{RefreshTokenRow, RefreshTokenUse, StoreError, Tx};
 use uuid::Uuid;
 
 use super::{App, password::Busy, user};
+use crate::rate_limit::TooMany;
 
 /// How long an access token works.
 pub const ACCESS_LIFETIME: Duration = Duration::from_secs(15 * 60);
@@ -35,6 +36,9 @@ pub enum SignInError {
     /// Too many at once.
     #[error(transparent)]
     Busy(#[from] Busy),
+    /// Too many for this account.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -57,6 +61,7 @@ impl App {
     /// # Errors
     /// See [`SignInError`].
     pub async fn sign_in(&self, email_address: &str, password: Secret<String>) -> Result<Tokens, SignInError> {
+        self.inner.rate_limits.sign_in_as(email_address)?;
         // PostgreSQL refuses texts with NUL, and nobody has such an address.
         let user = match email_address.contains('\0') {
             true => None,

@@ -10,7 +10,11 @@ use serde_json::json;
 use towline_model::{Action, AuditAction, Principal, Role, TeamId, UserId, ValidationError, validate::Checks};
 use towline_store::{MembershipRow, Page, Paged, StoreError, TeamRow, Tx};
 
-use super::{App, audit::Deed};
+use super::{
+    App,
+    audit::Deed,
+    precondition::{Precondition, PreconditionFailed, fingerprint},
+};
 use crate::reconcile::team_end::FAREWELL;
 
 /// How often it is looked whether a deleted team is gone.
@@ -40,6 +44,9 @@ pub enum TeamError {
     /// It would leave the team without its one owner, or with two.
     #[error("{0}")]
     OneOwner(&'static str),
+    /// It is not as the caller takes for granted.
+    #[error(transparent)]
+    Changed(#[from] PreconditionFailed),
     /// The person, or the whole team, is gone since the request was let in.
     #[error("you are not a member of this team any more")]
     NotInTeam,
@@ -53,6 +60,18 @@ pub enum TeamError {
 
 const OWNER_STAYS: &str = "the owner cannot leave; make another member the owner with \
      POST /api/v1/teams/current/transfer, or delete the team with DELETE /api/v1/teams/current";
+
+impl TeamDetails {
+    /// The version of the team that `If-Match` is about.
+    #[must_use]
+    pub fn version(&self) -> i64 {
+        version(&self.team)
+    }
+}
+
+fn version(team: &TeamRow) -> i64 {
+    fingerprint(&[Some(&team.name)])
+}
 
 impl App {
     /// Makes a team. Who makes it owns it.
@@ -97,10 +116,17 @@ impl App {
     ///
     /// # Errors
     /// See [`TeamError`].
-    pub async fn rename_team(&self, principal: &Principal, name: &str) -> Result<(), TeamError> {
+    pub async fn rename_team(
+        &self,
+        principal: &Principal,
+        precondition: &Precondition,
+        name: &str,
+    ) -> Result<(), TeamError> {
         check_name(name)?;
         let mut tx = self.write().await?;
         lock_as(&mut tx, principal, Action::ManageTeam).await?;
+        let team = tx.find_team(principal.team_id()).await?.ok_or(TeamError::NotInTeam)?;
+        precondition.check(version(&team))?;
         tx.rename_team(principal.team_id(), name).await?;
         let deed = Deed::new(AuditAction::TeamUpdate, principal.team_id(), name);
         self.record(&mut tx, principal.team_id(), deed).await?;

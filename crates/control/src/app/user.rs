@@ -6,6 +6,7 @@ use towline_store::{StoreError, TeamRow, UserRow};
 use super::{
     App,
     password::{self, Busy},
+    precondition::{Precondition, PreconditionFailed, fingerprint},
     sign_in,
 };
 
@@ -47,6 +48,9 @@ pub enum UserError {
     /// The user was removed meanwhile.
     #[error("this user was removed; sign in as another")]
     NoSuchUser,
+    /// The user is not as the caller takes for granted.
+    #[error(transparent)]
+    Changed(#[from] PreconditionFailed),
     /// The password until now is another one.
     #[error("current_password is not the password that you have now; nothing was changed")]
     WrongPassword,
@@ -56,6 +60,18 @@ pub enum UserError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl UserDetails {
+    /// The version of the user that `If-Match` is about.
+    #[must_use]
+    pub fn version(&self) -> i64 {
+        version(&self.user)
+    }
+}
+
+fn version(user: &UserRow) -> i64 {
+    fingerprint(&[user.display_name.as_deref()])
 }
 
 impl UserChanges {
@@ -97,16 +113,20 @@ impl App {
     ///
     /// # Errors
     /// See [`UserError`].
-    pub async fn update_user(&self, id: UserId, changes: UserChanges) -> Result<(), UserError> {
+    pub async fn update_user(
+        &self,
+        id: UserId,
+        precondition: &Precondition,
+        changes: UserChanges,
+    ) -> Result<(), UserError> {
         changes.check()?;
         let hashes = match &changes.password {
             Some(change) => Some(self.change_of_hash(id, change).await?),
             None => None,
         };
         let mut tx = self.write().await?;
-        if tx.find_user(id).await?.is_none() {
-            return Err(UserError::NoSuchUser);
-        }
+        let user = tx.lock_user(id).await?.ok_or(UserError::NoSuchUser)?;
+        precondition.check(version(&user))?;
         if let Some(name) = &changes.display_name {
             tx.set_display_name(id, name.as_deref()).await?;
         }

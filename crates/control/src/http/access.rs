@@ -3,6 +3,8 @@
 //! A route names its [`Access`] when it is registered, there is no other way to register one. Its handler takes the
 //! [`Caller`] or the [`SignedIn`] user that was found here.
 
+use std::net::Ipv4Addr;
+
 use axum::{
     extract::{FromRequestParts, Request, State},
     middleware::Next,
@@ -31,6 +33,17 @@ pub enum Access {
     Team(Action),
 }
 
+/// As what the requests of a route are counted, so that there are not too many of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// As requests of whoever makes them; where that is nobody known, of an address.
+    Api,
+    /// The same, and as attempts of an address to get in.
+    SignIn,
+    /// Not at all.
+    None,
+}
+
 /// The principal of a request to a route of a team; it may do what the route needs.
 #[derive(Debug, Clone)]
 pub struct Caller(pub Principal);
@@ -45,8 +58,12 @@ pub struct MaybeSignedIn(pub Option<UserId>);
 
 /// Lets a request through to its handler, or not. A request that changes something runs to its end even when its caller
 /// goes away; one that only reads is dropped.
-pub(super) async fn guard(State((app, access)): State<(App, Access)>, mut request: Request, next: Next) -> Response {
-    let sender = match admit(&app, access, &mut request) {
+pub(super) async fn guard(
+    State((app, access, limit)): State<(App, Access, Limit)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let sender = match admit_counted(&app, (access, limit), &mut request) {
         Ok(sender) => sender,
         Err(error) => return error.into_response(),
     };
@@ -81,9 +98,29 @@ fn origin(request: &Request, sender: Sender) -> Origin {
     let extensions = request.extensions();
     Origin {
         sender,
-        address: extensions.get::<CallerAddr>().map(|address| address.0.ip()),
+        address: extensions.get::<CallerAddr>().map(|address| address.0),
         request_id: extensions.get::<RequestIdText>().map(|id| id.as_str().to_owned()),
     }
+}
+
+/// Looks who asks, and whether there is still room for one more request. A request that is refused counts as one of its
+/// address, so that keys cannot be tried without end.
+fn admit_counted(app: &App, (access, limit): (Access, Limit), request: &mut Request) -> Result<Sender, ApiError> {
+    if limit == Limit::None {
+        return admit(app, access, request);
+    }
+    let limits = app.rate_limits();
+    let address = request.extensions().get::<CallerAddr>().map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.0);
+    if limit == Limit::SignIn {
+        limits.sign_in_from(address)?;
+    }
+    let admitted = admit(app, access, request);
+    match &admitted {
+        Ok(Sender::Principal(principal)) => limits.api_of(principal)?,
+        Ok(Sender::User(user_id)) => limits.api_of_user(*user_id)?,
+        Ok(Sender::Unknown) | Err(_) => limits.api_from(address)?,
+    }
+    admitted
 }
 
 fn admit(app: &App, access: Access, request: &mut Request) -> Result<Sender, ApiError> {

@@ -8,11 +8,12 @@ use towline_store::MemberRow;
 
 use super::{
     access::Caller,
+    conditional::RowVersion,
     extract::{JsonBody, PathParam},
     page::{PageMeta, PageParams, PageQuery},
     problem::ApiResult,
 };
-use crate::app::App;
+use crate::app::{App, member::version, precondition::AsRead};
 
 /// A member.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -80,6 +81,24 @@ pub async fn list(
     }))
 }
 
+/// Show a member.
+#[utoipa::path(
+    get,
+    path = "/api/v1/members/{id}",
+    operation_id = "get_member",
+    tag = "people",
+    params(("id" = UserId, Path, description = "The user's id.")),
+    responses((status = 200, description = "The member.", body = MemberItem))
+)]
+pub async fn show(
+    State(app): State<App>,
+    Caller(principal): Caller,
+    PathParam(id): PathParam<UserId>,
+) -> ApiResult<(RowVersion, Json<MemberItem>)> {
+    let member = app.member(principal.team_id(), id).await?;
+    Ok((RowVersion(version(member.role)), Json(member.into())))
+}
+
 /// Give a member another role.
 ///
 /// It holds for the member's next request. The owner's role changes only when the team is handed over.
@@ -98,11 +117,11 @@ pub async fn list(
 pub async fn update(
     State(app): State<App>,
     Caller(principal): Caller,
-    PathParam(id): PathParam<UserId>,
+    member: AsRead<UserId>,
     JsonBody(request): JsonBody<UpdateMemberRequest>,
 ) -> ApiResult<Json<UpdateMemberResponse>> {
-    app.set_role(&principal, id, request.role).await?;
-    Ok(Json(UpdateMemberResponse { id }))
+    app.set_role(&principal, &member, request.role).await?;
+    Ok(Json(UpdateMemberResponse { id: member.id }))
 }
 
 /// Remove a member.
@@ -122,8 +141,8 @@ pub async fn update(
 pub async fn remove(
     State(app): State<App>,
     Caller(principal): Caller,
-    PathParam(id): PathParam<UserId>,
+    member: AsRead<UserId>,
 ) -> ApiResult<StatusCode> {
-    app.remove_member(&principal, id).await?;
+    app.remove_member(&principal, &member).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -10,7 +10,7 @@ use towline_model::{Action, CredentialId, ErrorCode, Principal, Role, Scope, Tea
 use utoipa::OpenApi;
 
 use super::{
-    access::Access,
+    access::{Access, Limit},
     agents, audit, auth, credentials, events, examples, health, instances, invitations, logs, members, oidc,
     router::{Route, routes},
     runtime, secrets, services, teams, users,
@@ -39,7 +39,7 @@ use super::{
     paths(
         auth::login, auth::refresh, auth::logout, oidc::start, oidc::callback, users::me, users::update_me,
         teams::create, teams::list, teams::show, teams::update, teams::delete, teams::transfer, teams::leave,
-        members::list, members::update, members::remove,
+        members::list, members::show, members::update, members::remove,
         invitations::create, invitations::list, invitations::revoke, invitations::accept,
         credentials::create, credentials::list, credentials::revoke,
         services::create, services::list, services::show, services::update, services::delete,
@@ -119,6 +119,9 @@ fn describe_access(operation: &mut Value, route: &Route) {
         Access::Team(_) => json!([{"access_token": [], "team": []}]),
     };
     operation["x-permission"] = permission(route.access);
+    if route.limit != Limit::None {
+        errors.push(ErrorCode::RateLimited);
+    }
     if route.access != Access::Public {
         errors.extend([ErrorCode::Unauthenticated, ErrorCode::MalformedRequest]);
     }
@@ -131,7 +134,7 @@ fn describe_access(operation: &mut Value, route: &Route) {
         ]);
     }
     if route.access == Access::Team(Action::InvokeServices) {
-        errors.extend([ErrorCode::ServiceNotRunning, ErrorCode::RateLimited]);
+        errors.extend([ErrorCode::ServiceNotRunning]);
     }
     if route.path.contains('{') {
         errors.extend([ErrorCode::InvalidParameter, ErrorCode::NotFound]);
@@ -144,13 +147,13 @@ fn describe_access(operation: &mut Value, route: &Route) {
     if route.method == Method::POST && route.access != Access::Public {
         add_header(operation, "Idempotency-Key", "Sent again within 24 hours, the request is carried out once.");
         errors.extend([ErrorCode::IdempotencyKeyInUse, ErrorCode::IdempotencyKeyUsed]);
-        errors.extend([ErrorCode::IdempotencyKeyReused, ErrorCode::RateLimited]);
+        errors.push(ErrorCode::IdempotencyKeyReused);
     }
-    if route.method != Method::GET && route.path.starts_with("/api/v1/containers/{id}") {
+    if takes_if_match(route) {
         add_header(
             operation,
             "If-Match",
-            "The ETag of the service as it was read, or *; 412 when it was changed since.",
+            "The ETag of what is changed, as it was read, or *; 412 when it was changed since.",
         );
         errors.push(ErrorCode::PreconditionFailed);
     }
@@ -158,6 +161,14 @@ fn describe_access(operation: &mut Value, route: &Route) {
         errors.push(ErrorCode::InvalidParameter);
     }
     add_errors(&mut operation["responses"], &errors);
+}
+
+/// Whether a route changes something that can be read with an ETag.
+fn takes_if_match(route: &Route) -> bool {
+    let is_thing = ["/api/v1/containers/{id}", "/api/v1/secrets/{id}", "/api/v1/members/{id}"]
+        .iter()
+        .any(|thing| route.path.starts_with(thing));
+    route.method == Method::PUT || (route.method != Method::GET && is_thing)
 }
 
 /// Adds an optional header to the parameters.

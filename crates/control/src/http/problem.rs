@@ -20,7 +20,7 @@ use crate::app::{
     team::TeamError,
     user::UserError,
 };
-use crate::oidc::OidcError;
+use crate::{oidc::OidcError, rate_limit::TooMany};
 
 /// An error answer.
 #[derive(Debug, Clone)]
@@ -170,9 +170,17 @@ impl From<SecretError> for ApiError {
             SecretError::Invalid(error) => error.into(),
             SecretError::NameTaken { .. } => Self::new(ErrorCode::AlreadyExists, message),
             SecretError::NotFound => Self::new(ErrorCode::NotFound, message),
+            SecretError::Changed(_) => Self::new(ErrorCode::PreconditionFailed, message),
             SecretError::InUse(_) => Self::new(ErrorCode::SecretInUse, message),
             SecretError::Store(error) => error.into(),
         }
+    }
+}
+
+impl From<TooMany> for ApiError {
+    fn from(error: TooMany) -> Self {
+        Self::new(ErrorCode::RateLimited, error.to_string())
+            .with_header(header::RETRY_AFTER, HeaderValue::from(error.seconds()))
     }
 }
 
@@ -182,6 +190,7 @@ impl From<SignInError> for ApiError {
         match error {
             SignInError::Wrong => Self::new(ErrorCode::InvalidLogin, message),
             SignInError::Busy(_) => Self::busy(message),
+            SignInError::TooMany(error) => error.into(),
             SignInError::Store(error) => error.into(),
         }
     }
@@ -205,6 +214,7 @@ impl From<TeamError> for ApiError {
             TeamError::NoSuchMember => Self::new(ErrorCode::NotFound, message),
             TeamError::NotAllowed(_) => Self::new(ErrorCode::Forbidden, message),
             TeamError::OneOwner(_) => Self::new(ErrorCode::InvalidState, message),
+            TeamError::Changed(_) => Self::new(ErrorCode::PreconditionFailed, message),
             TeamError::NotInTeam => Self::new(ErrorCode::NotInTeam, message),
             TeamError::NoSuchUser => Self::unauthenticated(message),
             TeamError::Store(error) => error.into(),
@@ -258,6 +268,7 @@ impl From<UserError> for ApiError {
         match error {
             UserError::Invalid(error) => error.into(),
             UserError::NoSuchUser => Self::unauthenticated(message),
+            UserError::Changed(_) => Self::new(ErrorCode::PreconditionFailed, message),
             UserError::WrongPassword => Self::new(ErrorCode::Forbidden, message),
             UserError::Busy(_) => Self::busy(message),
             UserError::Store(error) => error.into(),

@@ -14,7 +14,7 @@ use http::Method;
 use towline_model::{Action, ErrorCode};
 
 use super::{
-    access::{Access, guard},
+    access::{Access, Limit, guard},
     agents, audit, auth, conditional, credentials, events,
     finish::finish,
     health, instances, invitations, logs, members, oidc, openapi,
@@ -31,6 +31,8 @@ pub struct Route {
     pub path: &'static str,
     /// What a request needs.
     pub access: Access,
+    /// As what it is counted.
+    pub limit: Limit,
     handler: MethodRouter<App>,
 }
 
@@ -42,11 +44,11 @@ pub fn routes() -> Vec<Route> {
     use Action::{CreateServices, InvokeServices, ManageCredentials, ManageSecrets, ManageServices, ReadAgents, ReadAudit, ReadCredentials, ReadSecrets, ReadServices};
     use Action::{DeleteTeam, LeaveTeam, ManageInvitations, ManageMembers, ManageTeam, ReadMembers, ReadTeam, TransferTeam};
     vec![
-        post("/api/v1/auth/login", Public, auth::login),
+        post("/api/v1/auth/login", Public, auth::login).counted(Limit::SignIn),
         post("/api/v1/auth/refresh", Public, auth::refresh),
         post("/api/v1/auth/logout", Public, auth::logout),
-        get("/api/v1/auth/oidc/start", Public, oidc::start),
-        get("/api/v1/auth/oidc/callback", Public, oidc::callback),
+        get("/api/v1/auth/oidc/start", Public, oidc::start).counted(Limit::SignIn),
+        get("/api/v1/auth/oidc/callback", Public, oidc::callback).counted(Limit::SignIn),
         get("/api/v1/users/me", SignedIn, users::me),
         put("/api/v1/users/me", SignedIn, users::update_me),
 
@@ -59,13 +61,14 @@ pub fn routes() -> Vec<Route> {
         post("/api/v1/teams/current/leave", Team(LeaveTeam), teams::leave),
 
         get("/api/v1/members", Team(ReadMembers), members::list),
+        get("/api/v1/members/{id}", Team(ReadMembers), members::show),
         put("/api/v1/members/{id}", Team(ManageMembers), members::update),
         delete("/api/v1/members/{id}", Team(ManageMembers), members::remove),
 
         post("/api/v1/invitations", Team(ManageInvitations), invitations::create),
         get("/api/v1/invitations", Team(ManageInvitations), invitations::list),
         delete("/api/v1/invitations/{id}", Team(ManageInvitations), invitations::revoke),
-        post("/api/v1/invitations/accept", Anybody, invitations::accept),
+        post("/api/v1/invitations/accept", Anybody, invitations::accept).counted(Limit::SignIn),
 
         post("/api/v1/credentials", Team(ManageCredentials), credentials::create),
         get("/api/v1/credentials", Team(ReadCredentials), credentials::list),
@@ -100,8 +103,8 @@ pub fn routes() -> Vec<Route> {
         get("/api/v1/r/agents", Team(ReadAgents), runtime::list_agents),
 
         get("/api/v1/openapi.json", Public, openapi::serve),
-        get("/healthz", Public, health::healthz),
-        get("/readyz", Public, health::readyz),
+        get("/healthz", Public, health::healthz).counted(Limit::None),
+        get("/readyz", Public, health::readyz).counted(Limit::None),
     ]
 }
 
@@ -109,7 +112,7 @@ pub fn routes() -> Vec<Route> {
 pub fn router(app: &App) -> Router {
     let mut router = Router::new();
     for route in routes() {
-        let guard = middleware::from_fn_with_state((app.clone(), route.access), guard);
+        let guard = middleware::from_fn_with_state((app.clone(), route.access, route.limit), guard);
         router = router.route(route.path, route.handler.route_layer(guard));
     }
     router
@@ -130,18 +133,30 @@ async fn method_not_allowed() -> Response {
     ApiError::new(ErrorCode::MethodNotAllowed, message).into_response()
 }
 
+impl Route {
+    const fn new(method: Method, path: &'static str, access: Access, handler: MethodRouter<App>) -> Self {
+        Self { method, path, access, limit: Limit::Api, handler }
+    }
+
+    /// Counts its requests as something else than the API's.
+    fn counted(mut self, limit: Limit) -> Self {
+        self.limit = limit;
+        self
+    }
+}
+
 fn get<H: Handler<T, App>, T: 'static>(path: &'static str, access: Access, handler: H) -> Route {
-    Route { method: Method::GET, path, access, handler: on(MethodFilter::GET, handler) }
+    Route::new(Method::GET, path, access, on(MethodFilter::GET, handler))
 }
 
 fn post<H: Handler<T, App>, T: 'static>(path: &'static str, access: Access, handler: H) -> Route {
-    Route { method: Method::POST, path, access, handler: on(MethodFilter::POST, handler) }
+    Route::new(Method::POST, path, access, on(MethodFilter::POST, handler))
 }
 
 fn put<H: Handler<T, App>, T: 'static>(path: &'static str, access: Access, handler: H) -> Route {
-    Route { method: Method::PUT, path, access, handler: on(MethodFilter::PUT, handler) }
+    Route::new(Method::PUT, path, access, on(MethodFilter::PUT, handler))
 }
 
 fn delete<H: Handler<T, App>, T: 'static>(path: &'static str, access: Access, handler: H) -> Route {
-    Route { method: Method::DELETE, path, access, handler: on(MethodFilter::DELETE, handler) }
+    Route::new(Method::DELETE, path, access, on(MethodFilter::DELETE, handler))
 }

@@ -8,12 +8,14 @@ use towline_model::{Secret, SecretId, ServiceId, Timestamp};
 
 use super::{
     access::Caller,
+    conditional::RowVersion,
     extract::{JsonBody, PathParam},
     page::{PageMeta, PageParams, PageQuery},
     problem::ApiResult,
 };
 use crate::app::{
     App,
+    precondition::AsRead,
     secret::{NewSecret, SecretChanges, SecretDetails, SecretPlace},
 };
 
@@ -204,8 +206,9 @@ pub async fn show(
     State(app): State<App>,
     Caller(principal): Caller,
     PathParam(id): PathParam<SecretId>,
-) -> ApiResult<Json<SecretItem>> {
-    Ok(Json(app.secret(principal.team_id(), id).await?.into()))
+) -> ApiResult<(RowVersion, Json<SecretItem>)> {
+    let secret = app.secret(principal.team_id(), id).await?;
+    Ok((RowVersion(secret.row.version), Json(secret.into())))
 }
 
 /// Change a secret.
@@ -227,13 +230,13 @@ pub async fn show(
 pub async fn update(
     State(app): State<App>,
     Caller(principal): Caller,
-    PathParam(id): PathParam<SecretId>,
+    secret: AsRead<SecretId>,
     JsonBody(request): JsonBody<UpdateSecretRequest>,
 ) -> ApiResult<Json<SecretIdResponse>> {
     let UpdateSecretRequest { name, description, value } = request;
     let changes = SecretChanges { name, description: description.map(Option::unwrap_or_default), value };
-    app.update_secret(&principal, id, &changes).await?;
-    Ok(Json(SecretIdResponse { id }))
+    app.update_secret(&principal, &secret, &changes).await?;
+    Ok(Json(SecretIdResponse { id: secret.id }))
 }
 
 /// Forget a secret that nothing refers to.
@@ -251,8 +254,8 @@ pub async fn update(
 pub async fn delete(
     State(app): State<App>,
     Caller(principal): Caller,
-    PathParam(id): PathParam<SecretId>,
+    secret: AsRead<SecretId>,
 ) -> ApiResult<StatusCode> {
-    app.delete_secret(&principal, id).await?;
+    app.delete_secret(&principal, &secret).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -8,11 +8,12 @@ use towline_model::{ErrorCode, Principal, Role, TeamId, Timestamp, UserId};
 use super::{
     SUCCESS, Success,
     access::{Caller, SignedIn},
+    conditional::RowVersion,
     extract::JsonBody,
     page::{PageMeta, PageParams, PageQuery},
     problem::{ApiError, ApiResult},
 };
-use crate::app::App;
+use crate::app::{App, precondition::Precondition};
 
 /// A team's name.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
@@ -133,18 +134,20 @@ pub async fn list(
     tag = "people",
     responses((status = 200, description = "The team.", body = TeamResponse))
 )]
-pub async fn show(State(app): State<App>, Caller(principal): Caller) -> ApiResult<Json<TeamResponse>> {
+pub async fn show(State(app): State<App>, Caller(principal): Caller) -> ApiResult<(RowVersion, Json<TeamResponse>)> {
     let (Principal::User { role, .. } | Principal::Device { role, .. }) = principal else {
         return Err(ApiError::new(ErrorCode::Forbidden, "a key has no role in a team; sign in"));
     };
     let details = app.team(principal.team_id()).await?;
-    Ok(Json(TeamResponse {
+    let version = RowVersion(details.version());
+    let team = TeamResponse {
         id: details.team.id,
         team_name: details.team.name,
         role,
         member_count: details.member_count,
         created_at: details.team.created_at,
-    }))
+    };
+    Ok((version, Json(team)))
 }
 
 /// Rename the team.
@@ -159,9 +162,10 @@ pub async fn show(State(app): State<App>, Caller(principal): Caller) -> ApiResul
 pub async fn update(
     State(app): State<App>,
     Caller(principal): Caller,
+    precondition: Precondition,
     JsonBody(request): JsonBody<TeamRequest>,
 ) -> ApiResult<Json<TeamReference>> {
-    app.rename_team(&principal, &request.team_name).await?;
+    app.rename_team(&principal, &precondition, &request.team_name).await?;
     Ok(Json(TeamReference { id: principal.team_id() }))
 }
 

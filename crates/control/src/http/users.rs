@@ -6,11 +6,13 @@ use towline_model::{Role, Secret, TeamId, Timestamp, UserId, ValidationError};
 
 use super::{
     access::SignedIn,
+    conditional::RowVersion,
     extract::{JsonBody, nullable},
     problem::ApiResult,
 };
 use crate::app::{
     App,
+    precondition::Precondition,
     user::{PasswordChange, UserChanges, UserError},
 };
 
@@ -50,18 +52,20 @@ pub struct UserTeam {
     tag = "people",
     responses((status = 200, description = "The user with the teams.", body = UserResponse))
 )]
-pub async fn me(State(app): State<App>, SignedIn(user_id): SignedIn) -> ApiResult<Json<UserResponse>> {
+pub async fn me(State(app): State<App>, SignedIn(user_id): SignedIn) -> ApiResult<(RowVersion, Json<UserResponse>)> {
     let details = app.user(user_id).await?;
     let details = details.ok_or(UserError::NoSuchUser)?;
+    let version = RowVersion(details.version());
     let team_list =
         details.teams.into_iter().map(|(team, role)| UserTeam { team_id: team.id, team_name: team.name, role });
-    Ok(Json(UserResponse {
+    let user = UserResponse {
         id: details.user.id,
         email_address: details.user.email_address,
         display_name: details.user.display_name,
         created_at: details.user.created_at,
         team_list: team_list.collect(),
-    }))
+    };
+    Ok((version, Json(user)))
 }
 
 /// What to change of oneself. A field that is left out keeps its value.
@@ -109,6 +113,7 @@ pub struct UpdateMeResponse {
 pub async fn update_me(
     State(app): State<App>,
     SignedIn(user_id): SignedIn,
+    precondition: Precondition,
     JsonBody(request): JsonBody<UpdateMeRequest>,
 ) -> ApiResult<Json<UpdateMeResponse>> {
     let UpdateMeRequest { display_name, current_password, new_password, refresh_token } = request;
@@ -119,6 +124,6 @@ pub async fn update_me(
     }
     let password =
         new_password.map(|new| PasswordChange { current: current_password, new, kept_sign_in: refresh_token });
-    app.update_user(user_id, UserChanges { display_name, password }).await?;
+    app.update_user(user_id, &precondition, UserChanges { display_name, password }).await?;
     Ok(Json(UpdateMeResponse { id: user_id }))
 }

@@ -47,6 +47,7 @@ const TABLE: &[(&str, &str, Who)] = &[
     ("PUT", "/api/v1/teams/current", ADMINS),
     ("POST", "/api/v1/teams/current/transfer", OWNER),
     ("GET", "/api/v1/members", LOOK),
+    ("GET", "/api/v1/members/{id}", LOOK),
     ("PUT", "/api/v1/members/{id}", ADMINS),
     ("DELETE", "/api/v1/members/{id}", ADMINS),
     ("POST", "/api/v1/invitations", ADMINS),

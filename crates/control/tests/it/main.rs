@@ -14,6 +14,7 @@ mod isolation;
 mod members;
 mod openapi;
 mod parameters;
+mod rate_limits;
 mod resend;
 mod rollouts;
 mod secrets;

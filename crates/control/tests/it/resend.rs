@@ -1,7 +1,10 @@
 //! Requests that are sent again, and changes that would undo somebody else's.
 
+use std::collections::BTreeSet;
+
 use http::Method;
 use serde_json::{Value, json};
+use towline_control::http::router::routes;
 use towline_model::Role;
 
 use crate::support::{Answer, Caller, TestServer, minimal};
@@ -101,6 +104,51 @@ async fn a_tag_saves_a_body_and_changes_with_the_thing() {
     server.put(&server.owner(), &path, &json!({"display_name": "other"})).await.json(200);
     let answer = server.get(&with(&server.owner(), "if-none-match", &before), &path).await;
     assert_eq!(answer.json(200)["display_name"], "other");
+}
+
+/// Every route with PUT is here: the path, two changes of what it is about.
+#[tokio::test]
+async fn everything_that_is_put_can_be_guarded() {
+    let server = TestServer::start().await;
+    let owner = server.owner();
+    let service = server.create(&minimal("hello")).await;
+    let secret = json!({"name": "token", "value": "hunter2"});
+    let secret = server.post(&owner, "/api/v1/secrets", &secret).await.json(201);
+    let things = [
+        ("/api/v1/containers/{id}", service, json!({"display_name": "a"}), json!({"display_name": "b"})),
+        (
+            "/api/v1/secrets/{id}",
+            format!("/api/v1/secrets/{}", secret["id"].as_str().unwrap()),
+            json!({"description": "a"}),
+            json!({"value": "b"}),
+        ),
+        ("/api/v1/teams/current", "/api/v1/teams/current".into(), json!({"team_name": "a"}), json!({"team_name": "b"})),
+        ("/api/v1/users/me", "/api/v1/users/me".into(), json!({"display_name": "a"}), json!({"display_name": null})),
+        (
+            "/api/v1/members/{id}",
+            format!("/api/v1/members/{}", server.ours.users[&Role::Viewer]),
+            json!({"role": "member"}),
+            json!({"role": "admin"}),
+        ),
+    ];
+    let routes: BTreeSet<_> =
+        routes().iter().filter(|route| route.method == Method::PUT).map(|route| route.path).collect();
+    assert_eq!(things.iter().map(|thing| thing.0).collect::<BTreeSet<_>>(), routes);
+    for (_, path, one, other) in &things {
+        let read = with(&owner, "if-match", &etag(&server.get(&owner, path).await));
+        server.put(&read, path, one).await.json(200);
+        let after_one = server.get(&owner, path).await;
+        server.put(&read, path, other).await.problem(412, "precondition_failed");
+        assert_eq!(etag(&server.get(&owner, path).await), etag(&after_one), "{path}: nothing was changed");
+        server.put(&with(&owner, "if-match", &etag(&after_one)), path, other).await.json(200);
+        assert_ne!(etag(&server.get(&owner, path).await), etag(&after_one), "{path}");
+    }
+    for path in [&things[1].1, &things[4].1] {
+        let stale = with(&owner, "if-match", "\"1-0123456789abcdef0123456789abcdef\"");
+        server.delete(&stale, path).await.problem(412, "precondition_failed");
+        let read = with(&owner, "if-match", &etag(&server.get(&owner, path).await));
+        assert_eq!(server.delete(&read, path).await.status, 204, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tower::ServiceExt;
-use towline_control::{Server, ServerConfig, app::password::Passwords, http::router::router};
+use towline_control::{
+    Server, ServerConfig, app::password::Passwords, http::router::router, rate_limit::RateLimitConfig,
+};
 use towline_model::{Clock, CredentialId, KeyKind, RawKey, Role, Scope, Secret, SystemClock, TeamId, UserId};
 use towline_store::{CredentialRow, MembershipRow, Store, StoreOptions, TeamRow, Tx, UserRow};
 
@@ -58,6 +60,13 @@ impl TestServer {
     pub async fn start_with(change: impl FnOnce(&mut ServerConfig)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = ServerConfig::new(directory.path().join("data"));
+        // Tests ask faster than people; the limits have tests of their own.
+        config.rate_limits = RateLimitConfig {
+            sign_in_per_address: None,
+            sign_in_per_account: None,
+            api_per_credential: None,
+            api_per_address: None,
+        };
         change(&mut config);
         let (ours, theirs) = fill(&config).await;
         let server = start(&config).await;

@@ -71,7 +71,7 @@ fn check_session(
     let credential =
         authenticate::authenticate_agent(request.headers(), authority).map_err(|error| unauthorised(&error, id))?;
     let revoked = state.revocation(credential.id);
-    let address = active.caller().peer.ip().to_canonical();
+    let address = shared.client_address(active.caller(), request.headers());
     let admission = shared
         .agents
         .admit(credential.team_id, address, shared.config.session_limits())

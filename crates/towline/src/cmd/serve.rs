@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
     time::Duration,
 };
@@ -13,7 +14,13 @@ use std::{
 use clap::{Args, ValueHint};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tokio::net::TcpListener;
-use towline_control::{Bootstrap, Server, ServerConfig, mail::MailConfig, oidc::OidcConfig, secrets::KeySource};
+use towline_control::{
+    Bootstrap, Server, ServerConfig,
+    mail::MailConfig,
+    oidc::OidcConfig,
+    rate_limit::{InvalidRate, Rate, RateLimitConfig},
+    secrets::KeySource,
+};
 use towline_gateway::{GatewayConfig, forwarded::AddressRange};
 use towline_model::{Secret, SystemClock};
 use url::Url;
@@ -144,6 +151,19 @@ struct LimitArgs {
     /// headers are believed; repeat for several [default: none].
     #[arg(id = "limits.trusted_proxy", long = "trusted-proxy", value_name = "RANGE")]
     trusted_proxy: Vec<AddressRange>,
+    /// Attempts to get in from one address (signing in, accepting an invitation, pairing): a number and a period such as
+    /// 60/m or 20/10m, or off.
+    #[arg(id = "limits.sign_in_rate", long = "sign-in-rate", value_name = "RATE", default_value = "60/m")]
+    sign_in_rate: RateArg,
+    /// Passwords tried for one account, from wherever.
+    #[arg(id = "limits.account_rate", long = "account-rate", value_name = "RATE", default_value = "20/m")]
+    account_rate: RateArg,
+    /// Requests of the API with one credential or of one signed-in user. Calls of services are not limited.
+    #[arg(id = "limits.api_rate", long = "api-rate", value_name = "RATE", default_value = "1200/m")]
+    api_rate: RateArg,
+    /// Requests of the API from one address without a valid credential.
+    #[arg(id = "limits.anonymous_rate", long = "anonymous-rate", value_name = "RATE", default_value = "600/m")]
+    anonymous_rate: RateArg,
     /// How long an instance may wait for an eligible agent before its deploy has failed.
     #[arg(
         id = "limits.placement_timeout",
@@ -189,6 +209,21 @@ struct LimitArgs {
         default_value = "9600h"
     )]
     audit_retention: Duration,
+}
+
+/// A rate on the command line; `off` is without limit.
+#[derive(Debug, Clone, Copy)]
+struct RateArg(Option<Rate>);
+
+impl FromStr for RateArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self(None)),
+            text => text.parse().map(|rate| Self(Some(rate))).map_err(|error: InvalidRate| format!("{error}, or off")),
+        }
+    }
 }
 
 /// A server that runs, and what belongs to its process.
@@ -341,6 +376,12 @@ impl LimitArgs {
             invoke_response_limit: bytes(self.invoke_response_limit),
             trusted_proxies: self.trusted_proxy.clone(),
             ..GatewayConfig::default()
+        };
+        config.rate_limits = RateLimitConfig {
+            sign_in_per_address: self.sign_in_rate.0,
+            sign_in_per_account: self.account_rate.0,
+            api_per_credential: self.api_rate.0,
+            api_per_address: self.anonymous_rate.0,
         };
         config.limits.placement = self.placement_timeout;
         config.limits.drain = self.undeploy_drain;
