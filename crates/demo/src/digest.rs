@@ -52,6 +52,19 @@ pub async fn digest(mut body: Incoming, delay: Duration) -> Result<BodyDigest, S
     Ok(BodyDigest { body_length, body_sha256: hex(&sha256.finalize()), trailers })
 }
 
+/// Reads the body to its end and says how many bytes it had.
+///
+/// # Errors
+/// [`Stop::CallerGone`] when the body does not arrive whole.
+pub async fn count(mut body: Incoming) -> Result<u64, Stop> {
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Stop::CallerGone)?;
+        length += frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
+    }
+    Ok(length)
+}
+
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";

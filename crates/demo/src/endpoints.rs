@@ -65,7 +65,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         ["PUT", "POST"],
         "/upload",
         stream::upload,
-        "length and digest of the body; delay_ms for a slow reader"
+        "length and digest of the body; delay_ms for a slow reader, digest=0 for the length only"
     ),
     endpoint!("/sse", ["GET"], "/sse?n=10&interval_ms=500", stream::sse, "Server-Sent Events; n=0 never ends"),
     endpoint!("/ws", ["GET"], "/ws", ws::ws, "WebSocket echo; close=code&reason= closes at once"),

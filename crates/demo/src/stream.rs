@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::body::{Body, full, json_ok, response, streamed};
 use crate::call::{Call, Reply};
-use crate::digest::digest;
+use crate::digest::{count, digest};
 use crate::query::pause;
 use crate::state::unix_micros;
 
@@ -68,8 +68,11 @@ pub async fn bytes(call: Call) -> Reply {
     Ok(answer)
 }
 
-/// `PUT|POST /upload?delay_ms=`.
+/// `PUT|POST /upload?delay_ms=&digest=`. With `digest=0` it only counts, so that it holds up nobody who measures a proxy.
 pub async fn upload(call: Call) -> Reply {
+    if call.query.get("digest") == Some("0") {
+        return Ok(json_ok(&json!({ "body_length": count(call.request.into_body()).await? })));
+    }
     let delay = call.query.millis("delay_ms", Duration::ZERO)?;
     Ok(json_ok(&digest(call.request.into_body(), delay).await?))
 }

@@ -51,6 +51,8 @@ async fn uploads_are_measured() {
     assert_eq!(answer["body_length"], 3_000_000);
     assert_eq!(answer["body_sha256"], sha256(&body));
     assert_eq!(server.send("POST", "/upload?delay_ms=1", &pattern(70_000)).await.json()["body_length"], 70_000);
+    let counted = server.send("POST", "/upload?digest=0", &pattern(70_000)).await.json();
+    assert_eq!(counted, serde_json::json!({ "body_length": 70_000 }));
 }
 
 #[tokio::test]
