@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "tasks talk to the person who started them")]
 
 mod archive;
+mod bench;
 mod demo;
 mod engine;
 mod image;
@@ -25,6 +26,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Measure beside other proxies and tunnels on this machine; writes docs/performance.md
+    #[command(after_help = "Example: cargo xtask bench --quick")]
+    Bench(bench::BenchArgs),
     /// Run the whole system on this machine and call a service in four ways; it keeps running
     #[command(after_help = "Example: cargo xtask demo --check")]
     Demo(demo::DemoArgs),
@@ -56,6 +60,7 @@ fn run(task: Task) -> Result<()> {
             println!("{} is ready ({})", image::NAME, image.id);
             Ok(())
         }
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Openapi => openapi::run(),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),

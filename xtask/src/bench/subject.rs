@@ -1,0 +1,178 @@
+//! What is measured: the way to the origin without anything, with one hop, and with two. All of them have the same origin
+//! behind them.
+
+mod origin;
+mod proxies;
+mod tunnels;
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+pub use self::origin::Origin;
+use super::{process::Running, provision::Programs};
+
+/// Everything runs on this address.
+pub const HOST: &str = "127.0.0.1";
+
+/// Where requests go.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// A port.
+    pub port: u16,
+    /// What stands before the origin's path.
+    pub prefix: String,
+    /// The key that the request carries.
+    pub key: Option<String>,
+}
+
+impl Target {
+    /// Without prefix and key.
+    pub const fn plain(port: u16) -> Self {
+        Self { port, prefix: String::new(), key: None }
+    }
+}
+
+/// What stands between callers and the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Nothing.
+    Direct,
+    /// One nginx.
+    Nginx,
+    /// One HAProxy.
+    Haproxy,
+    /// One Envoy.
+    Envoy,
+    /// nginx before nginx.
+    NginxTwice,
+    /// rathole: a tunnel of plain TCP connections, without HTTP and without authentication of callers.
+    Rathole,
+    /// This project: authentication, HTTP, and the tunnel.
+    Towline,
+    /// The same with a thousand services on a hundred agents.
+    TowlineMany,
+}
+
+impl Kind {
+    /// All that are measured side by side, in the order of the tables.
+    pub const ALL: [Self; 7] =
+        [Self::Direct, Self::Nginx, Self::Haproxy, Self::Envoy, Self::NginxTwice, Self::Rathole, Self::Towline];
+
+    /// Those of them that have processes of their own.
+    pub const PROXIES: [Self; 6] =
+        [Self::Nginx, Self::Haproxy, Self::Envoy, Self::NginxTwice, Self::Rathole, Self::Towline];
+
+    /// All that may have a row in a table, in their order.
+    pub fn rows() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().chain([Self::TowlineMany])
+    }
+
+    /// Its name in the tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "HAProxy",
+            Self::Envoy => "Envoy",
+            Self::NginxTwice => "nginx → nginx",
+            Self::Rathole => "rathole",
+            Self::Towline => "Towline",
+            Self::TowlineMany => "Towline, 1,000 services on 100 agents",
+        }
+    }
+}
+
+/// A subject that runs. Dropping it ends it.
+#[derive(Debug)]
+pub struct Subject {
+    /// What it is.
+    pub kind: Kind,
+    /// Its processes, the one that callers talk to first.
+    pub processes: Vec<Running>,
+    /// Where its callers go.
+    pub target: Target,
+}
+
+impl Subject {
+    /// CPU seconds that its processes have used, by role.
+    ///
+    /// # Errors
+    /// When one of them has ended.
+    pub fn cpu(&self) -> Result<Vec<(&'static str, f64)>> {
+        self.by_role(Running::cpu)
+    }
+
+    /// KiB of memory that its processes have, by role.
+    ///
+    /// # Errors
+    /// When one of them has ended.
+    pub fn memory(&self) -> Result<Vec<(&'static str, f64)>> {
+        self.by_role(|process| Ok(process.memory()? as f64))
+    }
+
+    fn by_role(&self, figure: impl Fn(&Running) -> Result<f64>) -> Result<Vec<(&'static str, f64)>> {
+        let mut sums: Vec<(&'static str, f64)> = vec![];
+        for process in &self.processes {
+            let value = figure(process)?;
+            match sums.iter_mut().find(|(role, _)| *role == process.role) {
+                Some((_, sum)) => *sum += value,
+                None => sums.push((process.role, value)),
+            }
+        }
+        Ok(sums)
+    }
+}
+
+/// What subjects are started with.
+#[derive(Debug, Clone, Copy)]
+pub struct Stage<'a> {
+    /// The programs.
+    pub programs: &'a Programs,
+    /// The origin's port.
+    pub origin: u16,
+    /// Where configurations, logs and state go.
+    pub scratch: &'a Path,
+}
+
+impl Stage<'_> {
+    /// Starts a subject and waits until it listens.
+    ///
+    /// # Errors
+    /// When it does not start; with the last that it said.
+    pub fn start(&self, kind: Kind) -> Result<Subject> {
+        let started = match kind {
+            Kind::Direct => Ok(Subject { kind, processes: Vec::new(), target: Target::plain(self.origin) }),
+            Kind::Nginx => proxies::nginx(self),
+            Kind::Haproxy => proxies::haproxy(self),
+            Kind::Envoy => proxies::envoy(self),
+            Kind::NginxTwice => proxies::nginx_twice(self),
+            Kind::Rathole => tunnels::rathole(self),
+            Kind::Towline => tunnels::towline(self),
+            Kind::TowlineMany => tunnels::towline_with_many(self),
+        };
+        started.with_context(|| format!("cannot start {}", kind.name()))
+    }
+
+    /// An empty directory.
+    fn directory(&self, name: &str) -> Result<PathBuf> {
+        let directory = self.scratch.join(name);
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        Ok(directory)
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((HOST, 0))?.local_addr()?.port())
+}
+
+/// Waits for the ports of a process.
+fn wait_for(running: &mut Running, ports: &[u16]) -> Result<()> {
+    ports.iter().try_for_each(|port| running.wait_for(HOST, *port))
+}

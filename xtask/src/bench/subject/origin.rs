@@ -1,0 +1,69 @@
+//! The origins: nginx with a small JSON answer and files, and the demo service with streams, WebSockets and uploads.
+
+use std::{
+    fs::{self, File},
+    path::Path,
+    process::Command,
+};
+
+use anyhow::Result;
+
+use super::{HOST, free_port, proxies::nginx_frame};
+use crate::bench::{process::Running, provision::Programs};
+
+/// What a small answer is.
+const SMALL: &str =
+    r#"{"id":"0197a3c2-7a52-7cc1-b9b1-6fd0a1c9c3c7","object":"item","name":"small","tags":["a","b"],"count":42}"#;
+
+/// An origin. Dropping it ends it.
+#[derive(Debug)]
+pub struct Origin {
+    /// Its port.
+    pub port: u16,
+    _process: Running,
+}
+
+impl Origin {
+    /// nginx with `/json`, `/64k` and `/100m`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn files(programs: &Programs, directory: &Path) -> Result<Self> {
+        let _ = fs::remove_dir_all(directory);
+        fs::create_dir_all(directory.join("files"))?;
+        for (name, size) in [("64k", 64 << 10), ("100m", 100 << 20)] {
+            File::create(directory.join("files").join(name))?.set_len(size)?;
+        }
+        let port = free_port()?;
+        let http = format!(
+            "server {{ listen {HOST}:{port} backlog=8192; root {root};
+               location = /json {{ default_type application/json; return 200 '{SMALL}'; }} }}",
+            root = directory.join("files").display(),
+        );
+        let conf = directory.join("nginx.conf");
+        fs::write(&conf, nginx_frame(directory, &http))?;
+        let mut nginx = Command::new(&programs.nginx);
+        nginx.arg("-p").arg(directory).arg("-c").arg(&conf).arg("-e").arg(directory.join("error.log"));
+        Self::start(port, &nginx, &directory.join("nginx.log"))
+    }
+
+    /// The demo service, with `/sse`, `/ws`, `/health`, and `/upload`, which reads all that is sent before it answers, as
+    /// nginx by itself does not.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn streams(programs: &Programs, directory: &Path) -> Result<Self> {
+        let _ = fs::remove_dir_all(directory);
+        fs::create_dir_all(directory)?;
+        let port = free_port()?;
+        let mut demo = Command::new(&programs.demo);
+        demo.args(["--host", HOST, "--port", &port.to_string()]);
+        Self::start(port, &demo, &directory.join("demo.log"))
+    }
+
+    fn start(port: u16, command: &Command, log: &Path) -> Result<Self> {
+        let mut process = Running::start("origin", command, log)?;
+        process.wait_for(HOST, port)?;
+        Ok(Self { port, _process: process })
+    }
+}

@@ -1,0 +1,134 @@
+//! The reverse proxies, each set up as for production: connections to the origin are kept, nothing is logged, one worker for
+//! each core.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use super::{HOST, Kind, Stage, Subject, Target, free_port, wait_for};
+use crate::{bench::process::Running, tools};
+
+/// What every nginx here has around its servers.
+pub fn nginx_frame(directory: &Path, http: &str) -> String {
+    let user = if tools::is_root() { "user root;" } else { "" };
+    let directory = directory.display();
+    format!(
+        "daemon off; {user} worker_processes auto; pid {directory}/nginx.pid;
+         events {{ worker_connections 40000; }}
+         http {{
+           access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_requests 1000000000; keepalive_timeout 1h;
+           client_max_body_size 0; client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
+           fastcgi_temp_path {directory}/fastcgi; uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
+           {http}
+         }}\n"
+    )
+}
+
+pub fn nginx(stage: &Stage<'_>) -> Result<Subject> {
+    let port = free_port()?;
+    let proxy = nginx_hop(stage, "proxy", port, stage.origin)?;
+    Ok(Subject { kind: Kind::Nginx, processes: vec![proxy], target: Target::plain(port) })
+}
+
+pub fn nginx_twice(stage: &Stage<'_>) -> Result<Subject> {
+    let (first, second) = (free_port()?, free_port()?);
+    let back = nginx_hop(stage, "back", second, stage.origin)?;
+    let front = nginx_hop(stage, "front", first, second)?;
+    Ok(Subject { kind: Kind::NginxTwice, processes: vec![front, back], target: Target::plain(first) })
+}
+
+fn nginx_hop(stage: &Stage<'_>, role: &'static str, port: u16, next: u16) -> Result<Running> {
+    let directory = stage.directory(&format!("nginx-{role}"))?;
+    let http = format!(
+        "upstream next {{ server {HOST}:{next}; keepalive 512; keepalive_requests 1000000000; }}
+         map $http_upgrade $next_connection {{ default upgrade; '' ''; }}
+         proxy_http_version 1.1; proxy_set_header Host $host; proxy_set_header Upgrade $http_upgrade;
+         proxy_set_header Connection $next_connection; proxy_read_timeout 1h;
+         server {{ listen {HOST}:{port} backlog=8192; location / {{ proxy_pass http://next; }}
+           location /upload {{ proxy_request_buffering off; proxy_pass http://next; }}
+           location /sse {{ proxy_buffering off; proxy_pass http://next; }} }}"
+    );
+    let conf = directory.join("nginx.conf");
+    fs::write(&conf, nginx_frame(&directory, &http))?;
+    let mut nginx = Command::new(&stage.programs.nginx);
+    nginx.arg("-p").arg(&directory).arg("-c").arg(&conf).arg("-e").arg(directory.join("error.log"));
+    let mut running = Running::start(role, &nginx, &directory.join("log"))?;
+    wait_for(&mut running, &[port])?;
+    Ok(running)
+}
+
+pub fn haproxy(stage: &Stage<'_>) -> Result<Subject> {
+    let directory = stage.directory("haproxy")?;
+    let (port, next) = (free_port()?, stage.origin);
+    let conf = directory.join("haproxy.cfg");
+    let text = format!(
+        "global\n  no strict-limits\n  maxconn 40000\ndefaults\n  mode http\n  option http-no-delay\n  maxconn 40000\n  timeout connect 5s\n  timeout client 1h\n  \
+         timeout server 1h\n  timeout tunnel 1h\n  timeout http-keep-alive 1h\n\
+         frontend front\n  bind {HOST}:{port} backlog 8192\n  default_backend origin\n\
+         backend origin\n  http-reuse always\n  server origin {HOST}:{next}\n"
+    );
+    fs::write(&conf, text)?;
+    let mut haproxy = Command::new(&stage.programs.haproxy);
+    haproxy.arg("-db").arg("-f").arg(&conf);
+    let mut running = Running::start("proxy", &haproxy, &directory.join("log"))?;
+    wait_for(&mut running, &[port])?;
+    Ok(Subject { kind: Kind::Haproxy, processes: vec![running], target: Target::plain(port) })
+}
+
+pub fn envoy(stage: &Stage<'_>) -> Result<Subject> {
+    let directory = stage.directory("envoy")?;
+    let port = free_port()?;
+    let conf = directory.join("envoy.json");
+    let bootstrap = json!({"static_resources": {
+        "listeners": [envoy_listener("origin", HOST, port)],
+        "clusters": [envoy_cluster("origin", HOST, stage.origin)],
+    }});
+    fs::write(&conf, serde_json::to_vec_pretty(&bootstrap)?)?;
+    let mut envoy = Command::new(&stage.programs.envoy);
+    let cores = std::thread::available_parallelism()?.to_string();
+    envoy.arg("-c").arg(&conf).args(["--concurrency", &cores, "--log-level", "error", "--disable-hot-restart"]);
+    let mut running = Running::start("proxy", &envoy, &directory.join("log"))?;
+    wait_for(&mut running, &[port])?;
+    Ok(Subject { kind: Kind::Envoy, processes: vec![running], target: Target::plain(port) })
+}
+
+fn address(host: &str, port: u16) -> Value {
+    json!({"socket_address": {"address": host, "port_value": port}})
+}
+
+fn envoy_listener(name: &str, host: &str, port: u16) -> Value {
+    let route = json!({"match": {"prefix": "/"}, "route": {"cluster": name, "timeout": "0s"}});
+    let manager = json!({
+        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": name,
+        "stream_idle_timeout": "0s",
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "route_config": {"virtual_hosts": [{"name": name, "domains": ["*"], "routes": [route]}]},
+        "http_filters": [{
+            "name": "envoy.filters.http.router",
+            "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+        }],
+    });
+    json!({
+        "name": name,
+        "address": address(host, port),
+        "filter_chains": [{"filters": [
+            {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager},
+        ]}],
+    })
+}
+
+fn envoy_cluster(name: &str, host: &str, port: u16) -> Value {
+    json!({
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "circuit_breakers": {"thresholds": [
+            {"max_connections": 40000, "max_pending_requests": 40000, "max_requests": 40000},
+        ]},
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [
+            {"endpoint": {"address": address(host, port)}},
+        ]}]},
+    })
+}

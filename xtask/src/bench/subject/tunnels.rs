@@ -1,0 +1,154 @@
+//! The tunnels: rathole, and this project with its server and its agent as processes of their own.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use super::{HOST, Kind, Stage, Subject, Target, free_port, wait_for};
+use crate::{bench::process::Running, tools};
+
+/// How long a server may take to write down its first keys.
+const START: Duration = Duration::from_secs(30);
+/// Services of the largest table of routes.
+const SERVICES: usize = 1000;
+/// Agents that they are dealt out to.
+const AGENTS: usize = 100;
+
+pub fn rathole(stage: &Stage<'_>) -> Result<Subject> {
+    let directory = stage.directory("rathole")?;
+    let (control, port, origin) = (free_port()?, free_port()?, stage.origin);
+    let server = format!(
+        "[server]\nbind_addr = \"{HOST}:{control}\"\ndefault_token = \"benchmark\"\n\
+         [server.services.origin]\nbind_addr = \"{HOST}:{port}\"\n"
+    );
+    let client = format!(
+        "[client]\nremote_addr = \"{HOST}:{control}\"\ndefault_token = \"benchmark\"\n\
+         [client.services.origin]\nlocal_addr = \"{HOST}:{origin}\"\n"
+    );
+    let start = |role, name: &str, text: String| {
+        let conf = directory.join(name);
+        fs::write(&conf, text)?;
+        let mut command = Command::new(&stage.programs.rathole);
+        command.arg(&conf).env("RUST_LOG", "error");
+        Running::start(role, &command, &directory.join("log"))
+    };
+    let mut gateway = start("gateway", "server.toml", server)?;
+    wait_for(&mut gateway, &[control])?;
+    let agent = start("agent", "client.toml", client)?;
+    wait_for(&mut gateway, &[port])?;
+    Ok(Subject { kind: Kind::Rathole, processes: vec![gateway, agent], target: Target::plain(port) })
+}
+
+pub fn towline(stage: &Stage<'_>) -> Result<Subject> {
+    let system = System::start(stage, "towline")?;
+    let agent = system.agent(stage, "agent", &[])?;
+    system.apply(stage, &[service("origin", stage.origin, None)])?;
+    Ok(system.subject(vec![agent], "origin"))
+}
+
+/// A system with many services, dealt out to many agents: `service-<number>`, all of them the origin.
+pub fn towline_with_many(stage: &Stage<'_>) -> Result<Subject> {
+    let system = System::start(stage, "towline-many")?;
+    let label = |number: usize| format!("agent-{}", number % AGENTS);
+    let agents: Result<Vec<_>> =
+        (0..AGENTS).map(|number| system.agent(stage, &label(number), &[&label(number)])).collect();
+    let agents = agents?;
+    let definition = |number| service(&format!("service-{number}"), stage.origin, Some(label(number)));
+    system.apply(stage, &(0..SERVICES).map(definition).collect::<Vec<_>>())?;
+    Ok(Subject { kind: Kind::TowlineMany, ..system.subject(agents, "service-0") })
+}
+
+fn service(slug: &str, port: u16, label: Option<String>) -> Value {
+    json!({
+        "service_slug": slug,
+        "display_name": slug,
+        "service_type": "attached",
+        "attached_target": format!("{HOST}:{port}"),
+        "required_labels": Vec::from_iter(label),
+    })
+}
+
+/// The server and what its first start has written down.
+struct System {
+    gateway: Running,
+    directory: PathBuf,
+    port: u16,
+    key: String,
+}
+
+impl System {
+    fn start(stage: &Stage<'_>, name: &str) -> Result<Self> {
+        let directory = stage.directory(name)?;
+        let port = free_port()?;
+        let mut server = isolated(&stage.programs.towline, &directory);
+        server.args(["server", "--bootstrap", "--listen", &format!("{HOST}:{port}"), "--data-dir"]);
+        server.arg(directory.join("data"));
+        let mut gateway = Running::start("gateway", &server, &directory.join("server.log"))?;
+        wait_for(&mut gateway, &[port])?;
+        let bootstrap = bootstrap(&directory.join("data/bootstrap.json"), &gateway)?;
+        let text = |name: &str| bootstrap[name].as_str().map(str::to_owned).with_context(|| format!("no {name}"));
+        let key_file = directory.join("agent.key");
+        fs::write(&key_file, text("agent_key")?)?;
+        Ok(Self { gateway, directory, port, key: text("api_key")? })
+    }
+
+    fn agent(&self, stage: &Stage<'_>, name: &str, labels: &[&str]) -> Result<Running> {
+        let mut agent = isolated(&stage.programs.towline, &self.directory);
+        let url = format!("http://{HOST}:{}", self.port);
+        agent.args(["agent", "--server", &url, "--name", name, "--key-file"]).arg(self.directory.join("agent.key"));
+        // No engine is needed: the origin is a process, and the service is attached to it.
+        agent.arg("--docker-host").arg(format!("unix://{}", self.directory.join("no-engine").display()));
+        for label in labels {
+            agent.args(["--label", label]);
+        }
+        Running::start("agent", &agent, &self.directory.join(format!("{name}.log")))
+    }
+
+    /// Defines and deploys services, and waits until all of them run.
+    fn apply(&self, stage: &Stage<'_>, services: &[Value]) -> Result<()> {
+        let file = self.directory.join("services.json");
+        fs::write(&file, serde_json::to_vec(services)?)?;
+        let mut apply = isolated(&stage.programs.towline, &self.directory);
+        apply.args(["apply", "--wait", "-f"]).arg(&file).arg("--data-dir").arg(self.directory.join("data"));
+        tools::output(&mut apply).map(drop).context("cannot deploy the services")
+    }
+
+    fn subject(self, agents: Vec<Running>, slug: &str) -> Subject {
+        let prefix = format!("/api/v1/r/containers/{slug}");
+        let target = Target { port: self.port, prefix, key: Some(self.key) };
+        let processes = std::iter::once(self.gateway).chain(agents).collect();
+        Subject { kind: Kind::Towline, processes, target }
+    }
+}
+
+/// The program without the settings of whoever runs this task.
+fn isolated(program: &Path, directory: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TOWLINE_") {
+            command.env_remove(name);
+        }
+    }
+    command.env("XDG_CONFIG_HOME", directory.join("no-config"));
+    command
+}
+
+#[expect(clippy::disallowed_methods, reason = "the file appears when the server has made its first keys")]
+fn bootstrap(path: &Path, gateway: &Running) -> Result<Value> {
+    let started = Instant::now();
+    loop {
+        if let Some(value) = fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+            return Ok(value);
+        }
+        if started.elapsed() > START {
+            bail!("the server has written no keys: {}", gateway.last_words());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
