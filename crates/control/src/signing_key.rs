@@ -54,7 +54,8 @@ pub(crate) fn load_or_create(data_dir: &Path) -> Result<AccessTokens, SigningKey
 mod tests {
     use std::time::Duration;
 
-    use towline_model::{Timestamp, UserId};
+    use towline_gateway::access_token::TokenHolder;
+    use towline_model::{SignInId, Timestamp, UserId};
 
     use super::*;
 
@@ -62,7 +63,7 @@ mod tests {
     fn the_key_is_made_once_and_kept() {
         let directory = tempfile::tempdir().unwrap();
         let now = Timestamp::from_micros(0);
-        let user = UserId::generate();
+        let user = TokenHolder { user_id: UserId::generate(), sign_in: SignInId::generate() };
         let token = load_or_create(directory.path()).unwrap().issue(user, now, Duration::from_secs(60));
         assert_eq!(load_or_create(directory.path()).unwrap().verify(token.expose(), now), Ok(user));
     }

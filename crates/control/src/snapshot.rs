@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use http::HeaderValue;
@@ -19,9 +20,14 @@ use towline_model::{Clock, SecretId, ServiceId, TeamId};
 use towline_store::{CredentialRow, InstanceRow, ServiceRow, Store, StoreError, Tx};
 
 use crate::{
+    app::sign_in::ACCESS_LIFETIME,
     routes::{Authorizations, secrets_of_calls, service_route},
     secrets::Vault,
 };
+
+/// How far the clocks of several servers may be apart: for so much longer than an access token lives, gateways remember a
+/// sign-in that was ended.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(15 * 60);
 
 /// The way to a fresh snapshot. Clones share the work.
 #[derive(Clone)]
@@ -114,13 +120,15 @@ impl Publisher {
     }
 
     async fn build(&self) -> Result<(Snapshot, i64), StoreError> {
+        let now = self.shared.clock.now();
         let mut tx = self.shared.store.read().await?;
         let revision = tx.revision().await?;
         let services = tx.all_services().await?;
         let instances = tx.all_instances().await?;
         let authorizations = self.authorizations(&mut tx, &services).await?;
-        let credentials = tx.active_credentials(self.shared.clock.now()).await?;
+        let credentials = tx.active_credentials(now).await?;
         let memberships = tx.all_memberships().await?;
+        let ended_sign_ins = tx.sign_ins_revoked_since(now - (ACCESS_LIFETIME + CLOCK_TOLERANCE)).await?;
         drop(tx);
         let mut by_service: HashMap<ServiceId, Vec<InstanceRow>> = HashMap::new();
         for instance in instances {
@@ -133,7 +141,8 @@ impl Publisher {
         let credentials = CredentialTable::new(
             credentials.into_iter().map(|row| (row.key_hash, credential(row))),
             memberships.into_iter().map(|row| (row.user_id, row.team_id, row.role)),
-        );
+        )
+        .with_ended_sign_ins(ended_sign_ins);
         Ok((Snapshot { routes, credentials }, revision))
     }
 }

@@ -19,7 +19,7 @@ use jsonwebtoken::{
 };
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
-use towline_model::{KeyHash, Secret, Timestamp, UserId};
+use towline_model::{KeyHash, Secret, SignInId, Timestamp, UserId};
 
 const ISSUER: &str = "towline";
 /// Tokens that are remembered as checked; about 64 bytes each.
@@ -39,6 +39,9 @@ pub enum TokenError {
     /// Its time is over.
     #[error("the access token has expired; get a new one with POST /api/v1/auth/refresh or sign in again")]
     Expired,
+    /// Its sign-in was ended.
+    #[error("this sign-in was ended, by signing out or by a new password; sign in again")]
+    Ended,
 }
 
 /// Issues and checks access tokens with one signing key.
@@ -49,10 +52,20 @@ pub struct AccessTokens {
     remembered: Mutex<HashMap<KeyHash, Claims>>,
 }
 
+/// For whom an access token stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenHolder {
+    /// The user.
+    pub user_id: UserId,
+    /// The sign-in that it goes back to.
+    pub sign_in: SignInId,
+}
+
 /// What is read from a token; its issuer is checked beside it.
 #[derive(Debug, Clone, Copy, Deserialize)]
 struct Claims {
     sub: UserId,
+    sid: SignInId,
     exp: i64,
 }
 
@@ -60,6 +73,8 @@ struct Claims {
 struct IssuedClaims {
     iss: &'static str,
     sub: UserId,
+    /// The sign-in (OpenID Connect Front-Channel Logout 1.0 §3 names the claim).
+    sid: SignInId,
     iat: i64,
     exp: i64,
     /// Makes each token unlike any other, also two of one second.
@@ -99,10 +114,11 @@ impl AccessTokens {
 
     /// A token that stands for the user until `now + lifetime` (to the second).
     #[must_use]
-    pub fn issue(&self, user: UserId, now: Timestamp, lifetime: Duration) -> Secret<String> {
+    pub fn issue(&self, holder: TokenHolder, now: Timestamp, lifetime: Duration) -> Secret<String> {
         let claims = IssuedClaims {
             iss: ISSUER,
-            sub: user,
+            sub: holder.user_id,
+            sid: holder.sign_in,
             iat: now.as_unix_seconds(),
             exp: (now + lifetime).as_unix_seconds(),
             jti: format!("{:016x}", rand::random::<u64>()),
@@ -112,11 +128,11 @@ impl AccessTokens {
         Secret::new(token)
     }
 
-    /// The user that the token stands for.
+    /// For whom the token stands, whether or not the sign-in goes on.
     ///
     /// # Errors
     /// When it was not issued with this key, or has expired.
-    pub fn verify(&self, token: &str, now: Timestamp) -> Result<UserId, TokenError> {
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<TokenHolder, TokenError> {
         let hash = KeyHash::of(token);
         let known = self.remembered().get(&hash).copied();
         let claims = match known {
@@ -130,7 +146,7 @@ impl AccessTokens {
         if known.is_none() {
             self.remember(hash, claims, now);
         }
-        Ok(claims.sub)
+        Ok(TokenHolder { user_id: claims.sub, sign_in: claims.sid })
     }
 
     fn check(&self, token: &str) -> Result<Claims, TokenError> {
@@ -215,6 +231,10 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
     const HOUR: Duration = Duration::from_secs(3600);
 
+    fn holder() -> TokenHolder {
+        TokenHolder { user_id: UserId::generate(), sign_in: SignInId::generate() }
+    }
+
     fn tokens() -> AccessTokens {
         AccessTokens::from_pkcs8(AccessTokens::generate_pkcs8().expose()).unwrap()
     }
@@ -222,7 +242,7 @@ mod tests {
     #[test]
     fn a_token_stands_for_its_user_until_it_expires() {
         let tokens = tokens();
-        let user = UserId::generate();
+        let user = holder();
         let token = tokens.issue(user, NOW, HOUR);
         for _ in 0..2 {
             assert_eq!(tokens.verify(token.expose(), NOW), Ok(user));
@@ -234,7 +254,7 @@ mod tests {
     #[test]
     fn a_key_survives_being_stored() {
         let key = AccessTokens::generate_pkcs8();
-        let user = UserId::generate();
+        let user = holder();
         let token = AccessTokens::from_pkcs8(key.expose()).unwrap().issue(user, NOW, HOUR);
         assert_eq!(AccessTokens::from_pkcs8(key.expose()).unwrap().verify(token.expose(), NOW), Ok(user));
         assert!(AccessTokens::from_pkcs8(b"nonsense").is_err());
@@ -243,7 +263,7 @@ mod tests {
     #[test]
     fn tokens_of_others_and_changed_tokens_are_refused() {
         let tokens = tokens();
-        let token = tokens.issue(UserId::generate(), NOW, HOUR);
+        let token = tokens.issue(holder(), NOW, HOUR);
         assert_eq!(self::tokens().verify(token.expose(), NOW), Err(TokenError::Invalid));
         let text = token.expose();
         for position in 0..text.len() {
@@ -261,7 +281,7 @@ mod tests {
     #[test]
     fn memory_of_checked_tokens_is_bounded() {
         let tokens = tokens();
-        let claims = Claims { sub: UserId::generate(), exp: i64::MAX };
+        let claims = Claims { sub: UserId::generate(), sid: SignInId::generate(), exp: i64::MAX };
         for number in 0..MAX_REMEMBERED * 2 {
             tokens.remember(KeyHash::of(&number.to_string()), claims, NOW);
         }

@@ -10,7 +10,7 @@ use towline_model::{
 };
 
 use crate::{
-    access_token::{AccessTokens, TokenError},
+    access_token::{AccessTokens, TokenError, TokenHolder},
     presented::{self, Doors},
     snapshot::{Credential, CredentialTable},
     tickets::{Holder, Permit},
@@ -173,7 +173,7 @@ pub fn authenticate_user(headers: &HeaderMap, authority: Authority<'_>) -> Resul
     if KeyKind::of(presented.text()).is_some() {
         return Err(AuthError::UserRequired);
     }
-    authority.tokens.verify(presented.text(), authority.now).map_err(AuthError::Token)
+    Ok(holder_of_token(presented.text(), authority)?.user_id)
 }
 
 /// Finds the agent's key that a session is opened with.
@@ -223,9 +223,10 @@ fn principal_of_key(credential: &Credential, authority: Authority<'_>) -> Result
 pub(crate) fn principal_of_permit(permit: &Permit, authority: Authority<'_>) -> Result<Principal, AuthError> {
     let team_id = permit.team_id;
     match permit.holder {
-        Holder::User(user_id) => {
-            let role = authority.credentials.role(user_id, team_id).ok_or(AuthError::UnknownTicket)?;
-            Ok(Principal::User { user_id, team_id, role })
+        Holder::User(TokenHolder { user_id, sign_in }) => {
+            let role = authority.credentials.role(user_id, team_id);
+            let role = role.filter(|_| !authority.credentials.has_ended(sign_in)).ok_or(AuthError::UnknownTicket)?;
+            Ok(Principal::User { user_id, team_id, role, sign_in })
         }
         Holder::Key(id) => {
             let key = authority.credentials.key_of(id).filter(|key| !key.is_expired(authority.now));
@@ -235,10 +236,15 @@ pub(crate) fn principal_of_permit(permit: &Permit, authority: Authority<'_>) -> 
 }
 
 fn principal_of_token(text: &str, headers: &HeaderMap, authority: Authority<'_>) -> Result<Principal, AuthError> {
-    let user_id = authority.tokens.verify(text, authority.now).map_err(AuthError::Token)?;
+    let TokenHolder { user_id, sign_in } = holder_of_token(text, authority)?;
     let team_id = team_of(headers)?;
     let role = authority.credentials.role(user_id, team_id).ok_or(AuthError::NotInTeam)?;
-    Ok(Principal::User { user_id, team_id, role })
+    Ok(Principal::User { user_id, team_id, role, sign_in })
+}
+
+fn holder_of_token(text: &str, authority: Authority<'_>) -> Result<TokenHolder, AuthError> {
+    let holder = authority.tokens.verify(text, authority.now).map_err(AuthError::Token)?;
+    if authority.credentials.has_ended(holder.sign_in) { Err(AuthError::Token(TokenError::Ended)) } else { Ok(holder) }
 }
 
 fn team_of(headers: &HeaderMap) -> Result<TeamId, AuthError> {

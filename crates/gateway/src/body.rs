@@ -1,17 +1,26 @@
 //! The body of an answer: ours, the control plane's, or a container's on its way to the caller.
+//!
+//! One that comes piece by piece may have to end while nobody asks for the next piece: its caller does not read, and
+//! whoever drives the caller's connection does not look at the body before it does. So from its first pause on such a body
+//! has a watcher, which lets go of everything behind it when its terms are over.
 
 use std::{
-    future::Future,
     pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
-use tokio::time::{Instant, Sleep};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, sleep_until},
+};
+use tokio_util::task::TaskTracker;
+use towline_model::InstanceId;
 
 use crate::{
     caller::Active,
@@ -19,6 +28,7 @@ use crate::{
     gateway::BoxError,
     h1::{chunked::Piece, framing::BodyReader},
     service::InFlight,
+    standing::Standing,
     upstream::Connection,
 };
 
@@ -35,8 +45,7 @@ pub struct ResponseBody {
 #[derive(Debug)]
 enum Kind {
     Full(Option<Bytes>),
-    Container(Box<ContainerBody>),
-    Api(UnsyncBoxBody<Bytes, BoxError>),
+    Streamed(Streamed),
 }
 
 impl ResponseBody {
@@ -51,23 +60,29 @@ impl ResponseBody {
     }
 
     /// What a container sends.
-    pub(crate) fn container(body: ContainerBody) -> Self {
-        Self::of(Kind::Container(Box::new(body)))
+    pub(crate) fn container(body: ContainerBody, terms: Terms, tasks: &TaskTracker) -> Self {
+        Self::of(Kind::Streamed(Streamed::new(Origin::Container(Box::new(body)), terms, tasks)))
     }
 
     /// What the control plane sends.
-    pub(crate) fn api<B>(body: B) -> Self
+    pub(crate) fn api<B>(body: B, standing: Option<Standing>, tasks: &TaskTracker) -> Self
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Self::of(Kind::Api(UnsyncBoxBody::new(http_body_util::BodyExt::map_err(body, Into::into))))
+        let body = UnsyncBoxBody::new(http_body_util::BodyExt::map_err(body, Into::into));
+        Self::of(Kind::Streamed(Streamed::new(Origin::Api(body), Terms { deadline: None, standing }, tasks)))
     }
 
     /// Keeps the connection's request open until the body has ended.
     pub(crate) fn with_active(mut self, active: Active) -> Self {
         self.active = Some(active);
         self
+    }
+
+    /// Whether it was ended before its end, also when nobody has asked for more of it since.
+    pub(crate) fn is_cut(&self) -> bool {
+        matches!(&self.kind, Kind::Streamed(streamed) if matches!(*streamed.source.origin(), Origin::Cut(_)))
     }
 
     const fn of(kind: Kind) -> Self {
@@ -82,37 +97,196 @@ impl Body for ResponseBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.kind {
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Container(body) => body.poll_frame(cx).map_err(Into::into),
-            Kind::Api(body) => Pin::new(body).poll_frame(cx),
+            Kind::Streamed(body) => body.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Kind::Container(body) => body.is_end_stream(),
-            Kind::Api(body) => body.is_end_stream(),
+            Kind::Streamed(body) => body.source.origin().is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Kind::Container(body) => body.size_hint(),
-            Kind::Api(body) => body.size_hint(),
+            Kind::Streamed(body) => body.source.origin().size_hint(),
         }
     }
 }
 
-/// Why a container's answer was cut off.
+/// Why an answer was cut off.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Cut {
     /// It broke off behind us.
     #[error("{0}")]
     Exchange(ExchangeFailure),
-    /// The caller's key was revoked.
-    #[error("the caller's key was revoked")]
+    /// The caller's key, membership or sign-in ended.
+    #[error("the caller's key, membership or sign-in ended")]
     Revoked,
+}
+
+/// The limits that an answer is under.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Terms {
+    /// When the service's time for the request is over, and how long that is.
+    pub deadline: Option<(Instant, Duration)>,
+    /// What the request lives by.
+    pub standing: Option<Standing>,
+}
+
+impl Terms {
+    /// Waits until the answer has to end, and says why.
+    pub(crate) async fn over(&self) -> Cut {
+        let late = async {
+            match self.deadline {
+                Some((at, length)) => {
+                    sleep_until(at).await;
+                    ExchangeFailure::Timeout(length)
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let lost = async {
+            match &self.standing {
+                Some(standing) => standing.lost().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = lost => Cut::Revoked,
+            failure = late => Cut::Exchange(failure),
+        }
+    }
+
+    const fn are_limits(&self) -> bool {
+        self.deadline.is_some() || self.standing.is_some()
+    }
+}
+
+/// A body that comes piece by piece.
+#[derive(Debug)]
+struct Streamed {
+    source: Arc<SharedOrigin>,
+    /// Until a watcher has them.
+    terms: Option<Terms>,
+    watcher: Option<AbortHandle>,
+    tasks: TaskTracker,
+}
+
+/// Where a body comes from; the watcher lets go of it.
+#[derive(Debug)]
+struct SharedOrigin {
+    origin: Mutex<Origin>,
+    waker: AtomicWaker,
+}
+
+#[derive(Debug)]
+enum Origin {
+    Container(Box<ContainerBody>),
+    Api(UnsyncBoxBody<Bytes, BoxError>),
+    /// It broke off; why is there until it is told.
+    Cut(Option<Cut>),
+    /// Nobody wants it any more.
+    Dropped,
+}
+
+impl Streamed {
+    fn new(origin: Origin, terms: Terms, tasks: &TaskTracker) -> Self {
+        let source = SharedOrigin { origin: Mutex::new(origin), waker: AtomicWaker::new() };
+        let terms = terms.are_limits().then_some(terms);
+        Self { source: Arc::new(source), terms, watcher: None, tasks: tasks.clone() }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.source.waker.register(cx.waker());
+        let mut origin = self.source.origin();
+        let polled = origin.poll_frame(cx);
+        let goes_on = !matches!(polled, Poll::Ready(None | Some(Err(_)))) && !origin.is_end_stream();
+        drop(origin);
+        if goes_on && let Some(terms) = self.terms.take() {
+            let source = Arc::downgrade(&self.source);
+            self.watcher = Some(self.tasks.spawn(watch(source, terms)).abort_handle());
+        }
+        polled
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        if let Some(watcher) = &self.watcher {
+            watcher.abort();
+        }
+        // At once, also when the watcher is just looking.
+        self.source.replace(Origin::Dropped);
+    }
+}
+
+/// Ends a body when its terms are over.
+async fn watch(source: Weak<SharedOrigin>, terms: Terms) {
+    let cut = terms.over().await;
+    if let Some(source) = source.upgrade() {
+        tracing::debug!(reason = %cut, "an answer is cut off");
+        source.replace(Origin::Cut(Some(cut)));
+        source.waker.wake();
+    }
+}
+
+impl SharedOrigin {
+    fn origin(&self) -> MutexGuard<'_, Origin> {
+        self.origin.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of what the body came from.
+    fn replace(&self, next: Origin) {
+        let mut origin = self.origin();
+        if matches!(*origin, Origin::Dropped) || matches!(next, Origin::Cut(_)) && origin.is_end_stream() {
+            return;
+        }
+        let before = std::mem::replace(&mut *origin, next);
+        drop(origin);
+        drop(before);
+    }
+}
+
+impl Origin {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self {
+            Self::Container(body) => match ready!(body.poll_frame(cx)) {
+                Some(Err(failure)) => {
+                    tracing::debug!(instance = %body.instance(), reason = %failure, "an answer was cut off");
+                    *self = Self::Cut(Some(Cut::Exchange(failure)));
+                    // hyper forgets what it has not written yet as soon as it is told, so it gets one turn to write what
+                    // the container did send: the caller sees as much of a cut answer as there is.
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                frame => Poll::Ready(frame.map(|frame| frame.map_err(Into::into))),
+            },
+            Self::Api(body) => Pin::new(body).poll_frame(cx),
+            Self::Cut(why) => Poll::Ready(why.take().map(|cut| Err(cut.into()))),
+            Self::Dropped => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Container(body) => body.is_end_stream(),
+            Self::Api(body) => body.is_end_stream(),
+            Self::Cut(why) => why.is_none(),
+            Self::Dropped => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Container(body) => body.size_hint(),
+            Self::Api(body) => body.size_hint(),
+            Self::Cut(_) | Self::Dropped => SizeHint::new(),
+        }
+    }
 }
 
 /// A container's answer on its way. It holds everything that the request occupies, and gives it back when it is dropped:
@@ -123,35 +297,17 @@ pub(crate) struct ContainerBody {
     /// Whether all of the request was sent before the answer came.
     is_sent: bool,
     in_flight: InFlight,
-    deadline: Option<(Pin<Box<Sleep>>, Duration)>,
-    revoked: Option<CancellationToken>,
-    revocation: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// Why it breaks off, from the moment that this is known until it is told.
-    pending_cut: Option<Cut>,
     began: Instant,
     ended: bool,
 }
 
-/// The limits that an answer is under.
-#[derive(Debug, Default)]
-pub(crate) struct Terms {
-    /// When the service's time for the request is over, and how long that is.
-    pub deadline: Option<(Instant, Duration)>,
-    /// Cancelled when the caller's key is revoked.
-    pub revoked: Option<CancellationToken>,
-}
-
 impl ContainerBody {
-    pub(crate) fn new(connection: Connection, is_sent: bool, in_flight: InFlight, terms: Terms) -> Self {
+    pub(crate) fn new(connection: Connection, is_sent: bool, in_flight: InFlight) -> Self {
         Self {
             ended: connection.body.is_over(),
             connection: Some(connection),
             is_sent,
             in_flight,
-            deadline: terms.deadline.map(|(at, length)| (Box::pin(tokio::time::sleep_until(at)), length)),
-            revoked: terms.revoked,
-            revocation: None,
-            pending_cut: None,
             began: Instant::now(),
         }
     }
@@ -168,47 +324,28 @@ impl ContainerBody {
         }
     }
 
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        if let Some(cut) = self.pending_cut.take() {
-            return Poll::Ready(Some(Err(cut)));
-        }
-        if let Some((sleep, length)) = &mut self.deadline
-            && sleep.as_mut().poll(cx).is_ready()
-        {
-            let cut = Cut::Exchange(ExchangeFailure::Timeout(*length));
-            return self.cut(cut, cx);
-        }
+    fn instance(&self) -> InstanceId {
+        self.in_flight.instance().id
+    }
+
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeFailure>>> {
         let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
-        match poll_piece(connection, cx) {
-            Poll::Ready(Ok(frame)) => {
+        match ready!(poll_piece(connection, cx)) {
+            Ok(frame) => {
                 self.ended = connection.body.is_over();
                 if self.began.elapsed() >= LONG_LIVED {
                     connection.mark_long_lived();
                 }
                 Poll::Ready(frame.map(Ok))
             }
-            Poll::Ready(Err(failure)) => self.cut(Cut::Exchange(failure), cx),
-            Poll::Pending => self.poll_revocation(cx),
+            Err(failure) => {
+                self.connection = None;
+                Poll::Ready(Some(Err(failure)))
+            }
         }
-    }
-
-    /// Only an answer that makes its caller wait is worth watching for the end of its caller's key.
-    fn poll_revocation(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        if let Some(token) = self.revoked.take() {
-            self.revocation = Some(Box::pin(token.cancelled_owned()));
-        }
-        let revoked = self.revocation.as_mut().is_some_and(|revocation| revocation.as_mut().poll(cx).is_ready());
-        if revoked { self.cut(Cut::Revoked, cx) } else { Poll::Pending }
-    }
-
-    /// Breaks the answer off. hyper forgets what it has not written yet as soon as it is told, so it gets one turn to
-    /// write what the container did send: the caller sees as much of a cut answer as there is.
-    fn cut(&mut self, cut: Cut, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        tracing::debug!(instance = %self.in_flight.instance().id, reason = %cut, "an answer was cut off");
-        self.connection = None;
-        self.pending_cut = Some(cut);
-        cx.waker().wake_by_ref();
-        Poll::Pending
     }
 }
 

@@ -68,9 +68,11 @@ pub(crate) async fn dispatch<S: Source>(
             }),
         }
     };
-    match &terms.revoked {
-        None => timed.await,
-        Some(revoked) => revoked.run_until_cancelled(timed).await.unwrap_or(Err(GatewayError::Revoked)),
+    let Some(standing) = &terms.standing else { return timed.await };
+    tokio::select! {
+        biased;
+        () = standing.lost() => Err(GatewayError::Revoked),
+        answer = timed => answer,
     }
 }
 

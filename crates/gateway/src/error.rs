@@ -104,8 +104,8 @@ pub enum GatewayError {
     /// The exchange with the container failed.
     #[error("{}{}", .0.reason, .0.advice())]
     Exchange(ExchangeError),
-    /// The key was revoked while the request ran.
-    #[error("the key was revoked while the request was running")]
+    /// What let the request in ended while it ran.
+    #[error("the key, the membership or the sign-in that let this request in has ended while it ran")]
     Revoked,
     /// The agent itself is wanted, and has no session here.
     #[error("the agent {agent} is not connected to this server; try again when it is")]

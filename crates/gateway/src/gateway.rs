@@ -30,6 +30,7 @@ use crate::{
     listener, logs,
     presented::Doors,
     proxy,
+    standing::{SignIns, Standing},
     state::State,
     tickets::Tickets,
 };
@@ -110,6 +111,8 @@ pub(crate) struct Shared {
     pub agents: Arc<Registry>,
     pub events: mpsc::Sender<AgentEvent>,
     pub callers: Arc<Callers>,
+    /// What signed-in users have in flight.
+    pub sign_ins: Arc<SignIns>,
     /// WebSocket tickets that may be used.
     pub tickets: Tickets,
     /// TLS with external services.
@@ -133,6 +136,23 @@ impl Shared {
     /// Who made a request: see [`forwarded::client_address`].
     pub(crate) fn client_address(&self, caller: &Caller, headers: &HeaderMap) -> IpAddr {
         forwarded::client_address(caller.peer.ip(), &self.config.trusted_proxies, headers)
+    }
+
+    /// What a request of this principal lives by that was let in by `state`.
+    pub(crate) fn standing(&self, principal: &Principal, state: &State) -> Standing {
+        match principal {
+            Principal::Device { credential_id, .. } | Principal::Integration { credential_id, .. } => {
+                Standing::of_key(state.key(*credential_id))
+            }
+            Principal::User { user_id, team_id, sign_in, .. } => {
+                let standing = self.sign_ins.enter(*sign_in, &state.member(*user_id, *team_id));
+                // The swap that told of the sign-in's end may have passed before the request was written down.
+                if self.state.load().snapshot.credentials.has_ended(*sign_in) {
+                    standing.lose();
+                }
+                standing
+            }
+        }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -166,6 +186,7 @@ impl Gateway {
             agents: Arc::default(),
             events,
             callers: Arc::default(),
+            sign_ins: Arc::default(),
             tickets: Tickets::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -175,16 +196,17 @@ impl Gateway {
     }
 
     /// Takes over new tables; every request from now on is decided by them. Closes the sessions of agents' keys that
-    /// are gone, and cancels what keys that are gone have in flight.
+    /// are gone, and cancels what keys, memberships and sign-ins that are gone have in flight.
     pub fn swap(&self, snapshot: Snapshot) {
         let _one_at_a_time = self.shared.swapping.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, leftovers) = self.shared.state.load().next(snapshot, &self.shared.agents);
         self.shared.state.store(Arc::new(next));
-        if !leftovers.revoked.is_empty() {
-            for token in leftovers.revoked {
-                token.cancel();
-            }
-            // Callers' connections look at their tokens when they are woken.
+        for token in &leftovers.revoked {
+            token.cancel();
+        }
+        let ended = self.shared.sign_ins.end(&self.shared.state.load().snapshot.credentials);
+        if ended || !leftovers.revoked.is_empty() {
+            // Callers' connections look at their standing when they are woken.
             self.shared.callers.wake_all();
         }
         drop(leftovers.connections);
@@ -210,6 +232,17 @@ impl Gateway {
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Authenticated, AuthError> {
         let state = self.shared.state.load();
         authenticate::authenticate(headers, Doors::Api, self.shared.authority(&state))
+    }
+
+    /// The same, with what the answer lives by: see [`Standing`].
+    ///
+    /// # Errors
+    /// As [`authenticate`](Self::authenticate).
+    pub fn admit(&self, headers: &HeaderMap) -> Result<(Principal, Standing), AuthError> {
+        let state = self.shared.state.load();
+        let principal = authenticate::authenticate(headers, Doors::Api, self.shared.authority(&state))?.principal;
+        let standing = self.shared.standing(&principal, &state);
+        Ok((principal, standing))
     }
 
     /// Finds out which user sent a request that is not about a team.

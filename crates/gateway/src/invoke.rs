@@ -232,26 +232,34 @@ async fn read_answer(
     }
     connection.keep_for = pool::keep_for(take_response_hops(&mut head.headers).keep_alive_seconds);
     // An answer that comes before the request is through does not wait for it: the connection is not used again.
-    let mut body = ContainerBody::new(connection, request.is_sent(), in_flight, terms);
+    let mut body = ContainerBody::new(connection, request.is_sent(), in_flight);
+    let bytes = tokio::select! {
+        biased;
+        bytes = read_body(&mut body, limit) => bytes.map_err(failed)?,
+        cut = terms.over() => return Err(match cut {
+            Cut::Exchange(reason) => failed(reason),
+            Cut::Revoked => GatewayError::Revoked,
+        }),
+    };
+    drop(body);
+    let described = describe_answer(head.status, &head.headers, &bytes);
+    Ok(serde_json::to_vec(&described).unwrap_or_default())
+}
+
+async fn read_body(body: &mut ContainerBody, limit: usize) -> Result<BytesMut, ExchangeFailure> {
     if body.size_hint().lower() > limit as u64 {
-        return Err(failed(ExchangeFailure::TooLarge(limit)));
+        return Err(ExchangeFailure::TooLarge(limit));
     }
     let mut bytes = BytesMut::new();
     while let Some(frame) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {
-        let frame = frame.map_err(|cut| match cut {
-            Cut::Exchange(reason) => failed(reason),
-            Cut::Revoked => GatewayError::Revoked,
-        })?;
-        if let Some(data) = frame.data_ref() {
+        if let Some(data) = frame?.data_ref() {
             if bytes.len() + data.len() > limit {
-                return Err(failed(ExchangeFailure::TooLarge(limit)));
+                return Err(ExchangeFailure::TooLarge(limit));
             }
             bytes.extend_from_slice(data);
         }
     }
-    drop(body);
-    let described = describe_answer(head.status, &head.headers, &bytes);
-    Ok(serde_json::to_vec(&described).unwrap_or_default())
+    Ok(bytes)
 }
 
 fn describe_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> InvokeResponse {

@@ -7,8 +7,8 @@
 //!    hyper reads HTTP/2; each request gets its [`request_id`].
 //! 2. The raw `path` says whom it is for: an agent's socket, a call of a service, or the control plane's business (`route`).
 //! 3. `presented` finds the credential and [`authenticate`] turns it into a principal; `state`, made from the current
-//!    [`snapshot`], knows what service the slug means. (A browser's WebSocket brings one of the `tickets` instead, by the
-//!    `ticket_door`.)
+//!    [`snapshot`], knows what service the slug means, and [`standing`] is what the request lives by from then on. (A
+//!    browser's WebSocket brings one of the `tickets` instead, by the `ticket_door`.)
 //! 4. `proxy` makes the request that the container gets: `headers` and [`forwarded`] change what must be changed, and
 //!    nothing else. (`invoke` makes one from a description.)
 //! 5. `dispatch` sends it as `outgoing` bytes: `balance` picks an instance, with `affinity` where the caller wants it,
@@ -53,6 +53,7 @@ mod rewound;
 mod route;
 mod service;
 pub mod snapshot;
+pub mod standing;
 mod state;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -69,4 +70,5 @@ pub use gateway::{CallerAddr, Gateway, GatewayConfig};
 pub use presented::Doors;
 pub use request_id::RequestIdText;
 pub use snapshot::{Credential, CredentialTable, InstanceRoute, RouteTable, ServiceRoute, Snapshot};
+pub use standing::Standing;
 pub use tickets::TICKET_LIFETIME;

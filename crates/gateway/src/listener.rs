@@ -144,6 +144,9 @@ async fn janitor(shared: Arc<Shared>) {
         let now = Instant::now();
         shared.callers.end_idle(now, IDLE);
         let state = shared.state.load_full();
+        if state.end_expired(shared.clock.now()) {
+            shared.callers.wake_all();
+        }
         for connection in state.instances().flat_map(|instance| instance.pool.take_expired(now)) {
             shared.tasks.spawn(connection.close());
         }

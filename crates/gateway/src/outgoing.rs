@@ -40,7 +40,7 @@ pub(crate) struct SourceFault;
 pub(crate) enum Interrupt {
     /// The caller has gone, or its connection is to end.
     Gone,
-    /// The caller's key was revoked.
+    /// The caller's key, membership or sign-in ended.
     Revoked,
 }
 

@@ -7,10 +7,10 @@ use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header, request::Parts};
 use http_body::Body as _;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use towline_model::{Action, InstanceId, Principal, Secret};
 
 use crate::{
+    access_token::TokenHolder,
     affinity::{Affinity, Preference},
     authenticate::{self, AuthError, Authenticated},
     body::{ContainerBody, ResponseBody, Terms},
@@ -30,6 +30,7 @@ use crate::{
     presented::{self, Doors},
     request_id::{RequestIdText, X_REQUEST_ID, X_TOWLINE_REQUEST_ID},
     service::Service,
+    standing::Standing,
     state::State,
     ticket_door::{self, TicketDoor},
     tickets::{Holder, Permit},
@@ -40,14 +41,14 @@ pub(crate) struct Admitted {
     pub service: Arc<Service>,
     /// The header that opened the door; `None` when it was a ticket.
     pub consumed: Option<HeaderName>,
-    /// Cancelled when the caller's key is revoked.
-    pub revoked: Option<CancellationToken>,
+    /// What the call lives by.
+    pub standing: Standing,
 }
 
 impl Admitted {
     pub(crate) fn terms(&self) -> Terms {
         let deadline = self.service.request_timeout().map(|length| (Instant::now() + length, length));
-        Terms { deadline, revoked: self.revoked.clone() }
+        Terms { deadline, standing: Some(self.standing.clone()) }
     }
 }
 
@@ -57,7 +58,8 @@ pub(crate) fn admit(shared: &Shared, headers: &HeaderMap, slug: &str) -> Result<
     let authority = shared.authority(&state);
     let Authenticated { principal, consumed } = authenticate::authenticate(headers, Doors::Calls, authority)?;
     let service = callable(&state, &principal, slug)?;
-    Ok(Admitted { service: Arc::clone(service), consumed: Some(consumed), revoked: revocation(&state, &principal) })
+    let standing = shared.standing(&principal, &state);
+    Ok(Admitted { service: Arc::clone(service), consumed: Some(consumed), standing })
 }
 
 /// The same for a WebSocket with a ticket. No header of it is for us; one that holds a key of ours is not passed on.
@@ -71,7 +73,8 @@ fn admit_ticket(shared: &Shared, headers: &HeaderMap, door: &TicketDoor, slug: &
     if service.route.service_id != permit.service_id {
         return Err(AuthError::UnknownTicket.into());
     }
-    Ok(Admitted { service: Arc::clone(service), consumed: None, revoked: revocation(&state, &principal) })
+    let standing = shared.standing(&principal, &state);
+    Ok(Admitted { service: Arc::clone(service), consumed: None, standing })
 }
 
 /// Makes a ticket, for whoever could call the service now: a browser does not show its page why a handshake fails.
@@ -79,7 +82,9 @@ pub(crate) fn issue_ticket(shared: &Shared, principal: &Principal, slug: &str) -
     let state = shared.state.load();
     let service = callable(&state, principal, slug)?;
     let holder = match principal {
-        Principal::User { user_id, .. } => Holder::User(*user_id),
+        Principal::User { user_id, sign_in, .. } => {
+            Holder::User(TokenHolder { user_id: *user_id, sign_in: *sign_in })
+        }
         Principal::Device { credential_id, .. } | Principal::Integration { credential_id, .. } => {
             Holder::Key(*credential_id)
         }
@@ -101,15 +106,6 @@ fn callable<'a>(state: &'a State, principal: &Principal, slug: &str) -> Result<&
         return Err(GatewayError::ServiceNotRunning { slug: slug.to_owned(), status: service.route.status });
     }
     Ok(service)
-}
-
-fn revocation(state: &State, principal: &Principal) -> Option<CancellationToken> {
-    match principal {
-        Principal::User { .. } => None,
-        Principal::Device { credential_id, .. } | Principal::Integration { credential_id, .. } => {
-            Some(state.revocation(*credential_id))
-        }
-    }
 }
 
 /// What is added to a container's answer: the request's id, and what its caller asked for.
@@ -299,8 +295,8 @@ fn inbound<S: Source + Send + 'static>(shared: &Shared, answer: Answer<S>, terms
     if !is_sent {
         connection.hand_over(&shared.tasks, request);
     }
-    let mut response =
-        Response::new(ResponseBody::container(ContainerBody::new(connection, is_sent, in_flight, terms)));
+    let body = ContainerBody::new(connection, is_sent, in_flight);
+    let mut response = Response::new(ResponseBody::container(body, terms, &shared.tasks));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response

@@ -24,6 +24,7 @@ use crate::{
     path::{Destination, destination},
     proxy::Call,
     request_id::{RequestIdText, X_REQUEST_ID},
+    standing::Standing,
 };
 
 /// One request.
@@ -77,8 +78,9 @@ where
             request.extensions_mut().insert(id.clone());
             let address = shared.client_address(active.caller(), request.headers());
             request.extensions_mut().insert(CallerAddr(address));
-            let Ok(answer) = Box::pin(api.oneshot(request)).await;
-            answer.map(ResponseBody::api)
+            let Ok(mut answer) = Box::pin(api.oneshot(request)).await;
+            let standing = answer.extensions_mut().remove::<Standing>();
+            answer.map(|body| ResponseBody::api(body, standing, &shared.tasks))
         }
     };
     ours(answer, shared, id)

@@ -2,12 +2,16 @@
 //!
 //! A request loads the current snapshot once and asks it with plain hash look-ups; nothing here is ever locked.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::HeaderValue;
 use towline_model::{
-    AgentId, CredentialId, InstanceId, KeyHash, KeyKind, Role, Scope, ServiceId, ServiceStatus, TeamId, Timestamp,
-    UserId,
+    AgentId, CredentialId, InstanceId, KeyHash, KeyKind, Role, Scope, ServiceId, ServiceStatus, SignInId, TeamId,
+    Timestamp, UserId,
 };
 
 /// Everything that requests are decided by.
@@ -142,6 +146,7 @@ pub struct CredentialTable {
     keys: HashMap<KeyHash, Credential>,
     hashes: HashMap<CredentialId, KeyHash>,
     roles: HashMap<(UserId, TeamId), Role>,
+    ended_sign_ins: HashSet<SignInId>,
 }
 
 impl CredentialTable {
@@ -156,7 +161,26 @@ impl CredentialTable {
             hashes: keys.iter().map(|(hash, key)| (key.id, *hash)).collect(),
             keys,
             roles: memberships.into_iter().map(|(user, team, role)| ((user, team), role)).collect(),
+            ended_sign_ins: HashSet::new(),
         }
+    }
+
+    /// The same with sign-ins that were ended while access tokens of them may still be about.
+    #[must_use]
+    pub fn with_ended_sign_ins(mut self, ended: impl IntoIterator<Item = SignInId>) -> Self {
+        self.ended_sign_ins = ended.into_iter().collect();
+        self
+    }
+
+    /// Whether the sign-in was ended, as far as tokens of it that have not expired are concerned.
+    #[must_use]
+    pub fn has_ended(&self, sign_in: SignInId) -> bool {
+        self.ended_sign_ins.contains(&sign_in)
+    }
+
+    /// Who is in which team, in no order.
+    pub fn members(&self) -> impl Iterator<Item = (UserId, TeamId)> {
+        self.roles.keys().copied()
     }
 
     /// The key of that hash, expired or not.

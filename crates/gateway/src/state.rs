@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,7 +11,7 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
-use towline_model::{CredentialId, InstanceId, ServiceId, TeamId};
+use towline_model::{Action, CredentialId, InstanceId, KeyKind, ServiceId, TeamId, Timestamp, UserId};
 
 use crate::{
     agents::registry::Registry,
@@ -28,15 +29,21 @@ pub(crate) struct State {
     /// Counts of requests in flight, also of services that have none left but requests.
     in_flight: HashMap<ServiceId, Arc<AtomicUsize>>,
     /// For each key that can be used, what is cancelled when it cannot be used any more.
-    revocations: HashMap<CredentialId, CancellationToken>,
+    keys: Tokens<CredentialId>,
+    /// For each member of each team, what is cancelled when he or she may not call its services any more.
+    members: Tokens<(UserId, TeamId)>,
+    /// Of keys that expire, the earliest first.
+    expiring: Vec<(Timestamp, CancellationToken)>,
 }
+
+type Tokens<K> = HashMap<K, CancellationToken>;
 
 /// What a new state has left behind.
 #[derive(Debug, Default)]
 pub(crate) struct Leftovers {
     /// Connections to instances that have no route any more.
     pub connections: Vec<Connection>,
-    /// Keys that cannot be used any more.
+    /// Of keys and members that may not go on with what they may have in flight.
     pub revoked: Vec<CancellationToken>,
 }
 
@@ -52,20 +59,41 @@ impl State {
             let slug = route.slug.clone().into_boxed_str();
             next.teams.entry(route.team_id).or_default().insert(slug, Arc::new(service));
         }
-        for key in snapshot.credentials.usable_keys() {
-            let token = self.revocations.get(&key.id).cloned().unwrap_or_default();
-            next.revocations.insert(key.id, token);
-        }
-        let leftovers = Leftovers {
-            connections: self.instances().filter(|old| !next.has(old)).flat_map(|old| old.pool.close()).collect(),
-            revoked: self
-                .revocations
-                .iter()
-                .filter(|(id, _)| !next.revocations.contains_key(*id))
-                .map(|(_, token)| token.clone())
-                .collect(),
+        let connections = self.instances().filter(|old| !next.has(old)).flat_map(|old| old.pool.close()).collect();
+        let revoked = next.take_over_tokens(self);
+        (next, Leftovers { connections, revoked })
+    }
+
+    /// Keeps the tokens of whoever may go on. Gives those of everybody else.
+    fn take_over_tokens(&mut self, old: &Self) -> Vec<CancellationToken> {
+        let snapshot = Arc::clone(&self.snapshot);
+        let may_call = |snapshot: &Snapshot, (user, team)| {
+            snapshot.credentials.role(user, team).is_some_and(|role| role >= Action::InvokeServices.minimum_role())
         };
-        (next, leftovers)
+        let goes_on = |member| !may_call(&old.snapshot, member) || may_call(&snapshot, member);
+        let keys = snapshot.credentials.usable_keys().map(|key| match (key.kind, key.user_id) {
+            (KeyKind::Device, Some(user)) => (key.id, goes_on((user, key.team_id))),
+            _ => (key.id, true),
+        });
+        let members = snapshot.credentials.members().map(|member| (member, goes_on(member)));
+        let mut revoked = Vec::new();
+        self.keys = take_over(&old.keys, keys, &mut revoked);
+        self.members = take_over(&old.members, members, &mut revoked);
+        let expiring = snapshot.credentials.usable_keys().filter_map(|key| Some((key.expires_at?, key.id)));
+        self.expiring = expiring.filter_map(|(at, id)| Some((at, self.keys.get(&id)?.clone()))).collect();
+        self.expiring.sort_unstable_by_key(|(at, _)| *at);
+        revoked
+    }
+
+    /// Cancels what keys have in flight that have expired by now. Tells whether there was anything to cancel.
+    pub(crate) fn end_expired(&self, now: Timestamp) -> bool {
+        let expired = self.expiring.iter().take_while(|(at, _)| *at <= now).map(|(_, token)| token);
+        let mut any = false;
+        for token in expired.filter(|token| !token.is_cancelled()) {
+            token.cancel();
+            any = true;
+        }
+        any
     }
 
     /// The team's service of that slug.
@@ -79,12 +107,13 @@ impl State {
     }
 
     /// What is cancelled when the key cannot be used any more.
-    pub(crate) fn revocation(&self, credential: CredentialId) -> CancellationToken {
-        self.revocations.get(&credential).cloned().unwrap_or_else(|| {
-            let gone = CancellationToken::new();
-            gone.cancel();
-            gone
-        })
+    pub(crate) fn key(&self, credential: CredentialId) -> CancellationToken {
+        self.keys.get(&credential).cloned().unwrap_or_else(cancelled)
+    }
+
+    /// What is cancelled when the user may not call the team's services any more.
+    pub(crate) fn member(&self, user: UserId, team: TeamId) -> CancellationToken {
+        self.members.get(&(user, team)).cloned().unwrap_or_else(cancelled)
     }
 
     /// Every instance that has a route.
@@ -109,4 +138,24 @@ impl State {
         self.instances.insert(route.instance_id, Arc::clone(&instance));
         Candidate { ready: route.ready, instance }
     }
+}
+
+fn cancelled() -> CancellationToken {
+    let token = CancellationToken::new();
+    token.cancel();
+    token
+}
+
+/// A token for everyone who is there now: the old one for those who go on. Those of all others are added to `ended`.
+fn take_over<K: Copy + Eq + Hash>(
+    old: &Tokens<K>,
+    present: impl Iterator<Item = (K, bool)>,
+    ended: &mut Vec<CancellationToken>,
+) -> Tokens<K> {
+    let kept = |key: &K| old.get(key).filter(|token| !token.is_cancelled()).cloned();
+    let present: HashMap<K, Option<CancellationToken>> =
+        present.map(|(key, goes_on)| (key, if goes_on { kept(&key) } else { None })).collect();
+    let is_over = |key: &K| present.get(key).is_none_or(Option::is_none);
+    ended.extend(old.iter().filter(|(key, _)| is_over(key)).map(|(_, token)| token.clone()));
+    present.into_iter().map(|(key, token)| (key, token.unwrap_or_default())).collect()
 }

@@ -13,7 +13,9 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use tokio::time::Instant;
-use towline_model::{CredentialId, KeyHash, Secret, ServiceId, TeamId, UserId};
+use towline_model::{CredentialId, KeyHash, Secret, ServiceId, TeamId};
+
+use crate::access_token::TokenHolder;
 
 /// How long a WebSocket ticket may be used.
 pub const TICKET_LIFETIME: Duration = Duration::from_secs(30);
@@ -26,7 +28,7 @@ const MAX_TICKETS_OF_TEAM: usize = 2_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Holder {
     /// A signed-in user.
-    User(UserId),
+    User(TokenHolder),
     /// A key.
     Key(CredentialId),
 }
@@ -103,7 +105,7 @@ mod tests {
     use super::*;
 
     fn permit(team_id: TeamId) -> Permit {
-        Permit { holder: Holder::User(UserId::generate()), team_id, service_id: ServiceId::generate() }
+        Permit { holder: Holder::Key(CredentialId::generate()), team_id, service_id: ServiceId::generate() }
     }
 
     #[test]

@@ -100,7 +100,7 @@ pub(crate) enum FailureReason {
     BrokeHttp(String),
     /// The caller's body could not be read to its end, or the caller has gone.
     CallerBody,
-    /// The caller's key was revoked.
+    /// The caller's key, membership or sign-in ended.
     Revoked,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CredentialId, ServiceId, TeamId, UserId};
+use crate::{CredentialId, ServiceId, SignInId, TeamId, UserId};
 
 /// A user's role in a team. Ordered: each role may do all that the one before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -146,7 +146,8 @@ impl Action {
     ];
 
     /// The weakest role that may do it.
-    const fn minimum_role(self) -> Role {
+    #[must_use]
+    pub const fn minimum_role(self) -> Role {
         match self {
             Self::ReadServices | Self::ReadAgents | Self::ReadTeam | Self::ReadMembers | Self::LeaveTeam => {
                 Role::Viewer
@@ -215,6 +216,8 @@ pub enum Principal {
         team_id: TeamId,
         /// The user's role in that team.
         role: Role,
+        /// The sign-in that the token goes back to.
+        sign_in: SignInId,
     },
     /// A user's device (`dk-`), acting with the user's role.
     Device {
@@ -258,6 +261,15 @@ impl Principal {
         }
     }
 
+    /// The same with another role, which an integration key does not have.
+    #[must_use]
+    pub const fn with_role(mut self, now: Role) -> Self {
+        if let Self::User { role, .. } | Self::Device { role, .. } = &mut self {
+            *role = now;
+        }
+        self
+    }
+
     /// The one question of authorisation: may this principal do that in its team?
     #[must_use]
     pub fn may(&self, action: Action) -> bool {
@@ -292,7 +304,7 @@ mod tests {
     use super::*;
 
     fn user(role: Role) -> Principal {
-        Principal::User { user_id: UserId::generate(), team_id: TeamId::generate(), role }
+        Principal::User { user_id: UserId::generate(), team_id: TeamId::generate(), role, sign_in: SignInId::generate() }
     }
 
     #[test]

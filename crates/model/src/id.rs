@@ -79,6 +79,8 @@ ids! {
     SecretId;
     /// A person's invitation to a team.
     InvitationId;
+    /// One sign-in of one user, from the password to its sign-out, through all tokens in between.
+    SignInId;
     /// One control connection of one agent to one gateway.
     SessionId;
     /// One request, as answered in `X-Request-Id`.

@@ -2,9 +2,9 @@
 //!
 //! A family is revoked as a whole: when its user signs out, or when a token comes back that was used before, since then
 //! somebody else has a copy (RFC 9700 §4.14.2). Its row is locked by every use, so that a successor that is just being
-//! made cannot escape.
+//! made cannot escape. Gateways hear of it by the revision, since access tokens of a revoked family are refused too.
 
-use towline_model::{Timestamp, UserId};
+use towline_model::{SignInId, Timestamp, UserId};
 use uuid::Uuid;
 
 use crate::{
@@ -19,7 +19,7 @@ pub struct RefreshTokenRow {
     /// Its id.
     pub id: Uuid,
     /// The sign-in that it goes back to.
-    pub family_id: Uuid,
+    pub family_id: SignInId,
     /// Whose it is.
     pub user_id: UserId,
     /// The SHA-256 of the token.
@@ -32,6 +32,15 @@ pub struct RefreshTokenRow {
     pub used_at: Option<Timestamp>,
     /// When its family was revoked. Ignored by [`Tx::insert_refresh_token`].
     pub revoked_at: Option<Timestamp>,
+}
+
+/// A sign-in's id.
+struct Family(SignInId);
+
+impl FromRow for Family {
+    fn from_row(row: &mut Row) -> Result<Self, StoreError> {
+        row.take("id").map(Self)
+    }
 }
 
 /// Whose sign-in it is.
@@ -136,17 +145,19 @@ impl Tx {
         Ok(RefreshTokenUse::Fresh(token))
     }
 
-    /// Revokes every token of a sign-in. `false` when that was done before, or there is no such family.
+    /// Revokes every token of a sign-in. `false` when that was done before, or there is no such family. Moves the revision
+    /// on.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn revoke_refresh_family(&mut self, family_id: Uuid, now: Timestamp) -> Result<bool, StoreError> {
+    pub async fn revoke_refresh_family(&mut self, family_id: SignInId, now: Timestamp) -> Result<bool, StoreError> {
         let revoke = query("UPDATE refresh_token_families SET revoked_at = $1 WHERE id = $2 AND revoked_at IS NULL");
-        Ok(self.execute(revoke.bind(now).bind(family_id)).await? > 0)
+        let revoked = self.execute(revoke.bind(now).bind(family_id)).await?;
+        Ok(self.note_revoked(revoked) > 0)
     }
 
     /// Revokes the sign-in that a token belongs to: "sign out". Gives its user; `None` when that was done before,
-    /// or there is no such token.
+    /// or there is no such token. Moves the revision on.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -160,10 +171,11 @@ impl Tx {
              AND id = (SELECT family_id FROM refresh_tokens WHERE token_hash = $2) RETURNING user_id",
         );
         let owner: Option<Owner> = self.fetch_optional(revoke.bind(now).bind(token_hash)).await?;
+        self.note_revoked(owner.is_some().into());
         Ok(owner.map(|owner| owner.0))
     }
 
-    /// Revokes all sign-ins of a user but the one that `kept` belongs to. Tells how many there were.
+    /// Revokes all sign-ins of a user but the one that `kept` belongs to. Tells how many there were. Moves the revision on.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -177,17 +189,34 @@ impl Tx {
             "UPDATE refresh_token_families SET revoked_at = $1 WHERE user_id = $2 AND revoked_at IS NULL \
              AND id NOT IN (SELECT family_id FROM refresh_tokens WHERE token_hash = $3)",
         );
-        self.execute(revoke.bind(now).bind(user_id).bind(kept)).await
+        let revoked = self.execute(revoke.bind(now).bind(user_id).bind(kept)).await?;
+        Ok(self.note_revoked(revoked))
     }
 
-    /// Revokes all sign-ins of a user. Tells how many there were.
+    /// Revokes all sign-ins of a user. Tells how many there were. Moves the revision on.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub async fn revoke_refresh_families_of(&mut self, user_id: UserId, now: Timestamp) -> Result<u64, StoreError> {
         let revoke =
             query("UPDATE refresh_token_families SET revoked_at = $1 WHERE user_id = $2 AND revoked_at IS NULL");
-        self.execute(revoke.bind(now).bind(user_id)).await
+        let revoked = self.execute(revoke.bind(now).bind(user_id)).await?;
+        Ok(self.note_revoked(revoked))
+    }
+
+    /// The sign-ins that were revoked at `since` or later, for the gateway's snapshot.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn sign_ins_revoked_since(&mut self, since: Timestamp) -> Result<Vec<SignInId>, StoreError> {
+        let select = query("SELECT id FROM refresh_token_families WHERE revoked_at >= $1");
+        let families: Vec<Family> = self.fetch_all(select.bind(since)).await?;
+        Ok(families.into_iter().map(|family| family.0).collect())
+    }
+
+    fn note_revoked(&mut self, count: u64) -> u64 {
+        self.mark_changed_if(count > 0);
+        count
     }
 
     /// Forgets the families whose newest token expired before `before`. Tells how many there were.

@@ -3,7 +3,7 @@
 use serde::{Serialize, de::DeserializeOwned};
 use towline_model::{
     AgentId, CredentialId, InstanceId, InstancePhase, InvitationId, KeyHash, KeyKind, Role, Secret, SecretId,
-    ServiceId, ServiceStatus, SessionId, TeamId, Timestamp, UserId,
+    ServiceId, ServiceStatus, SessionId, SignInId, TeamId, Timestamp, UserId,
 };
 use uuid::Uuid;
 
@@ -175,6 +175,7 @@ stored_as_text! {
     CredentialId: |id| id.to_string(), |text| text.parse().ok();
     SecretId: |id| id.to_string(), |text| text.parse().ok();
     SessionId: |id| id.to_string(), |text| text.parse().ok();
+    SignInId: |id| id.to_string(), |text| text.parse().ok();
     InvitationId: |id| id.to_string(), |text| text.parse().ok();
     Role: |role| role.as_str().to_owned(), Role::from_name;
     KeyKind: |kind| kind.as_str().to_owned(), |text| KeyKind::ALL.into_iter().find(|kind| kind.as_str() == text);

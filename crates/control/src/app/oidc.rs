@@ -5,7 +5,8 @@
 //! belongs to an allowed domain.
 
 use http::Uri;
-use towline_model::{Secret, UserId, validate::Checks};
+use towline_gateway::access_token::TokenHolder;
+use towline_model::{Secret, SignInId, UserId, validate::Checks};
 use towline_store::{IdentityRow, InvitationRow, MembershipRow, StoreError, Tx, UserRow};
 
 use super::{
@@ -53,12 +54,13 @@ impl App {
         let mut tx = self.write().await?;
         let (user_id, has_joined) = self.user_of(&mut tx, &person).await?;
         tx.prune_refresh_tokens(now).await?;
-        let refresh_token = insert_refresh_token(&mut tx, user_id, uuid::Uuid::now_v7(), now).await?;
+        let holder = TokenHolder { user_id, sign_in: SignInId::generate() };
+        let refresh_token = insert_refresh_token(&mut tx, holder, now).await?;
         tx.commit().await?;
         if has_joined {
             self.publish().await?;
         }
-        Ok(Tokens { access_token: self.access_token(user_id, now), refresh_token })
+        Ok(Tokens { access_token: self.access_token(holder, now), refresh_token })
     }
 
     fn oidc(&self) -> Result<&Oidc, OidcSignInError> {

@@ -1,12 +1,13 @@
 //! Signing in: a password becomes an access token and a refresh token; a refresh token becomes the next pair.
 //!
-//! An access token is short-lived and needs no look-up. A refresh token is 256 random bits, stored as a hash, and works
+//! An access token is short-lived and needs no look-up but in the short list of sign-ins that were just ended. A refresh token is 256 random bits, stored as a hash, and works
 //! once: when one comes back that was used before, somebody has a copy, and the whole sign-in is ended.
 
 use std::time::Duration;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use towline_model::{AuditAction, KeyHash, Secret, Timestamp, UserId};
+use towline_gateway::access_token::TokenHolder;
+use towline_model::{AuditAction, KeyHash, Secret, SignInId, Timestamp};
 use towline_store::{RefreshTokenRow, RefreshTokenUse, StoreError, Tx};
 use uuid::Uuid;
 
@@ -72,12 +73,13 @@ impl App {
         let user = user.filter(|_| is_right).ok_or(SignInError::Wrong)?;
         let now = self.now();
         let mut tx = self.write().await?;
+        let holder = TokenHolder { user_id: user.id, sign_in: SignInId::generate() };
         // Old sign-ins are swept out when a new one comes in.
         tx.prune_refresh_tokens(now).await?;
-        let refresh_token = insert_refresh_token(&mut tx, user.id, Uuid::now_v7(), now).await?;
+        let refresh_token = insert_refresh_token(&mut tx, holder, now).await?;
         self.record_of_user(&mut tx, user.id, AuditAction::UserSignIn).await?;
         tx.commit().await?;
-        Ok(Tokens { access_token: self.access_token(user.id, now), refresh_token })
+        Ok(Tokens { access_token: self.access_token(holder, now), refresh_token })
     }
 
     /// Exchanges a refresh token for the next pair.
@@ -89,13 +91,15 @@ impl App {
         let mut tx = self.write().await?;
         match tx.use_refresh_token(hash(refresh_token), now).await? {
             RefreshTokenUse::Fresh(used) => {
-                let refresh_token = insert_refresh_token(&mut tx, used.user_id, used.family_id, now).await?;
+                let holder = TokenHolder { user_id: used.user_id, sign_in: used.family_id };
+                let refresh_token = insert_refresh_token(&mut tx, holder, now).await?;
                 tx.commit().await?;
-                Ok(Tokens { access_token: self.access_token(used.user_id, now), refresh_token })
+                Ok(Tokens { access_token: self.access_token(holder, now), refresh_token })
             }
             RefreshTokenUse::Reused(token) => {
                 tracing::warn!(user = %token.user_id, "a refresh token was used twice; its sign-in is ended");
                 tx.commit().await?;
+                self.publish().await?;
                 Err(RefreshError::Refused)
             }
             RefreshTokenUse::Revoked | RefreshTokenUse::Expired | RefreshTokenUse::Unknown => {
@@ -104,7 +108,7 @@ impl App {
         }
     }
 
-    /// Ends the sign-in that a refresh token belongs to. Doing so twice, or with an unknown token, is no error: there is
+    /// Ends the sign-in that a refresh token belongs to, with its access tokens and what they have in flight. Doing so twice, or with an unknown token, is no error: there is
     /// nothing left to end.
     ///
     /// # Errors
@@ -114,25 +118,25 @@ impl App {
         if let Some(user_id) = tx.revoke_refresh_token(hash(refresh_token), self.now()).await? {
             self.record_of_user(&mut tx, user_id, AuditAction::UserSignOut).await?;
         }
-        tx.commit().await
+        tx.commit().await?;
+        self.publish().await
     }
 
-    pub(super) fn access_token(&self, user: UserId, now: Timestamp) -> Secret<String> {
-        self.inner.gateway.tokens().issue(user, now, ACCESS_LIFETIME)
+    pub(super) fn access_token(&self, holder: TokenHolder, now: Timestamp) -> Secret<String> {
+        self.inner.gateway.tokens().issue(holder, now, ACCESS_LIFETIME)
     }
 }
 
 pub(super) async fn insert_refresh_token(
     tx: &mut Tx,
-    user_id: UserId,
-    family_id: Uuid,
+    holder: TokenHolder,
     now: Timestamp,
 ) -> Result<Secret<String>, StoreError> {
     let token = Secret::new(BASE64_URL_SAFE_NO_PAD.encode(rand::random::<[u8; 32]>()));
     let row = RefreshTokenRow {
         id: Uuid::now_v7(),
-        family_id,
-        user_id,
+        family_id: holder.sign_in,
+        user_id: holder.user_id,
         token_hash: hash(&token),
         created_at: now,
         expires_at: now + REFRESH_LIFETIME,

@@ -222,7 +222,7 @@ pub(super) async fn lock_as(tx: &mut Tx, principal: &Principal, action: Action) 
         return Err(TeamError::NotInTeam);
     }
     let membership = tx.find_membership(team_id, user_id).await?.ok_or(TeamError::NotInTeam)?;
-    match (Principal::User { user_id, team_id, role: membership.role }).may(action) {
+    match principal.clone().with_role(membership.role).may(action) {
         true => Ok(membership),
         false => Err(TeamError::NotAllowed("your role in this team was changed and does not allow this any more")),
     }

@@ -109,7 +109,8 @@ impl App {
         Ok(Some(UserDetails { user, teams }))
     }
 
-    /// Changes a user. A new password ends the user's other sign-ins: their refresh tokens work no more.
+    /// Changes a user. A new password ends the user's other sign-ins: their tokens work no more, and what they have in
+    /// flight is cut off.
     ///
     /// # Errors
     /// See [`UserError`].
@@ -130,6 +131,7 @@ impl App {
         if let Some(name) = &changes.display_name {
             tx.set_display_name(id, name.as_deref()).await?;
         }
+        let ends_sign_ins = hashes.is_some();
         if let Some((before, after)) = hashes {
             if !tx.replace_password_hash(id, &before, &after).await? {
                 return Err(StoreError::Concurrent.into());
@@ -140,7 +142,11 @@ impl App {
             };
         }
         self.record_of_user(&mut tx, id, AuditAction::UserUpdate).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        if ends_sign_ins {
+            self.publish().await?;
+        }
+        Ok(())
     }
 
     /// The hash of the password that the user has, when it was given rightly, and of the one that is wished.

@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{Method, request::Parts};
-use towline_gateway::{AuthError, CallerAddr, RequestIdText};
+use towline_gateway::{AuthError, CallerAddr, RequestIdText, Standing};
 use towline_model::{Action, ErrorCode, Principal, UserId};
 
 use super::{idempotency, problem::ApiError};
@@ -68,7 +68,13 @@ pub(super) async fn guard(
         Err(error) => return error.into_response(),
     };
     if matches!(*request.method(), Method::GET | Method::HEAD) {
-        return next.run(request).await;
+        let standing = request.extensions_mut().remove::<Standing>();
+        let mut response = next.run(request).await;
+        if let Some(standing) = standing {
+            // An answer that goes on, such as a log that is followed, ends with what let its reader in.
+            response.extensions_mut().insert(standing);
+        }
+        return response;
     }
     let scope = match &sender {
         Sender::Principal(principal) => Some(idempotency::scope_of(principal)),
@@ -143,7 +149,8 @@ fn admit(app: &App, access: Access, request: &mut Request) -> Result<Sender, Api
             Sender::User(user_id)
         }
         Access::Team(action) => {
-            let principal = app.gateway().authenticate(request.headers())?.principal;
+            let (principal, standing) = app.gateway().admit(request.headers())?;
+            request.extensions_mut().insert(standing);
             authorize(&principal, action)?;
             request.extensions_mut().insert(Caller(principal.clone()));
             Sender::Principal(principal)

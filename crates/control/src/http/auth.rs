@@ -114,7 +114,7 @@ pub async fn refresh(
 
 /// Sign out.
 ///
-/// Ends the sign-in that the refresh token belongs to. An access token that was issued before works until it ends.
+/// Ends the sign-in that the refresh token belongs to. Its access tokens work no more, and what they have in flight is cut off.
 #[utoipa::path(
     post,
     path = "/api/v1/auth/logout",

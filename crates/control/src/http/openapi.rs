@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use axum::response::{IntoResponse, Response};
 use http::{Method, header};
 use serde_json::{Map, Value, json};
-use towline_model::{Action, CredentialId, ErrorCode, Principal, Role, Scope, TeamId, UserId};
+use towline_model::{Action, CredentialId, ErrorCode, Principal, Role, Scope, SignInId, TeamId, UserId};
 use utoipa::OpenApi;
 
 use super::{
@@ -218,7 +218,8 @@ fn permission(access: Access) -> Value {
         Access::Team(action) => action,
     };
     let (user_id, team_id) = (UserId::from_uuid(uuid::Uuid::nil()), TeamId::from_uuid(uuid::Uuid::nil()));
-    let role = Role::ALL.into_iter().find(|&role| Principal::User { user_id, team_id, role }.may(action));
+    let sign_in = SignInId::from_uuid(uuid::Uuid::nil());
+    let role = Role::ALL.into_iter().find(|&role| Principal::User { user_id, team_id, role, sign_in }.may(action));
     let scope = Scope::ALL.into_iter().find(|&scope| key_with(scope).may(action));
     json!({"role": role.map(Role::as_str), "scope": scope.map(Scope::as_str)})
 }

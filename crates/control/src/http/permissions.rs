@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use towline_model::{Action, CredentialId, Principal, Role, Scope, TeamId, UserId};
+use towline_model::{Action, CredentialId, Principal, Role, Scope, SignInId, TeamId, UserId};
 
 use super::access::in_words;
 
@@ -54,7 +54,7 @@ fn ids() -> (UserId, TeamId, CredentialId) {
 
 fn user(role: Role) -> Principal {
     let (user_id, team_id, _) = ids();
-    Principal::User { user_id, team_id, role }
+    Principal::User { user_id, team_id, role, sign_in: SignInId::from_uuid(uuid::Uuid::nil()) }
 }
 
 fn device() -> Principal {

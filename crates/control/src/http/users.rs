@@ -96,7 +96,7 @@ pub struct UpdateMeResponse {
 
 /// Change one's name or password.
 ///
-/// A new password ends every other sign-in: its refresh token works no more, and its access token ends within 15 minutes.
+/// A new password ends every other sign-in: its tokens work no more, and what they have in flight is cut off.
 #[utoipa::path(
     put,
     path = "/api/v1/users/me",

@@ -183,3 +183,18 @@ async fn a_removed_user_is_nobody() {
     assert_eq!(answer.status, 401, "{}", answer.text());
     server.get(&Caller::bearer("eyJ.eyJ.x"), "/api/v1/users/me").await.problem(401, "unauthenticated");
 }
+
+#[tokio::test]
+async fn an_answer_to_a_reader_lives_by_what_let_the_reader_in() {
+    let server = TestServer::start().await;
+    let made = server.post(&server.owner(), "/api/v1/credentials", &json!({"kind": "integration", "display_name": "ci"})).await;
+    let made = made.json(201);
+    let reader = Caller::bearer(made["raw_key"].as_str().unwrap());
+    let request = reader.request(Method::GET, "/api/v1/containers", None);
+    let answer = tower::ServiceExt::oneshot(server.router.clone(), request).await.unwrap();
+    let standing = answer.extensions().get::<towline_gateway::Standing>().unwrap();
+    assert!(!standing.is_lost());
+    let path = format!("/api/v1/credentials/{}", made["id"].as_str().unwrap());
+    assert_eq!(server.delete(&server.owner(), &path).await.status, 204);
+    assert!(standing.is_lost());
+}

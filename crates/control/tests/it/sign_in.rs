@@ -82,3 +82,39 @@ async fn signing_out_ends_the_sign_in_and_is_no_error_twice() {
     }
     refresh(&server, &tokens["refresh_token"]).await.problem(401, "unauthenticated");
 }
+
+#[tokio::test]
+async fn access_tokens_end_with_their_sign_in() {
+    let server = TestServer::start().await;
+    let works = async |tokens: &Value| {
+        let caller = Caller::bearer(tokens["access_token"].as_str().unwrap());
+        let answer = server.get(&caller, "/api/v1/users/me").await;
+        assert!(matches!(answer.status, 200 | 401));
+        answer.status == 200
+    };
+    let sign_in = async || login(&server, "owner@ours.example", PASSWORD).await.json(200);
+
+    // By signing out, through every token that goes back to it.
+    let first = sign_in().await;
+    let second = refresh(&server, &first["refresh_token"]).await.json(200);
+    let other = sign_in().await;
+    assert!(works(&first).await && works(&second).await && works(&other).await);
+    let body = json!({"refresh_token": second["refresh_token"]});
+    server.post(&Caller::NOBODY, "/api/v1/auth/logout", &body).await.json(200);
+    assert!(!works(&first).await && !works(&second).await && works(&other).await);
+
+    // By a refresh token that comes back.
+    let first = sign_in().await;
+    let second = refresh(&server, &first["refresh_token"]).await.json(200);
+    refresh(&server, &first["refresh_token"]).await.problem(401, "unauthenticated");
+    assert!(!works(&second).await && works(&other).await);
+
+    // By a new password, but for the sign-in that is kept.
+    let kept = sign_in().await;
+    let change = json!({
+        "current_password": PASSWORD, "new_password": "another correct horse", "refresh_token": kept["refresh_token"],
+    });
+    let caller = Caller::bearer(kept["access_token"].as_str().unwrap());
+    server.put(&caller, "/api/v1/users/me", &change).await.json(200);
+    assert!(works(&kept).await && !works(&other).await);
+}

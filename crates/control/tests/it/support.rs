@@ -12,7 +12,8 @@ use tower::ServiceExt;
 use towline_control::{
     Server, ServerConfig, app::password::Passwords, http::router::router, rate_limit::RateLimitConfig,
 };
-use towline_model::{Clock, CredentialId, KeyKind, RawKey, Role, Scope, Secret, SystemClock, TeamId, UserId};
+use towline_gateway::access_token::TokenHolder;
+use towline_model::{Clock, CredentialId, KeyKind, RawKey, Role, Scope, Secret, SignInId, SystemClock, TeamId, UserId};
 use towline_store::{CredentialRow, MembershipRow, Store, StoreOptions, TeamRow, Tx, UserRow};
 
 /// The password of every user.
@@ -96,7 +97,8 @@ impl TestServer {
     /// An access token.
     pub fn token(&self, user: UserId) -> String {
         let tokens = self.server.app().gateway().tokens();
-        tokens.issue(user, SystemClock.now(), Duration::from_secs(600)).expose().clone()
+        let holder = TokenHolder { user_id: user, sign_in: SignInId::generate() };
+        tokens.issue(holder, SystemClock.now(), Duration::from_secs(600)).expose().clone()
     }
 
     /// One of our team's keys.

@@ -8,7 +8,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use towline_e2e::browser::Browser;
 use towline_gateway::testing::{AgentKind, SimAgent, TeamSetup, World};
-use towline_model::{InstanceId, Principal, Role, ServiceId};
+use towline_model::{InstanceId, Principal, Role, ServiceId, SignInId};
 
 const SERVICE: &str = "/api/v1/r/containers/hello";
 /// Opens a WebSocket, sends a word, and tells what came of it.
@@ -49,7 +49,7 @@ impl Page {
 
     fn ticket(&self) -> String {
         let (user_id, team_id) = (self.team.member, self.team.id);
-        let principal = Principal::User { user_id, team_id, role: Role::Member };
+        let principal = Principal::User { user_id, team_id, role: Role::Member, sign_in: SignInId::generate() };
         self.world.gateway.issue_ticket(&principal, "hello").unwrap().expose().clone()
     }
 

@@ -70,7 +70,7 @@ fn check_session(
     let authority = shared.authority(&state);
     let credential =
         authenticate::authenticate_agent(request.headers(), authority).map_err(|error| unauthorised(&error, id))?;
-    let revoked = state.revocation(credential.id);
+    let revoked = state.key(credential.id);
     let address = shared.client_address(active.caller(), request.headers());
     let admission = shared
         .agents

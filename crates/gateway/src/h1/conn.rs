@@ -20,7 +20,6 @@ use tokio::{
     io::{AsyncWrite, AsyncWriteExt as _},
     time::Sleep,
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
     chunked::Piece,
@@ -33,6 +32,7 @@ use crate::{
     headers::take_response_hops,
     inbox::Inbox,
     outgoing::{Interrupt, More, Source, SourceFault},
+    standing::Standing,
 };
 
 /// How long a caller that has closed its side, and that nothing was sent to since, is waited for.
@@ -295,8 +295,8 @@ pub(crate) struct CallerSource<'a> {
     pub body: &'a mut BodyReader,
     /// Whether it understands interim answers (RFC 9110 §15.2: not in HTTP/1.0).
     pub interims: bool,
-    /// Cancelled when the caller's key is revoked, whereupon every connection is woken.
-    pub revoked: Option<CancellationToken>,
+    /// What the request lives by. Whenever any is lost, every connection is woken.
+    pub standing: Option<Standing>,
 }
 
 impl Source for CallerSource<'_> {
@@ -305,7 +305,7 @@ impl Source for CallerSource<'_> {
     }
 
     fn poll_interrupt(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
-        if self.revoked.as_ref().is_some_and(CancellationToken::is_cancelled) {
+        if self.standing.as_ref().is_some_and(Standing::is_lost) {
             return Poll::Ready(Interrupt::Revoked);
         }
         if !self.conn.out.is_empty() {

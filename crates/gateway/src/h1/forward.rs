@@ -5,7 +5,6 @@ use std::{future::poll_fn, task::Poll};
 use bytes::BytesMut;
 use http::{HeaderValue, StatusCode, Version, header, request::Parts};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     conn::{CallerConn, CallerSource},
@@ -23,6 +22,7 @@ use crate::{
     outgoing::Outgoing,
     pool,
     proxy::{Additions, Call, broke_http},
+    standing::Standing,
 };
 
 /// What the caller's connection is good for after a request.
@@ -50,10 +50,10 @@ pub(super) async fn forward(
     let mut text = BytesMut::new();
     write_request_line(&mut text, &parts.method, prepared.target.as_bytes());
     write_fields(&mut text, &parts.headers, &order);
-    // This connection looks at the key itself; nothing needs to wait for it.
-    let revoked = terms.revoked.take();
+    // This connection looks at it itself; nothing needs to wait for it.
+    let standing = terms.standing.take();
     let interims = parts.version == Version::HTTP_11;
-    let source = CallerSource { conn, body, interims, revoked: revoked.clone() };
+    let source = CallerSource { conn, body, interims, standing: standing.clone() };
     let request = Outgoing::new(text, source);
     let (upgrade, preference) = (prepared.upgrade, prepared.preference);
     let outbound = Outbound { method: parts.method.clone(), request, upgrade, preference };
@@ -64,7 +64,7 @@ pub(super) async fn forward(
         if !upgrade {
             return Err(broke_http(&parts.method, "it switches to another protocol without having been asked"));
         }
-        return Ok(returning.switch(answer, revoked).await);
+        return Ok(returning.switch(answer, standing).await);
     }
     // What was sent in the belief of speaking another protocol, or of being asked for it, is no next request.
     let is_asked = !expects || answer.request.is_sent();
@@ -157,7 +157,7 @@ impl Returning<'_> {
     }
 
     /// Passes a `101` on, and bytes from then on.
-    async fn switch(&self, answer: Answer<CallerSource<'_>>, revoked: Option<CancellationToken>) -> After {
+    async fn switch(&self, answer: Answer<CallerSource<'_>>, standing: Option<Standing>) -> After {
         let Answer { mut head, mut connection, in_flight, request } = answer;
         let conn = request.source.conn;
         connection.mark_long_lived();
@@ -173,7 +173,7 @@ impl Returning<'_> {
             return After::Drop;
         }
         // Boxed, so that every connection does not keep room for it.
-        Box::pin(switch(self.call.shared, conn, &mut connection, revoked)).await;
+        Box::pin(switch(self.call.shared, conn, &mut connection, standing)).await;
         drop(in_flight);
         After::Drop
     }

@@ -157,6 +157,10 @@ async fn write_while_fed(
     write_head(conn, parts, framing, (exchange, lasts));
     let written = poll_fn(|cx| {
         loop {
+            if body.is_cut() && !conn.out.is_empty() && conn.poll_flush(cx).is_pending() {
+                // Nobody waits for one that does not read.
+                return Poll::Ready(Written::Gone);
+            }
             match framing.poll_frame(conn, &mut body, cx) {
                 Poll::Ready(Ok(true)) => continue,
                 Poll::Ready(Ok(false)) if conn.out.is_empty() => return Poll::Ready(Written::Whole),

@@ -9,24 +9,28 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use http::{Request, Response};
-use http_body_util::Full;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use towline_model::{
-    AgentId, Clock, CredentialId, InstanceId, KeyKind, RawKey, Role, Scope, ServiceId, ServiceStatus, SystemClock,
-    TeamId, UserId,
+    AgentId, Clock, CredentialId, InstanceId, KeyKind, RawKey, Role, Scope, ServiceId, ServiceStatus, SignInId,
+    SystemClock, TeamId, UserId,
 };
 use towline_tunnel::message::{Refusal, Report};
 
 use super::{AgentKind, Answer, Container, RawCaller, SimAgent, wait_until, within};
 use crate::{
     AccessTokens, AgentEvent, CallerBody, Credential, CredentialTable, Gateway, GatewayConfig, InstanceRoute,
-    RequestIdText, RouteTable, ServiceRoute, Snapshot, snapshot::Upstream,
+    RequestIdText, RouteTable, ServiceRoute, Snapshot, access_token::TokenHolder, snapshot::Upstream,
 };
+
+type ApiBody = UnsyncBoxBody<Bytes, Infallible>;
 
 /// A gateway that is served on loopback, and everything that its control plane would know.
 #[derive(Debug)]
@@ -47,6 +51,7 @@ struct Known {
     services: Vec<ServiceRoute>,
     keys: Vec<(RawKey, Credential)>,
     memberships: Vec<(UserId, TeamId, Role)>,
+    ended_sign_ins: Vec<SignInId>,
     agents: HashMap<(TeamId, String), AgentId>,
     refusal: Option<Refusal>,
     /// While it is there, answers to hellos wait here.
@@ -93,7 +98,11 @@ impl World {
         let shutdown = CancellationToken::new();
         let served = TaskTracker::new();
         let (server, stop) = (gateway.clone(), shutdown.clone());
-        let api = tower::service_fn(|request: Request<CallerBody>| async move { Ok::<_, Infallible>(api(&request)) });
+        let asked = gateway.clone();
+        let api = tower::service_fn(move |request: Request<CallerBody>| {
+            let answer = if request.uri().path() == "/api/v1/follow" { follow(&asked, &request) } else { api(&request) };
+            async move { Ok::<_, Infallible>(answer) }
+        });
         served.spawn(async move { server.serve(listener, api, stop).await.unwrap() });
         // The stand-in of the control plane ends with the gateway, whose events it takes.
         TaskTracker::new().spawn(control(Arc::clone(&known), events));
@@ -148,10 +157,31 @@ impl World {
         self.publish();
     }
 
+    /// Gives a user another role in a team, or takes it away.
+    pub fn set_role(&self, user: UserId, team: TeamId, role: Option<Role>) {
+        let mut known = self.known();
+        known.memberships.retain(|row| (row.0, row.1) != (user, team));
+        known.memberships.extend(role.map(|role| (user, team, role)));
+        drop(known);
+        self.publish();
+    }
+
+    /// Ends a sign-in.
+    pub fn end_sign_in(&self, sign_in: SignInId) {
+        self.known().ended_sign_ins.push(sign_in);
+        self.publish();
+    }
+
     /// An access token of a user, good for an hour.
     #[must_use]
     pub fn token(&self, user: UserId) -> String {
-        self.gateway.tokens().issue(user, SystemClock.now(), Duration::from_secs(3600)).expose().clone()
+        self.token_of(TokenHolder { user_id: user, sign_in: SignInId::generate() })
+    }
+
+    /// An access token of a user's sign-in, good for an hour.
+    #[must_use]
+    pub fn token_of(&self, holder: TokenHolder) -> String {
+        self.gateway.tokens().issue(holder, SystemClock.now(), Duration::from_secs(3600)).expose().clone()
     }
 
     /// Connects an agent and waits until it has carriers.
@@ -278,7 +308,8 @@ impl World {
         let keys = known.keys.iter().map(|(key, credential)| (key.hash(), credential.clone()));
         let snapshot = Snapshot {
             routes: RouteTable::from_services(known.services.iter().cloned()),
-            credentials: CredentialTable::new(keys, known.memberships.iter().copied()),
+            credentials: CredentialTable::new(keys, known.memberships.iter().copied())
+                .with_ended_sign_ins(known.ended_sign_ins.iter().copied()),
         };
         drop(known);
         self.gateway.swap(snapshot);
@@ -290,9 +321,23 @@ impl World {
 }
 
 /// The management API: tells what it was given.
-fn api(request: &Request<CallerBody>) -> Response<Full<Bytes>> {
+fn api(request: &Request<CallerBody>) -> Response<ApiBody> {
     let id = request.extensions().get::<RequestIdText>().map_or("", RequestIdText::as_str);
-    Response::new(Full::new(Bytes::from(format!("api {} {} {id}", request.method(), request.uri()))))
+    let text = format!("api {} {} {id}", request.method(), request.uri());
+    Response::new(Full::new(Bytes::from(text)).boxed_unsync())
+}
+
+/// An answer of the management API that does not end by itself. With the query `?flood` it never pauses either.
+fn follow(gateway: &Gateway, request: &Request<CallerBody>) -> Response<ApiBody> {
+    let (_, standing) = gateway.admit(request.headers()).unwrap();
+    let piece = || Ok(Frame::data(Bytes::from_static(&[b'x'; 1000])));
+    let body = match request.uri().query() {
+        Some("flood") => StreamBody::new(stream::repeat_with(piece)).boxed_unsync(),
+        _ => StreamBody::new(stream::iter([piece()]).chain(stream::pending())).boxed_unsync(),
+    };
+    let mut response = Response::new(body);
+    response.extensions_mut().insert(standing);
+    response
 }
 
 async fn control(known: Arc<Mutex<Known>>, mut events: mpsc::Receiver<AgentEvent>) {

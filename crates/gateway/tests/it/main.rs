@@ -12,6 +12,7 @@ mod http2;
 mod invoke;
 mod proxy;
 mod retry;
+mod revocation;
 mod status;
 mod streaming;
 mod tickets;

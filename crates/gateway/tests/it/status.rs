@@ -47,7 +47,8 @@ async fn whoever_is_not_known_is_told_why() {
     let expired = world.add_key(expired);
     let revoked = world.team();
     world.revoke(&revoked.key);
-    let mistyped = format!("{}x", &team.key[..team.key.len() - 1]);
+    let last = if team.key.ends_with('x') { 'y' } else { 'x' };
+    let mistyped = format!("{}{last}", &team.key[..team.key.len() - 1]);
     for (authorization, words) in [
         (String::new(), "no credential"),
         ("Authorization: Basic eDp5\r\n".to_owned(), "must be `Bearer"),

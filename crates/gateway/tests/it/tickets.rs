@@ -5,7 +5,7 @@ use towline_gateway::{
     Credential, GatewayError,
     testing::{Answer, Container, RawCaller, World, wait_until, within},
 };
-use towline_model::{CredentialId, KeyKind, Principal, Scope, ServiceStatus};
+use towline_model::{CredentialId, KeyKind, Principal, Scope, ServiceStatus, SignInId};
 
 const SOCKET: &str = "/api/v1/r/containers/hello/ws";
 
@@ -166,7 +166,12 @@ async fn a_ticket_is_made_for_what_could_be_called_now() {
         services: None,
         expires_at: None,
     });
-    let user = Principal::User { user_id: team.member, team_id: team.id, role: towline_model::Role::Member };
+    let user = Principal::User {
+        user_id: team.member,
+        team_id: team.id,
+        role: towline_model::Role::Member,
+        sign_in: SignInId::generate(),
+    };
     let code = |principal: &Principal, slug: &str| {
         world.gateway.issue_ticket(principal, slug).map_err(|error: GatewayError| error.code().as_str()).err()
     };

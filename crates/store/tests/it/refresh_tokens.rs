@@ -1,6 +1,6 @@
 //! Rotation of refresh tokens, and what happens when one comes back.
 
-use towline_model::UserId;
+use towline_model::{SignInId, UserId};
 use towline_store::{Constraint, RefreshTokenRow, RefreshTokenUse, Store, StoreError};
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ for_each_engine!(
     a_token_exists_once_and_belongs_to_a_user,
 );
 
-fn token(user_id: UserId, family_id: Uuid, number: u8) -> RefreshTokenRow {
+fn token(user_id: UserId, family_id: SignInId, number: u8) -> RefreshTokenRow {
     RefreshTokenRow {
         id: Uuid::now_v7(),
         family_id,
@@ -49,7 +49,7 @@ async fn present(store: &Store, number: u8, seconds: u64) -> RefreshTokenUse {
 
 async fn a_token_is_used_once(database: &Database) {
     let store = database.connect().await;
-    let first = token(add_team(&store).await.owner, Uuid::now_v7(), 1);
+    let first = token(add_team(&store).await.owner, SignInId::generate(), 1);
     add(&store, &first).await;
     let used = RefreshTokenRow { used_at: Some(at(5)), ..first.clone() };
     assert_eq!(present(&store, 1, 5).await, RefreshTokenUse::Fresh(used.clone()));
@@ -60,8 +60,8 @@ async fn a_token_is_used_once(database: &Database) {
 
 async fn a_token_that_comes_back_kills_its_family(database: &Database) {
     let store = database.connect().await;
-    let (user, family) = (add_team(&store).await.owner, Uuid::now_v7());
-    let other_family = token(user, Uuid::now_v7(), 9);
+    let (user, family) = (add_team(&store).await.owner, SignInId::generate());
+    let other_family = token(user, SignInId::generate(), 9);
     add(&store, &token(user, family, 1)).await;
     add(&store, &other_family).await;
     for number in 1..4 {
@@ -75,7 +75,7 @@ async fn a_token_that_comes_back_kills_its_family(database: &Database) {
 
 async fn of_twenty_uses_at_once_one_is_fresh(database: &Database) {
     let store = database.connect().await;
-    add(&store, &token(add_team(&store).await.owner, Uuid::now_v7(), 1)).await;
+    add(&store, &token(add_team(&store).await.owner, SignInId::generate(), 1)).await;
     let outcomes = at_once(20, |_| {
         let store = store.clone();
         async move { present(&store, 1, 5).await }
@@ -90,7 +90,7 @@ async fn of_twenty_uses_at_once_one_is_fresh(database: &Database) {
 /// the successor must not outlive the family.
 async fn a_successor_that_is_just_being_made_does_not_escape(database: &Database) {
     let store = database.connect().await;
-    let (user, family) = (add_team(&store).await.owner, Uuid::now_v7());
+    let (user, family) = (add_team(&store).await.owner, SignInId::generate());
     add(&store, &token(user, family, 1)).await;
     present(&store, 1, 5).await;
     add(&store, &token(user, family, 2)).await;
@@ -110,7 +110,7 @@ async fn a_successor_that_is_just_being_made_does_not_escape(database: &Database
 
 async fn an_expired_or_unknown_token_is_told_apart(database: &Database) {
     let store = database.connect().await;
-    add(&store, &token(add_team(&store).await.owner, Uuid::now_v7(), 1)).await;
+    add(&store, &token(add_team(&store).await.owner, SignInId::generate(), 1)).await;
     assert_eq!(present(&store, 7, 0).await, RefreshTokenUse::Unknown);
     assert_eq!(present(&store, 1, 1000).await, RefreshTokenUse::Expired);
     assert!(matches!(present(&store, 1, 999).await, RefreshTokenUse::Fresh(_)), "the attempt used nothing up");
@@ -119,14 +119,22 @@ async fn an_expired_or_unknown_token_is_told_apart(database: &Database) {
 async fn signing_out_revokes_the_family(database: &Database) {
     let store = database.connect().await;
     let user = add_team(&store).await.owner;
-    for number in 1..4 {
-        add(&store, &token(user, Uuid::now_v7(), number)).await;
+    let first = SignInId::generate();
+    add(&store, &token(user, first, 1)).await;
+    for number in 2..4 {
+        add(&store, &token(user, SignInId::generate(), number)).await;
     }
+    let before = store.revision().await.unwrap();
     let mut tx = store.write().await.unwrap();
     assert_eq!(tx.revoke_refresh_token([1; 32], at(5)).await.unwrap(), Some(user));
     assert_eq!(tx.revoke_refresh_token([1; 32], at(6)).await.unwrap(), None);
     assert_eq!(tx.revoke_refresh_token([7; 32], at(6)).await.unwrap(), None);
     tx.commit().await.unwrap();
+    assert_eq!(store.revision().await.unwrap(), before + 1, "gateways are to hear of it");
+    let mut tx = store.read().await.unwrap();
+    assert_eq!(tx.sign_ins_revoked_since(at(5)).await.unwrap(), [first]);
+    assert_eq!(tx.sign_ins_revoked_since(at(6)).await.unwrap(), []);
+    drop(tx);
     assert_eq!(present(&store, 1, 7).await, RefreshTokenUse::Revoked);
     let mut tx = store.write().await.unwrap();
     assert_eq!(tx.revoke_refresh_families_of(user, at(8)).await.unwrap(), 2);
@@ -136,10 +144,10 @@ async fn signing_out_revokes_the_family(database: &Database) {
 
 async fn old_families_are_forgotten(database: &Database) {
     let store = database.connect().await;
-    let (user, family) = (add_team(&store).await.owner, Uuid::now_v7());
+    let (user, family) = (add_team(&store).await.owner, SignInId::generate());
     add(&store, &token(user, family, 1)).await;
     add(&store, &RefreshTokenRow { expires_at: at(2000), ..token(user, family, 2) }).await;
-    add(&store, &token(user, Uuid::now_v7(), 3)).await;
+    add(&store, &token(user, SignInId::generate(), 3)).await;
     let mut tx = store.write().await.unwrap();
     assert_eq!(tx.prune_refresh_tokens(at(1001)).await.unwrap(), 1);
     tx.commit().await.unwrap();
@@ -150,13 +158,13 @@ async fn old_families_are_forgotten(database: &Database) {
 async fn a_token_exists_once_and_belongs_to_a_user(database: &Database) {
     let store = database.connect().await;
     let user = add_team(&store).await.owner;
-    add(&store, &token(user, Uuid::now_v7(), 1)).await;
+    add(&store, &token(user, SignInId::generate(), 1)).await;
     let mut tx = store.write().await.unwrap();
-    let twice = tx.insert_refresh_token(&token(user, Uuid::now_v7(), 1)).await;
+    let twice = tx.insert_refresh_token(&token(user, SignInId::generate(), 1)).await;
     assert!(matches!(twice, Err(StoreError::Conflict { constraint: Constraint::RefreshTokenHash })), "{twice:?}");
     drop(tx);
     let mut tx = store.write().await.unwrap();
-    let orphan = tx.insert_refresh_token(&token(UserId::generate(), Uuid::now_v7(), 2)).await;
+    let orphan = tx.insert_refresh_token(&token(UserId::generate(), SignInId::generate(), 2)).await;
     assert!(matches!(orphan, Err(StoreError::NotFound)), "{orphan:?}");
 }
 
@@ -164,7 +172,7 @@ async fn all_sign_ins_but_one_are_revoked(database: &Database) {
     let store = database.connect().await;
     let (user, other) = (add_team(&store).await.owner, add_team(&store).await.owner);
     for (user, number) in [(user, 1), (user, 2), (user, 3), (other, 4)] {
-        add(&store, &token(user, Uuid::now_v7(), number)).await;
+        add(&store, &token(user, SignInId::generate(), number)).await;
     }
     let mut tx = store.write().await.unwrap();
     assert_eq!(tx.revoke_other_refresh_families_of(user, [2; 32], at(1)).await.unwrap(), 2);
