@@ -328,10 +328,7 @@ impl ContainerBody {
         self.in_flight.instance().id
     }
 
-    pub(crate) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ExchangeFailure>>> {
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeFailure>>> {
         let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
         match ready!(poll_piece(connection, cx)) {
             Ok(frame) => {

@@ -82,9 +82,7 @@ pub(crate) fn issue_ticket(shared: &Shared, principal: &Principal, slug: &str) -
     let state = shared.state.load();
     let service = callable(&state, principal, slug)?;
     let holder = match principal {
-        Principal::User { user_id, sign_in, .. } => {
-            Holder::User(TokenHolder { user_id: *user_id, sign_in: *sign_in })
-        }
+        Principal::User { user_id, sign_in, .. } => Holder::User(TokenHolder { user_id: *user_id, sign_in: *sign_in }),
         Principal::Device { credential_id, .. } | Principal::Integration { credential_id, .. } => {
             Holder::Key(*credential_id)
         }

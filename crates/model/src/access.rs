@@ -304,7 +304,12 @@ mod tests {
     use super::*;
 
     fn user(role: Role) -> Principal {
-        Principal::User { user_id: UserId::generate(), team_id: TeamId::generate(), role, sign_in: SignInId::generate() }
+        Principal::User {
+            user_id: UserId::generate(),
+            team_id: TeamId::generate(),
+            role,
+            sign_in: SignInId::generate(),
+        }
     }
 
     #[test]

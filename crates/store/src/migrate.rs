@@ -33,11 +33,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "credential_services",
         script: include_str!("../migrations/0008_credential_services.sql"),
     },
-    Migration {
-        version: 9,
-        name: "revoked_sign_ins",
-        script: include_str!("../migrations/0009_revoked_sign_ins.sql"),
-    },
+    Migration { version: 9, name: "revoked_sign_ins", script: include_str!("../migrations/0009_revoked_sign_ins.sql") },
 ];
 
 const LIST: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (\

@@ -187,7 +187,9 @@ async fn a_removed_user_is_nobody() {
 #[tokio::test]
 async fn an_answer_to_a_reader_lives_by_what_let_the_reader_in() {
     let server = TestServer::start().await;
-    let made = server.post(&server.owner(), "/api/v1/credentials", &json!({"kind": "integration", "display_name": "ci"})).await;
+    let made = server
+        .post(&server.owner(), "/api/v1/credentials", &json!({"kind": "integration", "display_name": "ci"}))
+        .await;
     let made = made.json(201);
     let reader = Caller::bearer(made["raw_key"].as_str().unwrap());
     let request = reader.request(Method::GET, "/api/v1/containers", None);

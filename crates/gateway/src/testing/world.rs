@@ -100,7 +100,8 @@ impl World {
         let (server, stop) = (gateway.clone(), shutdown.clone());
         let asked = gateway.clone();
         let api = tower::service_fn(move |request: Request<CallerBody>| {
-            let answer = if request.uri().path() == "/api/v1/follow" { follow(&asked, &request) } else { api(&request) };
+            let answer =
+                if request.uri().path() == "/api/v1/follow" { follow(&asked, &request) } else { api(&request) };
             async move { Ok::<_, Infallible>(answer) }
         });
         served.spawn(async move { server.serve(listener, api, stop).await.unwrap() });

@@ -174,9 +174,7 @@ async fn a_log_that_nobody_reads_ends_too() {
     stalled.send(get("/api/v1/follow?flood", &team.key, "")).await;
     within("the head", stalled.head()).await.unwrap();
     world.revoke(&team.key);
-    let end = async {
-        while stalled.chunk().await.is_ok() {}
-    };
+    let end = async { while stalled.chunk().await.is_ok() {} };
     within("the end", end).await;
 }
 
