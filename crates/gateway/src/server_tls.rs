@@ -212,7 +212,8 @@ mod tests {
     fn write_later(path: &Path, text: &str, seconds: u64) {
         fs::write(path, text).unwrap();
         let file = File::options().write(true).open(path).unwrap();
-        file.set_modified(SystemTime::now() + Duration::from_secs(seconds)).unwrap();
+        let before = file.metadata().unwrap().modified().unwrap();
+        file.set_modified(before + Duration::from_secs(seconds)).unwrap();
     }
 
     #[test]
