@@ -1,5 +1,6 @@
 //! What the end-to-end tests run of others: the official `openai` and `anthropic` packages of PyPI and npm, a mail server (`aiosmtpd`,
-//! PyPI) and an OpenID Connect provider (`oidc-provider`, npm), in the versions that `crates/e2e/sdk` pins, below `target/sdk`.
+//! PyPI), an OpenID Connect provider (`oidc-provider`, npm), an API tester (`schemathesis`, PyPI), and what makes and compiles a typed
+//! client (`openapi-typescript`, `openapi-fetch`, `typescript`, npm), in the versions that `crates/e2e/sdk` pins, below `target/sdk`.
 
 use std::{fs, path::Path, process::Command};
 
@@ -16,7 +17,7 @@ pub fn provision() -> Result<()> {
     let sdk = tools::target().join("sdk");
     let python = tools::output(Command::new("python3").arg("--version"))?;
     unless_done(&sdk.join("python"), &[&pins.join("requirements.txt")], &python, |directory| {
-        tools::step("installing the packages of PyPI: vendors' clients, a mail server");
+        tools::step("installing the packages of PyPI: vendors' clients, a mail server, an API tester");
         tools::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(directory))?;
         let pip = directory.join("bin/pip");
         tools::run(Command::new(pip).args(["install", "--quiet", "-r"]).arg(pins.join("requirements.txt")))
@@ -24,7 +25,7 @@ pub fn provision() -> Result<()> {
     let locked = [&*pins.join("package.json"), &*pins.join("package-lock.json")];
     let node = tools::output(Command::new("node").arg("--version"))?;
     unless_done(&sdk.join("node"), &locked, &node, |directory| {
-        tools::step("installing the vendors' packages of npm");
+        tools::step("installing the packages of npm: vendors' clients, an identity provider, a typed client's tools");
         for file in locked {
             fs::copy(file, directory.join(file.file_name().expect("both are files")))?;
         }

@@ -154,6 +154,9 @@ impl Server {
             FirstStart { store: &store, passwords: &passwords, clock: &*clock, data_dir: &config.data_dir, url: &url };
         let bootstrap = if config.bootstrap { first_start.run().await? } else { None };
         forget_sessions(&store).await?;
+        if config.database_url.expose().starts_with("sqlite:") {
+            forget_unanswered(&store).await?;
+        }
 
         let (gateway, events) = Gateway::new(config.gateway.clone(), tokens, Arc::clone(&clock));
         let publisher = Publisher::new(store.clone(), vault.clone(), gateway.clone(), Arc::clone(&clock));
@@ -265,6 +268,17 @@ impl Server {
 async fn forget_sessions(store: &Store) -> Result<(), StoreError> {
     let mut tx = store.write().await?;
     tx.clear_all_sessions().await?;
+    tx.commit().await
+}
+
+/// No other server uses a SQLite database: requests without an answer were cut off with the server before this one, and
+/// can be sent again with the same `Idempotency-Key`.
+async fn forget_unanswered(store: &Store) -> Result<(), StoreError> {
+    let mut tx = store.write().await?;
+    let count = tx.release_unanswered_idempotency_keys().await?;
+    if count > 0 {
+        tracing::warn!(count, "requests with an Idempotency-Key were cut off when the server stopped");
+    }
     tx.commit().await
 }
 

@@ -46,7 +46,14 @@ pub fn python() -> PathBuf {
     required(sdk().join("python/bin/python"), "Python with the tests' packages")
 }
 
-/// A directory whose `node_modules` has the `openai` and `@anthropic-ai/sdk` and `oidc-provider` packages of npm.
+/// The API tester schemathesis, of PyPI.
+#[must_use]
+pub fn schemathesis() -> PathBuf {
+    required(sdk().join("python/bin/schemathesis"), "the API tester schemathesis")
+}
+
+/// A directory whose `node_modules` has the vendors' SDKs, `oidc-provider`, and what makes and compiles a typed client, all of
+/// npm.
 #[must_use]
 pub fn node_directory() -> PathBuf {
     required(sdk().join("node"), "Node.js with the vendors' packages")

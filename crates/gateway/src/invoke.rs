@@ -8,7 +8,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
-use towline_model::{ValidationError, service::is_http_path, validate::Checks};
+use towline_model::{
+    ValidationError,
+    service::is_http_path,
+    validate::{Checks, without_value},
+};
 
 use crate::{
     affinity::{Affinity, Preference},
@@ -38,27 +42,45 @@ const MAX_FIELDS: usize = 100;
 const READ_DEADLINE: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// The description of a request.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
-struct InvokeRequest {
+pub struct InvokeRequest {
+    /// One of GET, POST, PUT, PATCH, DELETE, HEAD and OPTIONS.
     #[serde(default)]
+    #[schema(required, example = "GET", pattern = "^(?:GET|POST|PUT|PATCH|DELETE|HEAD|OPTIONS)$")]
     method: String,
+    /// The path on the container with an optional query; it starts with exactly one `/`.
     #[serde(default)]
+    #[schema(required, example = "/health", max_length = 8192, pattern = r#"^/(?:[!"$-.0-\[\]-~][!"$-\[\]-~]*)?$"#)]
     path: String,
+    /// Header fields by their names, at most 100.
     #[serde(default)]
+    #[schema(example = json!({"accept": "text/plain"}))]
     headers: Option<BTreeMap<String, String>>,
+    /// The body, in base64 of the standard alphabet with padding (RFC 4648 §4).
     #[serde(default)]
+    #[schema(
+        example = "aGk=",
+        pattern = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"
+    )]
     body_base64: Option<String>,
 }
 
 /// The description of an answer.
-#[derive(Serialize)]
-struct InvokeResponse {
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct InvokeResponse {
+    /// The status of the container's answer.
+    #[schema(example = 200)]
     status_code: u16,
+    /// Header fields by their names in lower case; several of one name are joined with `, `.
+    #[schema(example = json!({"content-type": "text/plain"}))]
     headers: BTreeMap<String, String>,
     /// Fields that repeat, line by line; `Set-Cookie` always, because it cannot be joined.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(required = false, example = json!({"set-cookie": ["a=b"]}))]
     multi_value_headers: BTreeMap<String, Vec<String>>,
+    /// The body, in base64.
+    #[schema(example = "b2s=")]
     body_base64: String,
 }
 
@@ -93,7 +115,6 @@ pub(crate) async fn invoke(
     let hop = Hop {
         address: &caller.address,
         trusted: false,
-        scheme: caller.scheme,
         version,
         host: host.as_ref(),
         prefix: &admitted.service.prefix,
@@ -161,7 +182,10 @@ fn describe(text: &[u8], body_limit: usize) -> Result<Described, GatewayError> {
     let request: InvokeRequest = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
         // `.` is the whole, and `?` a place that could not be read at all.
-        malformed_body(if matches!(field.as_str(), "." | "?") { "" } else { &field }, &error.into_inner().to_string())
+        malformed_body(
+            if matches!(field.as_str(), "." | "?") { "" } else { &field },
+            &without_value(&error.into_inner().to_string()),
+        )
     })?;
     json.end().map_err(|error| malformed_body("", &error.to_string()))?;
 

@@ -16,7 +16,7 @@ use crate::{
     SecretId,
     image::is_image_reference,
     secret_use::{SecretUse, secret_uses},
-    validate::{Checks, ValidationError},
+    validate::{Checks, ValidationError, without_value},
 };
 
 /// What is answered in place of an environment value to those who may not see it. Never accepted as a value.
@@ -67,11 +67,11 @@ impl ServiceType {
 #[serde(deny_unknown_fields)]
 pub struct EnvEntry {
     /// The variable's name: `^[A-Za-z_][A-Za-z0-9_.-]*$`, at most 256 characters.
-    #[schema(example = "MODEL")]
+    #[schema(example = "MODEL", pattern = "^[A-Za-z_][A-Za-z0-9_.-]{0,255}$")]
     pub env_name: String,
     /// Its value, at most 64 KiB; not beside `secret_id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "llama3")]
+    #[schema(example = "llama3", max_length = 65536)]
     pub env_value: Option<String>,
     /// The secret whose value it gets when a container is made; not beside `env_value`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,10 +116,10 @@ impl fmt::Debug for EnvVar {
 #[serde(deny_unknown_fields)]
 pub struct VolumeMount {
     /// An absolute path on the agent's machine, without `..`.
-    #[schema(example = "/srv/models")]
+    #[schema(example = "/srv/models", max_length = 4096)]
     pub host_path: String,
     /// An absolute path in the container, without `..`, not `/`.
-    #[schema(example = "/models")]
+    #[schema(example = "/models", max_length = 4096)]
     pub container_path: String,
     /// Whether the container may only read it.
     #[serde(default)]
@@ -131,12 +131,16 @@ pub struct VolumeMount {
 #[serde(deny_unknown_fields, default)]
 pub struct ProbeSpec {
     /// Seconds between two probes, 1 to 300.
+    #[schema(minimum = 1, maximum = 300)]
     pub interval_seconds: u32,
     /// Seconds that one probe may take, 1 to 60.
+    #[schema(minimum = 1, maximum = 60)]
     pub timeout_seconds: u32,
     /// Failed probes in a row after which a ready instance takes no more requests, 1 to 20.
+    #[schema(minimum = 1, maximum = 20)]
     pub failure_threshold: u32,
     /// Seconds from the container's start to its first passed probe, 1 to 3600, after which a deploy has failed.
+    #[schema(minimum = 1, maximum = 3600)]
     pub start_deadline_seconds: u32,
 }
 
@@ -158,35 +162,38 @@ pub struct ServiceSpec {
     pub display_name: String,
     /// What it is, at most 64 KiB.
     #[serde(default)]
+    #[schema(max_length = 65536)]
     pub service_desc: String,
     /// Where its process comes from, cannot be changed.
     #[serde(default)]
     pub service_type: ServiceType,
     /// The image to run, by tag or digest. Required for, and only for, `deployed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "towline-demo:latest")]
+    #[schema(example = "towline-demo:latest", max_length = 512)]
     pub docker_image: Option<String>,
     /// The secret with the login for the image's registry, as `username:password`. Only `deployed` has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry_auth_secret_id: Option<SecretId>,
     /// The port inside the container, 1 to 65535; 8080 unless given. Only `deployed` has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = 8080, minimum = 1)]
+    #[schema(example = 8080, minimum = 1, maximum = 65535)]
     pub exposed_port: Option<u16>,
     /// The HTTP path that is probed; an answer of 200 to 399 is healthy. For `deployed` it is `/health` unless given. An
     /// `attached` service without one is healthy while its process takes connections. `external` has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "/health")]
+    #[schema(example = "/health", max_length = 8192)]
     pub health_path: Option<String>,
     /// Environment variables; names are unique. At most 256.
     #[serde(default)]
+    #[schema(max_items = 256)]
     pub env_config: Vec<EnvEntry>,
     /// Mounted paths; container paths are unique. At most 256.
     #[serde(default)]
+    #[schema(max_items = 256)]
     pub volume_config: Vec<VolumeMount>,
     /// Only agents that have all of these labels are eligible. At most 256.
     #[serde(default)]
-    #[schema(example = json!(["gpu"]))]
+    #[schema(example = json!(["gpu"]), max_items = 256)]
     pub required_labels: Vec<String>,
     /// GPUs for each instance: −1 all of the machine, 0 none, N that many.
     #[serde(default)]
@@ -198,10 +205,11 @@ pub struct ServiceSpec {
     pub replica_count: u32,
     /// How to use the service, for AI callers. Readable by everybody who can list, so it must hold no secrets. At most 64 KiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 65536)]
     pub usage_prompt: Option<String>,
     /// The path on the container that serves its OpenAPI document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "/openapi.json")]
+    #[schema(example = "/openapi.json", max_length = 8192)]
     pub openapi_url: Option<String>,
     /// Where the process listens, as its agent reaches it: `host:port`. Required for, and only for, `attached`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -218,18 +226,23 @@ pub struct ServiceSpec {
     pub external_auth_credential_id: Option<SecretId>,
     /// Replaces the image's entry point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 256)]
     pub command: Option<Vec<String>>,
     /// Replaces the image's arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 256)]
     pub args: Option<Vec<String>>,
     /// The most CPUs that an instance may use, 0.01 to 1024.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0.01, maximum = 1024)]
     pub cpu_limit: Option<f64>,
     /// The most memory that an instance may use, at least 6 MiB.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 6_291_456, maximum = 1_125_899_906_842_624i64)]
     pub memory_limit_bytes: Option<u64>,
     /// The longest that a request may take as a whole, 1 to 86400 seconds; without it there is no such limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 86400)]
     pub request_timeout_seconds: Option<u32>,
     /// Probe timings.
     #[serde(default)]
@@ -251,7 +264,10 @@ impl ServiceSpec {
         settle_defaults(&mut object);
         let spec: Self = serde_path_to_error::deserialize(Value::Object(object)).map_err(|error| {
             let path = error.path().to_string();
-            ValidationError::one(if path == "." { String::new() } else { path }, error.inner().to_string())
+            ValidationError::one(
+                if path == "." { String::new() } else { path },
+                without_value(&error.inner().to_string()),
+            )
         })?;
         spec.validate()?;
         Ok(spec)

@@ -55,6 +55,32 @@ impl Tx {
         Ok(self.execute(insert).await? > 0)
     }
 
+    /// Takes over a key whose request came in before `before` and has no answer: its server was stopped in between, or it
+    /// failed in a way that left no answer. `false` when there is no such one.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn take_over_idempotency_key(
+        &mut self,
+        row: &IdempotencyRow,
+        before: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let update = query(
+            "UPDATE idempotency_keys SET fingerprint = $1, created_at = $2 \
+             WHERE scope = $3 AND key = $4 AND status IS NULL AND created_at < $5",
+        );
+        let update = update.bind(row.fingerprint).bind(row.created_at).bind(&row.scope).bind(&row.key).bind(before);
+        Ok(self.execute(update).await? > 0)
+    }
+
+    /// Gives back every key whose request has no answer. Tells how many there were.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn release_unanswered_idempotency_keys(&mut self) -> Result<u64, StoreError> {
+        self.execute(query("DELETE FROM idempotency_keys WHERE status IS NULL")).await
+    }
+
     /// The request that was made under that key.
     ///
     /// # Errors
@@ -75,24 +101,26 @@ impl Tx {
         self.fetch_total(query("SELECT COUNT(*) AS total FROM idempotency_keys WHERE scope = $1").bind(scope)).await
     }
 
-    /// Writes down how the request of this row was answered.
+    /// Writes down how the request of this row was answered, unless another one has taken its key over.
     ///
     /// # Errors
     /// See [`StoreError`].
     pub async fn answer_idempotency_key(&mut self, row: &IdempotencyRow) -> Result<(), StoreError> {
-        let update =
-            query("UPDATE idempotency_keys SET status = $1, body = $2, made_id = $3 WHERE scope = $4 AND key = $5");
+        let update = query(
+            "UPDATE idempotency_keys SET status = $1, body = $2, made_id = $3 \
+             WHERE scope = $4 AND key = $5 AND created_at = $6",
+        );
         let update = update.bind(row.status).bind(row.body.as_ref()).bind(row.made_id.as_ref());
-        self.execute(update.bind(&row.scope).bind(&row.key)).await.map(drop)
+        self.execute(update.bind(&row.scope).bind(&row.key).bind(row.created_at)).await.map(drop)
     }
 
-    /// Gives a key back, whose request did nothing.
+    /// Gives back the key of this row, whose request did nothing, unless another one has taken it over.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn release_idempotency_key(&mut self, scope: &str, key: &str) -> Result<(), StoreError> {
-        let delete = query("DELETE FROM idempotency_keys WHERE scope = $1 AND key = $2");
-        self.execute(delete.bind(scope).bind(key)).await.map(drop)
+    pub async fn release_idempotency_key(&mut self, row: &IdempotencyRow) -> Result<(), StoreError> {
+        let delete = query("DELETE FROM idempotency_keys WHERE scope = $1 AND key = $2 AND created_at = $3");
+        self.execute(delete.bind(&row.scope).bind(&row.key).bind(row.created_at)).await.map(drop)
     }
 
     /// Forgets every key whose request came in before `before`. Tells how many there were.

@@ -8,6 +8,9 @@ use super::App;
 
 /// How long a key stands for its request.
 pub const KEPT_FOR: Duration = Duration::from_secs(24 * 3600);
+/// How long a request may be without an answer before its key can be taken over: twice what the slowest ones take. One
+/// that has none by then was cut off, with its server or by a fault.
+pub const UNANSWERED_FOR: Duration = Duration::from_secs(120);
 /// The most keys of one caller within that time.
 const MAX_KEYS: u64 = 10_000;
 
@@ -23,7 +26,8 @@ pub enum Claim {
 }
 
 impl App {
-    /// Takes a key for a request, if it is free. A key that is older than [`KEPT_FOR`] is free.
+    /// Takes a key for a request, if it is free. A key that is older than [`KEPT_FOR`] is free, and one that is older than
+    /// [`UNANSWERED_FOR`] when its request has no answer.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -40,7 +44,9 @@ impl App {
         if tx.count_idempotency_keys(&row.scope).await? >= MAX_KEYS {
             return Ok(Claim::TooMany);
         }
-        if tx.claim_idempotency_key(&row).await? {
+        let is_ours =
+            tx.claim_idempotency_key(&row).await? || tx.take_over_idempotency_key(&row, now - UNANSWERED_FOR).await?;
+        if is_ours {
             tx.commit().await?;
             return Ok(Claim::First(row));
         }
@@ -64,7 +70,7 @@ impl App {
     /// When the database does not answer.
     pub async fn release_idempotency_key(&self, row: &IdempotencyRow) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        tx.release_idempotency_key(&row.scope, &row.key).await?;
+        tx.release_idempotency_key(row).await?;
         tx.commit().await
     }
 }

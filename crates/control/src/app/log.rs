@@ -3,7 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use tokio::io::AsyncRead;
-use towline_model::{AgentId, InstanceId, Principal, ServiceId, Timestamp};
+use towline_model::{AgentId, InstanceId, Principal, ServiceId, ServiceType, Timestamp};
 use towline_store::{InstanceRow, ServiceRow, StoreError};
 use towline_tunnel::LogsRequest;
 
@@ -43,6 +43,9 @@ pub enum LogsError {
     /// The service has no such instance.
     #[error("the service has no such instance; GET /api/v1/containers/{{id}}/instances lists those that it has")]
     UnknownInstance,
+    /// The service has no containers.
+    #[error("the service is {}: its process is no container and writes its logs elsewhere", .0.as_str())]
+    NoContainer(ServiceType),
     /// No agent gave any.
     #[error("the logs cannot be read at the moment: {0}")]
     Unreachable(String),
@@ -66,6 +69,9 @@ impl App {
         let row = find_service(&mut tx, principal, id).await?.ok_or(LogsError::NotFound)?;
         let instances = tx.instances_of_service(id).await?;
         drop(tx);
+        if row.spec.service_type != ServiceType::Deployed {
+            return Err(LogsError::NoContainer(row.spec.service_type));
+        }
         let mut logs = Vec::new();
         for (instance, agent) in chosen(&row, &instances, query.instance)? {
             logs.push(InstanceLog { instance, lines: self.open_log(agent, instance, query).await });

@@ -19,6 +19,8 @@ enum Fields {
 
 /// Gives every body of every operation an example, unless it has one.
 pub(super) fn add_examples(document: &mut Value) {
+    document["components"]["examples"] =
+        ErrorCode::ALL.iter().map(|&code| problem_example(code)).collect::<Map<_, _>>().into();
     let schemas = document["components"]["schemas"].clone();
     let items = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
     for operation in items.filter_map(Value::as_object_mut).flat_map(Map::values_mut) {
@@ -55,7 +57,11 @@ fn add_problems(response: &mut Value, status: &str) {
     let named = |code: &&ErrorCode| {
         code.status().to_string() == status && description.contains(&format!("`{}`", code.as_str()))
     };
-    let examples: Map<_, _> = ErrorCode::ALL.iter().filter(named).map(|&code| problem_example(code)).collect();
+    let reference = |code: &ErrorCode| {
+        let target = format!("#/components/examples/{}", code.as_str());
+        (code.as_str().to_owned(), json!({ "$ref": target }))
+    };
+    let examples: Map<_, _> = ErrorCode::ALL.iter().filter(named).map(reference).collect();
     if let Some(media) = response.get_mut("content").and_then(|content| content.get_mut(CONTENT_TYPE)) {
         media["examples"] = Value::Object(examples);
     }

@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use http::{HeaderMap, header, request::Parts};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Map, Value};
-use towline_model::ErrorCode;
+use towline_model::{ErrorCode, validate::without_value};
 
 use super::problem::ApiError;
 
@@ -149,7 +149,7 @@ async fn read_json<T: DeserializeOwned>(request: Request) -> Result<T, ApiError>
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
         let at = if path == "." { String::new() } else { format!("{path}: ") };
-        ApiError::new(ErrorCode::MalformedBody, format!("{at}{}", error.inner()))
+        ApiError::new(ErrorCode::MalformedBody, format!("{at}{}", without_value(&error.inner().to_string())))
     })?;
     deserializer.end().map_err(|error| ApiError::new(ErrorCode::MalformedBody, error.to_string()))?;
     Ok(value)

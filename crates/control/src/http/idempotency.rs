@@ -125,8 +125,8 @@ fn repeat(earlier: &IdempotencyRow, fingerprint: [u8; 32]) -> ApiResult<Response
     }
     let status = earlier.status.and_then(|status| u16::try_from(status).ok());
     let Some(status) = status.and_then(|status| StatusCode::from_u16(status).ok()) else {
-        let advice = "a request with this Idempotency-Key is under way; send it again in a second. If this stays, the \
-                      server was stopped in between: look whether it was carried out";
+        let advice = "a request with this Idempotency-Key is under way, or was cut off within the last two minutes; send \
+                      it again in a second. After two minutes it is carried out: look before whether it was already";
         let error = ApiError::new(ErrorCode::IdempotencyKeyInUse, advice);
         return Err(error.with_header(header::RETRY_AFTER, HeaderValue::from_static("1")));
     };

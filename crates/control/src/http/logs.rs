@@ -67,6 +67,7 @@ pub struct LogsParams {
     params(("id" = ServiceId, Path, description = "The service's id."), LogsParams),
     responses(
         (status = 200, description = "The lines.", content((String = "text/plain"), (String = "text/event-stream"))),
+        (status = 409, description = "`invalid_state`: the service is `attached` or `external`; its process writes its logs elsewhere.", body = towline_model::Problem, content_type = "application/problem+json"),
         (status = 503, description = "`agent_unreachable`: no agent gave any lines.", body = towline_model::Problem, content_type = "application/problem+json"),
     )
 )]

@@ -11,7 +11,8 @@ use utoipa::OpenApi;
 
 use super::{
     access::{Access, Limit},
-    agents, audit, auth, credentials, events, examples, health, instances, invitations, logs, members, oidc,
+    agents, audit, auth, calls, constraints, credentials, events, examples, health, instances, invitations, logs,
+    members, oidc,
     router::{Route, routes},
     runtime, secrets, services, teams, users,
 };
@@ -21,8 +22,7 @@ use super::{
     info(
         title = "Towline",
         description = "Deploys containers on machines that only dial out, and lets callers reach them through a tunnel.\n\n\
-            Calls of a service (`ANY /api/v1/r/containers/{slug}/…` and `POST /api/v1/r/invoke/{slug}`) are passed to its \
-            container and are described by the service itself.\n\n\
+            What a service answers to calls is described by the service itself: `openapi_url` says where.\n\n\
             Every error is a problem document (RFC 9457) with a stable `error_code`. Every answer carries `X-Request-Id`.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
@@ -47,6 +47,7 @@ use super::{
         instances::list, events::list, logs::read, agents::list, audit::list, audit::export,
         secrets::create, secrets::list, secrets::show, secrets::update, secrets::delete,
         runtime::list_services, runtime::show_service, runtime::create_ticket, runtime::list_agents,
+        calls::call, calls::invoke,
         serve, health::healthz, health::readyz,
     ),
     components(schemas(towline_model::Problem)),
@@ -58,6 +59,8 @@ struct Document;
 pub fn openapi_json() -> String {
     let mut document = serde_json::to_value(Document::openapi()).expect("an OpenAPI document is JSON");
     document["components"]["securitySchemes"] = security_schemes();
+    document["components"]["headers"] = headers();
+    constraints::add_to_schemas(&mut document["components"]["schemas"]);
     join_service_schemas(&mut document["components"]["schemas"]);
     document["components"]["schemas"]["Problem"]["properties"]["error_code"]["enum"] =
         ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
@@ -68,6 +71,7 @@ pub fn openapi_json() -> String {
             describe_access(operation, &route);
         }
     }
+    calls::describe(&mut document["paths"]);
     tell_range_of_unsigned(&mut document);
     examples::add_examples(&mut document);
     let mut text = serde_json::to_string_pretty(&sorted(document)).expect("a value is JSON");
@@ -105,7 +109,36 @@ fn security_schemes() -> Value {
             "description": "An integration key (sk-) or a device's key (dk-). It brings its team; X-Team-ID is ignored. It is also taken \
                 from X-Towline-Key, X-Api-Key, api-key and x-goog-api-key.",
         },
+        "key_header": {
+            "type": "apiKey", "in": "header", "name": "X-Towline-Key",
+            "description": "The same in a header of its own: a call's Authorization then reaches the container as it is.",
+        },
     })
+}
+
+/// The headers of answers, to be referred to.
+fn headers() -> Value {
+    let text = |description: &str| json!({"description": description, "schema": {"type": "string"}});
+    let mut request_id = text("The request's id: the caller's, when it was well-formed, or a new one.");
+    request_id["required"] = json!(true);
+    request_id["schema"]["pattern"] = json!("^[A-Za-z0-9._-]{1,128}$");
+    json!({
+        "X-Request-Id": request_id,
+        "WWW-Authenticate": text("What a credential is expected to be (RFC 6750)."),
+        "Retry-After": text("After how many seconds the request may be sent again."),
+        "ETag": text("The tag of this answer, for If-None-Match, and for If-Match where the thing can be changed."),
+        "Proxy-Status": text("Why the gateway answers in place of the container (RFC 9209)."),
+        "X-Should-Retry": text("`false` when the container may have seen a request that must not be sent twice."),
+        "X-Towline-Request-Id": text("The request's id, beside the container's own headers."),
+        "X-Towline-Instance": text("The instance that has answered, for callers that have sent X-Towline-Affinity."),
+    })
+}
+
+/// Lets an answer have headers of [`headers`].
+pub(super) fn add_headers(answer: &mut Value, names: &[&str]) {
+    for name in names {
+        answer["headers"][name] = json!({"$ref": format!("#/components/headers/{name}")});
+    }
 }
 
 /// What the table of routes says: who may, with what, and the errors that follow from it.
@@ -161,6 +194,20 @@ fn describe_access(operation: &mut Value, route: &Route) {
         errors.push(ErrorCode::InvalidParameter);
     }
     add_errors(&mut operation["responses"], &errors);
+    constraints::add_to_parameters(operation);
+    describe_headers(operation, route.method == Method::GET);
+}
+
+fn describe_headers(operation: &mut Value, is_get: bool) {
+    for (status, answer) in operation["responses"].as_object_mut().into_iter().flatten() {
+        add_headers(answer, &["X-Request-Id"]);
+        match status.as_str() {
+            "200" if is_get && answer["content"].get("application/json").is_some() => add_headers(answer, &["ETag"]),
+            "401" => add_headers(answer, &["WWW-Authenticate"]),
+            "429" | "503" => add_headers(answer, &["Retry-After"]),
+            _ => {}
+        }
+    }
 }
 
 /// Whether a route changes something that can be read with an ETag.
@@ -183,7 +230,7 @@ fn add_header(operation: &mut Value, name: &str, description: &str) {
 }
 
 /// Adds the errors that are not described yet; several codes of one status share an answer.
-fn add_errors(responses: &mut Value, errors: &[ErrorCode]) {
+pub(super) fn add_errors(responses: &mut Value, errors: &[ErrorCode]) {
     let Some(responses) = responses.as_object_mut() else { return };
     for code in ErrorCode::ALL.iter().filter(|code| errors.contains(code)) {
         let status = code.status().to_string();
@@ -210,7 +257,7 @@ fn problem_response(description: &str) -> Value {
 }
 
 /// Who may use a route: the weakest role, and the scope that an integration key needs.
-fn permission(access: Access) -> Value {
+pub(super) fn permission(access: Access) -> Value {
     let action = match access {
         Access::Public => return json!({"needs": "nothing"}),
         Access::Anybody => return json!({"needs": "nothing, or a signed-in user"}),
@@ -245,12 +292,22 @@ fn join_service_schemas(schemas: &mut Value) {
         schemas.remove("ServiceObserved");
     }
     let mut properties = definition["properties"].as_object().cloned().unwrap_or_default();
+    let needed = definition["required"].as_array().cloned().unwrap_or_default();
+    let wished: Map<_, _> = properties
+        .iter()
+        .map(|(name, schema)| {
+            let is_needed = needed.contains(&json!(name));
+            (name.clone(), if is_needed { schema.clone() } else { nullable(schema) })
+        })
+        .collect();
     schemas["ServiceChanges"] = json!({
         "type": "object",
         "description": "Fields of a definition. One that is left out keeps its value, null returns an optional one to its default.",
-        "properties": properties.iter().map(|(name, schema)| (name.clone(), nullable(schema))).collect::<Map<_, _>>(),
+        "properties": wished,
         "additionalProperties": false,
     });
+    schemas["ServiceSpec"]["properties"] = Value::Object(wished);
+    schemas["ServiceSpec"]["oneOf"] = constraints::kinds_of_service();
     // Optional fields without a default are left out of an answer; all others are always there.
     let mut required: Vec<_> =
         properties.iter().filter(|(_, schema)| !is_nullable(schema)).map(|(name, _)| json!(name)).collect();

@@ -63,7 +63,12 @@ impl ApiError {
 
     /// Whoever asks is nobody (any more).
     fn unauthenticated(message: impl Into<String>) -> Self {
-        Self::new(ErrorCode::Unauthenticated, message)
+        Self::challenging(ErrorCode::Unauthenticated, message)
+    }
+
+    /// A 401, which always says what is expected (RFC 9110 §15.5.2).
+    fn challenging(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::new(code, message)
             .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"towline\""))
     }
 
@@ -188,7 +193,7 @@ impl From<SignInError> for ApiError {
     fn from(error: SignInError) -> Self {
         let message = error.to_string();
         match error {
-            SignInError::Wrong => Self::new(ErrorCode::InvalidLogin, message),
+            SignInError::Wrong => Self::challenging(ErrorCode::InvalidLogin, message),
             SignInError::Busy(_) => Self::busy(message),
             SignInError::TooMany(error) => error.into(),
             SignInError::Store(error) => error.into(),
@@ -281,6 +286,7 @@ impl From<LogsError> for ApiError {
         let message = error.to_string();
         match error {
             LogsError::NotFound | LogsError::UnknownInstance => Self::new(ErrorCode::NotFound, message),
+            LogsError::NoContainer(_) => Self::new(ErrorCode::InvalidState, message),
             LogsError::Unreachable(_) => Self::new(ErrorCode::AgentUnreachable, message)
                 .with_header(header::RETRY_AFTER, HeaderValue::from_static("5")),
             LogsError::Store(error) => error.into(),

@@ -1,11 +1,11 @@
 //! Requests that are sent again, and changes that would undo somebody else's.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use http::Method;
 use serde_json::{Value, json};
 use towline_control::http::router::routes;
-use towline_model::Role;
+use towline_model::{Clock, Role, SystemClock};
 
 use crate::support::{Answer, Caller, TestServer, minimal};
 
@@ -65,6 +65,35 @@ async fn a_key_that_is_shown_once_is_not_shown_again() {
     let scope = format!("{}/{}", server.ours.users[&Role::Owner], server.ours.id);
     let row = server.server.store().read().await.unwrap().find_idempotency_key(&scope, "k").await.unwrap().unwrap();
     assert_eq!((row.body, row.status), (None, Some(201)), "the key is stored nowhere");
+}
+
+/// A request that was cut off so many seconds ago, as its server left it.
+async fn cut_off(server: &TestServer, seconds: u64) {
+    let mut row = {
+        let scope = format!("{}/{}", server.ours.users[&Role::Owner], server.ours.id);
+        let mut tx = server.server.store().read().await.unwrap();
+        tx.find_idempotency_key(&scope, "k").await.unwrap().unwrap()
+    };
+    let mut tx = server.server.store().write().await.unwrap();
+    tx.release_idempotency_key(&row).await.unwrap();
+    row.created_at = SystemClock.now() - Duration::from_secs(seconds);
+    assert!(tx.claim_idempotency_key(&row).await.unwrap());
+    tx.commit().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_was_cut_off_can_be_sent_again_after_two_minutes() {
+    let server = TestServer::start().await;
+    let caller = with(&server.owner(), "idempotency-key", "k");
+    server.post(&caller, "/api/v1/containers", &minimal("hello")).await.json(201);
+    cut_off(&server, 60).await;
+    server.post(&caller, "/api/v1/containers", &minimal("again")).await.problem(422, "idempotency_key_reused");
+    server.post(&caller, "/api/v1/containers", &minimal("hello")).await.problem(409, "idempotency_key_in_use");
+    cut_off(&server, 121).await;
+    server.post(&caller, "/api/v1/containers", &minimal("again")).await.json(201);
+    let replayed = server.post(&caller, "/api/v1/containers", &minimal("again")).await;
+    assert_eq!(replayed.headers["idempotency-replayed"], "true");
+    assert_eq!(count(&server).await, 2);
 }
 
 #[tokio::test]

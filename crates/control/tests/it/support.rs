@@ -208,7 +208,7 @@ impl Answer {
         assert_eq!(problem["status"], status, "{problem:#}");
         assert_eq!(problem["detail"], problem["error_message"], "{problem:#}");
         assert_eq!(problem["request_id"].as_str().unwrap(), self.headers["x-request-id"], "{problem:#}");
-        assert_eq!(self.headers.contains_key(header::WWW_AUTHENTICATE), status == 401 && code == "unauthenticated");
+        assert_eq!(self.headers.contains_key(header::WWW_AUTHENTICATE), status == 401);
         let text = problem.to_string().to_lowercase();
         for leak in ["select ", "sqlx", "panicked", "src/", "towline_control"] {
             assert!(!text.contains(leak), "{leak} leaks: {problem:#}");

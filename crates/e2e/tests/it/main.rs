@@ -16,4 +16,3 @@ mod oidc;
 mod registry;
 mod sdk;
 mod stalled_readers;
-mod tls;

@@ -1,5 +1,8 @@
 //! The official `openai` and `anthropic` packages of PyPI and npm, unmodified: only the base URL and the key are changed.
 
+mod api_tester;
+mod typed_client;
+
 use std::{path::Path, process::Stdio};
 
 use serde_json::{Value, json};

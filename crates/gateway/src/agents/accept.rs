@@ -167,7 +167,8 @@ fn check_upgrade(request: &Request<CallerBody>, protocol: &'static str, id: &Req
         return Ok(());
     }
     let message = format!("this is where agents connect: GET over HTTP/1.1 with `Upgrade: {protocol}`");
-    let mut response = problem_response(&Problem::new(ErrorCode::UpgradeRequired, message), id);
+    let problem = Problem::new(ErrorCode::UpgradeRequired, message).with_request_id(id.as_str());
+    let mut response = problem_response(&problem, id);
     put_switching_hops(response.headers_mut(), HeaderValue::from_static(protocol));
     Err(Box::new(response))
 }

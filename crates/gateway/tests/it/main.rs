@@ -16,5 +16,4 @@ mod revocation;
 mod status;
 mod streaming;
 mod tickets;
-mod tls;
 mod upgrade;

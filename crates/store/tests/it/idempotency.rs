@@ -13,6 +13,8 @@ for_each_engine!(
     of_many_claims_at_once_one_holds,
     an_answer_is_kept_and_a_key_can_be_given_back,
     old_keys_are_forgotten,
+    a_key_without_an_answer_is_taken_over_once_and_stays_taken,
+    keys_without_an_answer_are_given_back,
     whoever_walks_a_growing_list_sees_each_old_row_once
 );
 
@@ -60,7 +62,7 @@ async fn an_answer_is_kept_and_a_key_can_be_given_back(database: &Database) {
     };
     let mut tx = store.write().await.unwrap();
     tx.answer_idempotency_key(&answered).await.unwrap();
-    tx.release_idempotency_key("a", "l").await.unwrap();
+    tx.release_idempotency_key(&row("a", "l", 1)).await.unwrap();
     tx.commit().await.unwrap();
     let mut tx = store.read().await.unwrap();
     assert_eq!(tx.find_idempotency_key("a", "k").await.unwrap(), Some(answered));
@@ -100,4 +102,35 @@ async fn whoever_walks_a_growing_list_sees_each_old_row_once(database: &Database
         let of_old: Vec<_> = seen.iter().filter(|id| old.contains(id)).collect();
         assert_eq!((of_old.len(), of_old.into_iter().collect::<BTreeSet<_>>().len()), (23, 23), "{per_page}");
     }
+}
+
+async fn a_key_without_an_answer_is_taken_over_once_and_stays_taken(database: &Database) {
+    let store = database.connect().await;
+    let (first, second) = (row("a", "k", 1), IdempotencyRow { fingerprint: [8; 32], ..row("a", "k", 10) });
+    assert!(claim(&store, &first).await);
+    let mut tx = store.write().await.unwrap();
+    assert!(!tx.take_over_idempotency_key(&second, at(1)).await.unwrap(), "it is not old enough");
+    assert!(tx.take_over_idempotency_key(&second, at(2)).await.unwrap());
+    assert!(!tx.take_over_idempotency_key(&row("a", "k", 11), at(2)).await.unwrap(), "it is new again");
+    // The first one ends after all, and changes nothing of what is the second's.
+    tx.answer_idempotency_key(&IdempotencyRow { status: Some(200), ..first.clone() }).await.unwrap();
+    tx.release_idempotency_key(&first).await.unwrap();
+    assert_eq!(tx.find_idempotency_key("a", "k").await.unwrap(), Some(second.clone()));
+    let answered = IdempotencyRow { status: Some(201), ..second };
+    tx.answer_idempotency_key(&answered).await.unwrap();
+    assert!(!tx.take_over_idempotency_key(&row("a", "k", 99), at(98)).await.unwrap(), "it has an answer");
+    assert_eq!(tx.find_idempotency_key("a", "k").await.unwrap(), Some(answered));
+    tx.commit().await.unwrap();
+}
+
+async fn keys_without_an_answer_are_given_back(database: &Database) {
+    let store = database.connect().await;
+    assert!(claim(&store, &row("a", "k", 1)).await && claim(&store, &row("a", "l", 1)).await);
+    let answered = IdempotencyRow { status: Some(201), ..row("a", "k", 1) };
+    let mut tx = store.write().await.unwrap();
+    tx.answer_idempotency_key(&answered).await.unwrap();
+    assert_eq!(tx.release_unanswered_idempotency_keys().await.unwrap(), 1);
+    assert_eq!(tx.find_idempotency_key("a", "k").await.unwrap(), Some(answered));
+    assert_eq!(tx.find_idempotency_key("a", "l").await.unwrap(), None);
+    tx.commit().await.unwrap();
 }

@@ -141,6 +141,11 @@ async fn wrong_ids_paths_and_methods() {
     let answer = owner.send(owner.request(Method::PATCH, "/containers")).await;
     answer.problem(405, "method_not_allowed");
     assert!(answer.header("allow").contains("GET"), "{:?}", answer.headers);
+    for path in ["/agent/session", "/agent/carrier"] {
+        let answer = server.api().get(path).await;
+        answer.problem(426, "upgrade_required");
+        assert_eq!(answer.json()["request_id"], answer.header("x-request-id"), "{path}");
+    }
     server.api().get("/r/containers/no-such/x").await.gateway_problem(404, "not_found");
     server.api().get("/r/containers/NOT_A_SLUG/x").await.gateway_problem(404, "not_found");
     server.api().get("/r/containers/no-such").await.problem(404, "not_found");
