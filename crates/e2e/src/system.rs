@@ -160,7 +160,9 @@ impl Server {
     /// The runtime API with the first integration key.
     #[must_use]
     pub fn api(&self) -> Api {
-        Api::new(&self.bootstrap.url).with_key(&self.bootstrap.api_key)
+        // Under TLS, too, a server takes plain HTTP from its own machine.
+        let url = self.bootstrap.url.replace("https://localhost", "http://127.0.0.1");
+        Api::new(&url).with_key(&self.bootstrap.api_key)
     }
 
     /// The API as the owner.

@@ -2,11 +2,11 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::{
-    ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig,
     crypto::ring::default_provider,
-    pki_types::{CertificateDer, PrivateKeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use tokio::{
     io::copy_bidirectional,
@@ -58,8 +58,32 @@ impl Authority {
         std::fs::write(path, &self.pem).expect("a file in the test's directory");
     }
 
+    /// Writes a new certificate for `localhost`, and its private key.
+    pub fn write_certificate(&self, certificate: &Path, key: &Path) {
+        let (pair, issued) = self.issue_for("localhost", Flaw::None);
+        std::fs::write(certificate, issued.pem()).expect("a file in the test's directory");
+        std::fs::write(key, pair.serialize_pem()).expect("a file in the test's directory");
+    }
+
+    /// What a client checks servers against that trusts this authority alone.
+    #[must_use]
+    pub fn client(&self) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        let own = CertificateDer::from_pem_slice(self.pem.as_bytes()).expect("it was made here");
+        roots.add(own).expect("an authority's certificate");
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().expect("ring has the default versions");
+        builder.with_root_certificates(roots).with_no_client_auth()
+    }
+
     fn issue(&self, flaw: Flaw) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let name = if flaw == Flaw::WrongName { "elsewhere.example" } else { "localhost" };
+        let (key, certificate) = self.issue_for(name, flaw);
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key in PKCS #8");
+        (certificate.der().clone(), key)
+    }
+
+    fn issue_for(&self, name: &str, flaw: Flaw) -> (KeyPair, Certificate) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a valid name");
         if flaw == Flaw::Expired {
             params.not_before = date_time_ymd(2020, 1, 1);
@@ -70,8 +94,7 @@ impl Authority {
             Flaw::SelfSigned => params.self_signed(&key),
             _ => params.signed_by(&key, &self.issuer),
         };
-        let certificate = certificate.expect("a certificate").der().clone();
-        (certificate, PrivateKeyDer::try_from(key.serialize_der()).expect("a key in PKCS #8"))
+        (key, certificate.expect("a certificate"))
     }
 }
 

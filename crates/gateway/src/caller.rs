@@ -40,6 +40,8 @@ pub(crate) struct Caller {
     pub address: HeaderValue,
     /// Whether it is a proxy whose word on the way is taken.
     pub trusted: bool,
+    /// `https` when the connection is under TLS, else `http`.
+    pub scheme: &'static str,
     started: Instant,
     signal: AtomicU8,
     waker: AtomicWaker,
@@ -53,12 +55,13 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    pub(crate) fn new(peer: SocketAddr, trusted: bool) -> Self {
+    pub(crate) fn new(peer: SocketAddr, trusted: bool, scheme: &'static str) -> Self {
         let address = HeaderValue::try_from(peer.ip().to_canonical().to_string());
         Self {
             peer,
             address: address.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
             trusted,
+            scheme,
             started: Instant::now(),
             signal: AtomicU8::new(Signal::Run as u8),
             waker: AtomicWaker::new(),
@@ -238,7 +241,7 @@ mod tests {
     async fn idle_connections_are_drained_and_slow_heads_cut() {
         const LIMIT: Duration = Duration::from_secs(60);
         let callers = Arc::new(Callers::default());
-        let caller = Arc::new(Caller::new("192.0.2.1:4711".parse().unwrap(), false));
+        let caller = Arc::new(Caller::new("192.0.2.1:4711".parse().unwrap(), false, "http"));
         let guard = callers.enter(&caller);
         let end_idle = || callers.end_idle(Instant::now(), LIMIT);
 

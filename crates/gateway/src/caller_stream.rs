@@ -15,15 +15,22 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, Sleep},
 };
+use tokio_rustls::server::TlsStream;
 
 use crate::caller::{Caller, CallerGuard};
 
 /// How long a closing connection reads on.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// What a caller's bytes come through.
+pub(crate) enum CallerSocket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
 /// A caller's socket.
 pub(crate) struct CallerStream {
-    socket: TcpStream,
+    socket: CallerSocket,
     caller: Arc<Caller>,
     closing: Option<Pin<Box<Sleep>>>,
     /// Its place among the connections, for as long as it is open, upgraded or not.
@@ -31,13 +38,13 @@ pub(crate) struct CallerStream {
 }
 
 impl CallerStream {
-    pub(crate) fn new(socket: TcpStream, caller: Arc<Caller>, place: (CallerGuard, OwnedSemaphorePermit)) -> Self {
+    pub(crate) fn new(socket: CallerSocket, caller: Arc<Caller>, place: (CallerGuard, OwnedSemaphorePermit)) -> Self {
         Self { socket, caller, closing: None, _place: place }
     }
 
     /// Whether the caller has not reset the connection, as far as is known here.
     pub(crate) fn has_no_error(&self) -> bool {
-        matches!(self.socket.take_error(), Ok(None))
+        matches!(self.socket.tcp().take_error(), Ok(None))
     }
 
     /// Reads and forgets what still comes, until the caller closes or the time is over.
@@ -58,6 +65,73 @@ impl CallerStream {
             }
         }
         self.closing.as_mut().map_or(Poll::Ready(()), |sleep| sleep.as_mut().poll(cx))
+    }
+}
+
+impl CallerSocket {
+    /// The scheme of URLs that lead through it.
+    pub(crate) const fn scheme(&self) -> &'static str {
+        match self {
+            Self::Plain(_) => "http",
+            Self::Tls(_) => "https",
+        }
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+impl AsyncRead for CallerSocket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for CallerSocket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, data),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, data),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(socket) => socket.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }
 
@@ -108,7 +182,7 @@ impl Drop for CallerStream {
     fn drop(&mut self) {
         if self.caller.is_aborted() {
             // Fails only on a socket that is already gone.
-            let _ = self.socket.set_zero_linger();
+            let _ = self.socket.tcp().set_zero_linger();
         }
     }
 }

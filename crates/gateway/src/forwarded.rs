@@ -88,6 +88,8 @@ pub(crate) struct Hop<'a> {
     pub address: &'a HeaderValue,
     /// Whether what it says of its own way is believed.
     pub trusted: bool,
+    /// `http` or `https`.
+    pub scheme: &'static str,
     /// The protocol that it came with.
     pub version: Version,
     /// The host that it asked for.
@@ -104,14 +106,14 @@ impl Hop<'_> {
         if self.trusted {
             add(headers, header::FORWARDED, forwarded.as_ref());
             add(headers, X_FORWARDED_FOR, Some(self.address));
-            keep(headers, X_FORWARDED_PROTO, Some(&HeaderValue::from_static("http")));
+            keep(headers, X_FORWARDED_PROTO, Some(&HeaderValue::from_static(self.scheme)));
             keep(headers, X_FORWARDED_HOST, self.host);
             let prefix = headers.get(X_FORWARDED_PREFIX).and_then(|outer| join(outer, b"", self.prefix));
             replace(headers, X_FORWARDED_PREFIX, Some(prefix.as_ref().unwrap_or(self.prefix)));
         } else {
             replace(headers, header::FORWARDED, forwarded.as_ref());
             replace(headers, X_FORWARDED_FOR, Some(self.address));
-            replace(headers, X_FORWARDED_PROTO, Some(&HeaderValue::from_static("http")));
+            replace(headers, X_FORWARDED_PROTO, Some(&HeaderValue::from_static(self.scheme)));
             replace(headers, X_FORWARDED_HOST, self.host);
             replace(headers, X_FORWARDED_PREFIX, Some(self.prefix));
         }
@@ -140,7 +142,8 @@ impl Hop<'_> {
             }
             text.push(b'"');
         }
-        text.extend_from_slice(b";proto=http");
+        text.extend_from_slice(b";proto=");
+        text.extend_from_slice(self.scheme.as_bytes());
         HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
     }
 }
@@ -191,6 +194,7 @@ mod tests {
         let hop = Hop {
             address: &HeaderValue::from_static(address),
             trusted,
+            scheme: "http",
             version: Version::HTTP_11,
             host: Some(&HeaderValue::from_static("a.example:7070")),
             prefix: &HeaderValue::from_static("/api/v1/r/containers/hello"),

@@ -30,6 +30,7 @@ use crate::{
     listener, logs,
     presented::Doors,
     proxy,
+    server_tls::ServerTls,
     standing::{SignIns, Standing},
     state::State,
     tickets::Tickets,
@@ -63,6 +64,8 @@ pub struct GatewayConfig {
     pub max_connections: usize,
     /// Proxies in front of this gateway whose `Forwarded` and `X-Forwarded-` fields are believed. Default none.
     pub trusted_proxies: Vec<AddressRange>,
+    /// TLS with callers and agents; `None` for plain HTTP. Default none.
+    pub tls: Option<ServerTls>,
     /// The longest request body of an invoke, decoded, in bytes. Default 32 MiB.
     pub invoke_request_limit: usize,
     /// The longest response body of an invoke, before encoding, in bytes. Default 32 MiB.
@@ -85,6 +88,7 @@ impl Default for GatewayConfig {
             max_agents_per_address: 1000,
             max_connections: 50_000,
             trusted_proxies: Vec::new(),
+            tls: None,
             invoke_request_limit: 32 << 20,
             invoke_response_limit: 32 << 20,
             carrier_wait: Duration::from_secs(5),

@@ -115,6 +115,7 @@ pub(crate) async fn invoke(
     let hop = Hop {
         address: &caller.address,
         trusted: false,
+        scheme: caller.scheme,
         version,
         host: host.as_ref(),
         prefix: &admitted.service.prefix,

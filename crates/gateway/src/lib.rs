@@ -51,6 +51,7 @@ pub mod request_id;
 mod retry;
 mod rewound;
 mod route;
+pub mod server_tls;
 mod service;
 pub mod snapshot;
 pub mod standing;

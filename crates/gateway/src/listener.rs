@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -24,7 +24,7 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::Interest,
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
@@ -35,10 +35,11 @@ use tower::Service;
 use crate::{
     caller::{Caller, Signal, is_trusted},
     caller_body::CallerBody,
-    caller_stream::CallerStream,
+    caller_stream::{CallerSocket, CallerStream},
     gateway::{BoxError, Shared},
     h1::{self, conn::CallerConn},
     route::handle,
+    server_tls::{self, ServerTls},
 };
 
 /// How long a new connection may take to send its first bytes.
@@ -49,6 +50,8 @@ const SNIFF_PAUSE: Duration = Duration::from_millis(5);
 const MAX_SNIFF_PAUSE: Duration = Duration::from_millis(250);
 /// How long an idle connection is kept, and how long a request's head may take to arrive.
 const IDLE: Duration = Duration::from_secs(60);
+/// How often it is looked whether the certificate's files were written anew.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
 /// How often idle connections are looked for, callers' and containers'.
 const JANITOR: Duration = Duration::from_secs(1);
 /// How long to wait when the machine has no sockets left.
@@ -77,9 +80,13 @@ where
 {
     let connections = TaskTracker::new();
     let janitor = shared.tasks.spawn(janitor(Arc::clone(&shared)));
+    let renewal = shared.config.tls.clone().map(|tls| shared.tasks.spawn(renew_certificate(tls)));
     let accepted = shutdown.run_until_cancelled(accept_all(&shared, &listener, &api, &connections)).await;
     drop(listener);
     janitor.abort();
+    if let Some(renewal) = renewal {
+        renewal.abort();
+    }
     drain(&shared, &connections).await;
     accepted.unwrap_or(Ok(()))
 }
@@ -170,16 +177,19 @@ async fn connection<S, B>(
     // when nothing is sent. Both fail only on a socket that is already gone.
     let _ = socket.set_nodelay(true);
     let _ = SockRef::from(&socket).set_tcp_keepalive(&keep_alive());
-    let caller = Arc::new(Caller::new(peer, is_trusted(&shared.config.trusted_proxies, peer.ip())));
-    let place = shared.callers.enter(&caller);
-    let is_http2 = tokio::select! {
-        sniffed = timeout(FIRST_BYTES, speaks_http2(&socket)) => match sniffed {
-            Ok(Ok(is_http2)) => is_http2,
-            _ => return,
+    let tls = shared.config.tls.as_ref();
+    let (socket, is_http2) = tokio::select! {
+        greeted = timeout(FIRST_BYTES, greet(socket, peer.ip(), tls)) => match greeted {
+            Ok(Ok(greeted)) => greeted,
+            Ok(Err(error)) => return tracing::debug!(%peer, %error, "a connection came to nothing"),
+            Err(_) => return,
         },
         // A connection that has said nothing yet need not be waited for.
         () = shared.stopping.cancelled() => return,
     };
+    let caller = Caller::new(peer, is_trusted(&shared.config.trusted_proxies, peer.ip()), socket.scheme());
+    let caller = Arc::new(caller);
+    let place = shared.callers.enter(&caller);
     let io = CallerStream::new(socket, Arc::clone(&caller), (place, permit));
     if !is_http2 {
         return h1::serve::serve(shared, CallerConn::new(io, caller), api).await;
@@ -197,6 +207,61 @@ async fn connection<S, B>(
 
 const fn keep_alive() -> TcpKeepalive {
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4)
+}
+
+/// Finds out what a connection speaks, and shakes hands where that is TLS; says also whether it is HTTP/2.
+async fn greet(socket: TcpStream, peer: IpAddr, tls: Option<&ServerTls>) -> io::Result<(CallerSocket, bool)> {
+    if let Some(tls) = tls {
+        if begins_tls(&socket).await? {
+            let stream = tls.acceptor().accept(socket).await?;
+            let is_http2 = server_tls::is_http2(stream.get_ref().1);
+            return Ok((CallerSocket::Tls(Box::new(stream)), is_http2));
+        }
+        // What stays inside this machine needs no TLS, and its callers need not know the name on the certificate.
+        let is_here = peer.to_canonical().is_loopback() || socket.local_addr()?.ip() == peer;
+        if !is_here {
+            refuse_plain(socket).await?;
+            return Err(io::Error::other("plain HTTP was sent where TLS is wanted"));
+        }
+    }
+    let is_http2 = speaks_http2(&socket).await?;
+    Ok((CallerSocket::Plain(socket), is_http2))
+}
+
+/// Whether the first byte is that of a TLS handshake (RFC 8446 §5.1). It stays in the socket.
+async fn begins_tls(socket: &TcpStream) -> io::Result<bool> {
+    const HANDSHAKE: u8 = 22;
+    let mut first = [0_u8];
+    match socket.peek(&mut first).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(first == [HANDSHAKE]),
+    }
+}
+
+/// Tells somebody who speaks plain HTTP that this is not spoken here.
+async fn refuse_plain(mut socket: TcpStream) -> io::Result<()> {
+    const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\
+        Content-Length: 60\r\n\r\nThis server speaks HTTPS; use a URL that begins with https.\n";
+    // Closing with unread bytes would be a reset, and the answer would be lost.
+    let mut request = [0_u8; 4096];
+    let _ = socket.read(&mut request).await?;
+    socket.write_all(ANSWER).await?;
+    socket.shutdown().await
+}
+
+/// Looks again and again whether the certificate's files were written anew.
+async fn renew_certificate(tls: ServerTls) {
+    let mut ticks = interval(CERTIFICATE_CHECK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let tls = tls.clone();
+        match tokio::task::spawn_blocking(move || tls.reload()).await {
+            Ok(Ok(true)) => tracing::info!("the certificate was read again"),
+            Ok(Ok(false)) | Err(_) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the new certificate cannot be used; the one before stays"),
+        }
+    }
 }
 
 /// Whether the first bytes are those of HTTP/2 (RFC 9113 §3.4). They stay in the socket.
@@ -272,14 +337,38 @@ where
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt as _;
-
     use super::*;
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         (caller, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn plain_http_from_elsewhere_is_told_to_use_tls() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name| directory.path().join(name);
+        std::fs::write(path("cert"), certificate.pem()).unwrap();
+        std::fs::write(path("key"), key.serialize_pem()).unwrap();
+        let tls = ServerTls::load(&path("cert"), &path("key")).unwrap();
+        for (peer, is_taken) in [("192.0.2.1", false), ("::ffff:127.0.0.9", true), ("127.0.0.1", true)] {
+            let (mut caller, socket) = pair().await;
+            caller.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            let greeted = greet(socket, peer.parse().unwrap(), Some(&tls)).await;
+            assert_eq!(greeted.is_ok(), is_taken, "{peer}");
+            drop(greeted);
+            let mut answer = String::new();
+            let read = caller.read_to_string(&mut answer).await;
+            if !is_taken {
+                read.unwrap();
+                let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+                assert!(head.starts_with("HTTP/1.1 400 ") && body.contains("HTTPS"), "{answer}");
+                assert!(head.ends_with(&format!("Content-Length: {}", body.len())), "{answer}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -1,4 +1,7 @@
 //! Idle connections to one instance. The newest is used first, so that a burst's connections grow old and go.
+//!
+//! They lie in one stack for each carrier, because that is how they are asked for: with hundreds of idle connections and
+//! dozens of carriers, a search through all of them for each carrier would cost more than the request.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -29,10 +32,23 @@ pub(crate) fn keep_for(advertised_seconds: Option<u64>) -> Duration {
 #[derive(Debug, Default)]
 pub(crate) struct Pool(Mutex<Shelf>);
 
+/// The content of a pool, while nobody else can change it.
+pub(crate) struct Locked<'a>(MutexGuard<'a, Shelf>);
+
 #[derive(Debug, Default)]
 struct Shelf {
-    idle: Vec<Idle>,
+    /// In the order of their carriers' addresses in memory.
+    stacks: Vec<Stack>,
+    /// How many connections there are in all.
+    count: usize,
     closed: bool,
+}
+
+/// The idle connections on one carrier, the newest last. It may be empty for a while.
+#[derive(Debug)]
+struct Stack {
+    link: Arc<CarrierLink>,
+    idle: Vec<Idle>,
 }
 
 #[derive(Debug)]
@@ -45,8 +61,41 @@ impl Idle {
     fn is_usable(&self, now: Instant, replayable: bool) -> bool {
         let age = now.saturating_duration_since(self.since);
         let limit = self.connection.keep_for;
-        let is_fresh = age < if replayable { limit } else { limit.min(FRESH) };
-        is_fresh && !self.connection.link().is_retired()
+        age < if replayable { limit } else { limit.min(FRESH) }
+    }
+}
+
+impl Stack {
+    /// When the newest was put to rest, if it may be taken. Those below it are older, and not looked at.
+    fn newest(&self, now: Instant, replayable: bool) -> Option<Instant> {
+        let idle = self.idle.last().filter(|idle| idle.is_usable(now, replayable))?;
+        (!self.link.is_retired()).then_some(idle.since)
+    }
+}
+
+impl Shelf {
+    fn position(&self, link: &Arc<CarrierLink>) -> Result<usize, usize> {
+        self.stacks.binary_search_by_key(&Arc::as_ptr(link), |stack| Arc::as_ptr(&stack.link))
+    }
+
+    fn pop(&mut self, index: usize) -> Option<Connection> {
+        let idle = self.stacks.get_mut(index)?.idle.pop()?;
+        self.count -= 1;
+        Some(idle.connection)
+    }
+}
+
+impl Locked<'_> {
+    /// Whether there is a connection on this carrier that a request may take.
+    pub(crate) fn has_one_on(&self, link: &Arc<CarrierLink>, now: Instant, replayable: bool) -> bool {
+        self.0.position(link).is_ok_and(|index| self.0.stacks[index].newest(now, replayable).is_some())
+    }
+
+    /// The newest connection on this carrier.
+    pub(crate) fn take_on(&mut self, link: &Arc<CarrierLink>, now: Instant, replayable: bool) -> Option<Connection> {
+        let index = self.0.position(link).ok()?;
+        self.0.stacks[index].newest(now, replayable)?;
+        self.0.pop(index)
     }
 }
 
@@ -57,53 +106,58 @@ impl Pool {
             return;
         }
         let mut shelf = self.shelf();
-        if !shelf.closed && shelf.idle.len() < MAX_IDLE {
-            shelf.idle.push(Idle { connection, since: now });
+        if shelf.closed || shelf.count >= MAX_IDLE {
+            return;
         }
+        let index = shelf.position(connection.link()).unwrap_or_else(|index| {
+            let stack = Stack { link: Arc::clone(connection.link()), idle: Vec::new() };
+            shelf.stacks.insert(index, stack);
+            index
+        });
+        shelf.stacks[index].idle.push(Idle { connection, since: now });
+        shelf.count += 1;
     }
 
     /// The newest connection on a carrier that nobody is using.
     pub(crate) fn take_exclusive(&self, now: Instant, replayable: bool) -> Option<Connection> {
-        self.take(|idle| idle.is_usable(now, replayable) && idle.connection.link().busy() == 0)
+        let mut shelf = self.shelf();
+        let unused = shelf.stacks.iter().enumerate().filter(|(_, stack)| stack.link.busy() == 0);
+        let newest = unused.filter_map(|(index, stack)| Some((stack.newest(now, replayable)?, index))).max()?;
+        shelf.pop(newest.1)
     }
 
-    /// The newest connection on this carrier.
-    pub(crate) fn take_on(&self, link: &Arc<CarrierLink>, now: Instant, replayable: bool) -> Option<Connection> {
-        self.take(|idle| idle.is_usable(now, replayable) && Arc::ptr_eq(idle.connection.link(), link))
-    }
-
-    /// How many connections on this carrier a request may take.
-    pub(crate) fn count_on(&self, link: &Arc<CarrierLink>, now: Instant, replayable: bool) -> usize {
-        let shelf = self.shelf();
-        let on_link = |idle: &&Idle| idle.is_usable(now, replayable) && Arc::ptr_eq(idle.connection.link(), link);
-        shelf.idle.iter().filter(on_link).count()
+    /// Looks at all of them. Whoever holds this keeps others from putting connections here and taking them.
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        Locked(self.shelf())
     }
 
     /// Whether there is any connection at all.
     pub(crate) fn is_empty(&self) -> bool {
-        self.shelf().idle.is_empty()
+        self.shelf().count == 0
     }
 
     /// Takes out the connections that have been idle for too long, or that the container has closed.
     pub(crate) fn take_expired(&self, now: Instant) -> Vec<Connection> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut shelf = self.shelf();
-        let expired =
-            shelf.idle.extract_if(.., |idle| !idle.is_usable(now, true) || !idle.connection.is_alive(&mut cx));
-        expired.map(|idle| idle.connection).collect()
+        let mut expired = Vec::new();
+        for Stack { link, idle } in &mut shelf.stacks {
+            let is_retired = link.is_retired();
+            let is_over =
+                |idle: &mut Idle| is_retired || !idle.is_usable(now, true) || !idle.connection.is_alive(&mut cx);
+            expired.extend(idle.extract_if(.., is_over).map(|idle| idle.connection));
+        }
+        shelf.stacks.retain(|stack| !stack.idle.is_empty());
+        shelf.count -= expired.len();
+        expired
     }
 
     /// Takes out all, and takes none in any more.
     pub(crate) fn close(&self) -> Vec<Connection> {
         let mut shelf = self.shelf();
         shelf.closed = true;
-        shelf.idle.drain(..).map(|idle| idle.connection).collect()
-    }
-
-    fn take(&self, fits: impl Fn(&Idle) -> bool) -> Option<Connection> {
-        let mut shelf = self.shelf();
-        let index = shelf.idle.iter().rposition(fits)?;
-        Some(shelf.idle.remove(index).connection)
+        shelf.count = 0;
+        shelf.stacks.drain(..).flat_map(|stack| stack.idle).map(|idle| idle.connection).collect()
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {

@@ -267,8 +267,14 @@ fn finish_headers(
     let caller = active.caller();
     admitted.service.put_own_headers(headers);
     put_request_hops(headers, hops);
-    let hop =
-        Hop { address: &caller.address, trusted: caller.trusted, version, host, prefix: &admitted.service.prefix };
+    let hop = Hop {
+        address: &caller.address,
+        trusted: caller.trusted,
+        scheme: caller.scheme,
+        version,
+        host,
+        prefix: &admitted.service.prefix,
+    };
     hop.put(headers);
 }
 

@@ -16,3 +16,4 @@ mod oidc;
 mod registry;
 mod sdk;
 mod stalled_readers;
+mod tls;

@@ -164,7 +164,17 @@ impl CallerConn {
                 return Poll::Ready(Ok(count - waiting));
             }
         }
+        ready!(self.poll_sent(cx))?;
         Poll::Ready(Ok(0))
+    }
+
+    /// Sends what TLS has taken and its socket has not.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sent = ready!(Pin::new(&mut self.io).poll_flush(cx));
+        if sent.is_err() {
+            self.input = Input::Broken;
+        }
+        Poll::Ready(sent)
     }
 
     /// Writes what is to be written.
@@ -178,6 +188,7 @@ impl CallerConn {
         if self.caller.poll_signal(cx) == Signal::Cut {
             self.input = Input::Broken;
         }
+        let _ = self.poll_sent(cx);
         while request_is_over && matches!(self.input, Input::Open) && self.inbox.bytes.len() < MAX_AHEAD {
             if self.poll_fill(cx).is_pending() {
                 break;

@@ -16,4 +16,5 @@ mod revocation;
 mod status;
 mod streaming;
 mod tickets;
+mod tls;
 mod upgrade;

@@ -21,7 +21,7 @@ use towline_control::{
     rate_limit::{InvalidRate, Rate, RateLimitConfig},
     secrets::KeySource,
 };
-use towline_gateway::{GatewayConfig, forwarded::AddressRange};
+use towline_gateway::{GatewayConfig, forwarded::AddressRange, server_tls::ServerTls};
 use towline_model::{Secret, SystemClock};
 use url::Url;
 
@@ -53,6 +53,8 @@ pub struct ServeArgs {
     #[arg(id = "external.ca_file", long = "external-ca-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
     external_ca_file: Option<PathBuf>,
     #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
     secrets_key: SecretsKeyArgs,
     #[command(flatten)]
     mail: MailArgs,
@@ -60,6 +62,41 @@ pub struct ServeArgs {
     oidc: OidcArgs,
     #[command(flatten)]
     limits: LimitArgs,
+}
+
+/// TLS with callers and agents. Without it the server speaks plain HTTP.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "TLS")]
+struct TlsArgs {
+    /// A PEM file with the server's certificate and those between it and its authority. It is read again when it is
+    /// written anew [default: plain HTTP].
+    #[arg(id = "tls.certificate", long = "tls-cert", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    certificate: Option<PathBuf>,
+    /// A PEM file with the certificate's private key.
+    #[arg(id = "tls.key", long = "tls-key", value_name = "FILE", value_hint = ValueHint::FilePath)]
+    key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    fn config(&self, public_url: Option<&Url>) -> Result<Option<ServerTls>, Failure> {
+        let (certificate, key) = match (&self.certificate, &self.key) {
+            (None, None) => return Ok(None),
+            (Some(certificate), Some(key)) => (certificate, key),
+            (None, Some(_)) => {
+                return Err(Failure::usage("a private key is given, but no certificate").hint("say --tls-cert"));
+            }
+            (Some(_), None) => {
+                return Err(Failure::usage("a certificate is given, but no private key").hint("say --tls-key"));
+            }
+        };
+        if public_url.is_none_or(|url| url.scheme() != "https") {
+            return Err(Failure::usage("with TLS the server must know the name on its certificate")
+                .hint("say --public-url, such as https://towline.example.com:7070"));
+        }
+        ServerTls::load(certificate, key)
+            .map(Some)
+            .map_err(|error| Failure::usage(format!("--tls-cert, --tls-key: {error}")))
+    }
 }
 
 /// Where the keys are that secrets are sealed under.
@@ -295,6 +332,7 @@ pub async fn start(
     config.mail = args.mail.config()?;
     config.oidc = args.oidc.config()?;
     args.limits.apply(&mut config);
+    config.gateway.tls = args.tls.config(args.public_url.as_ref())?;
     config.gateway.drain_timeout = args.drain_timeout;
     config.gateway.external_roots = args.external_ca_file.as_deref().map_or_else(|| Ok(Vec::new()), certificates)?;
     let started = Box::pin(Server::start(config, listener, Arc::new(SystemClock))).await;
