@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: Towline beside other proxies and tunnels on this machine, in one run.
 //!
 //! What counts are ratios: all subjects have the same origin and the same load, take turns within every round, and the median
-//! of all rounds is told. It is no test: nothing fails for being slow. A slow and lossy link is not measured yet.
+//! of all rounds is told. It is no test: nothing fails for being slow.
 
 mod demands;
 mod load;
@@ -13,6 +13,7 @@ mod report;
 mod results;
 mod stats;
 mod subject;
+mod wan;
 mod wrk;
 
 use anyhow::{Context, Result};
@@ -58,6 +59,8 @@ enum Measure {
     Idle,
     /// A thousand services on a hundred agents.
     Routes,
+    /// A slow and lossy link between the proxy and the origin.
+    Wan,
 }
 
 impl BenchArgs {

@@ -14,7 +14,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::subject::{HOST, Target};
+use super::subject::Target;
 
 /// How long anything that is waited for may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,10 +31,10 @@ struct Answer {
 
 /// Connects and sends a request without a body, or its head.
 async fn send(target: &Target, method: &str, path: &str, headers: &str) -> Result<TcpStream> {
-    let mut socket = timeout(PATIENCE, TcpStream::connect((HOST, target.port))).await??;
+    let mut socket = timeout(PATIENCE, TcpStream::connect((target.host, target.port))).await??;
     socket.set_nodelay(true)?;
     let key = target.key.as_ref().map_or_else(String::new, |key| format!("Authorization: Bearer {key}\r\n"));
-    let head = format!("{method} {}{path} HTTP/1.1\r\nHost: {}\r\n{key}{headers}\r\n", target.prefix, HOST);
+    let head = format!("{method} {}{path} HTTP/1.1\r\nHost: {}\r\n{key}{headers}\r\n", target.prefix, target.host);
     socket.write_all(head.as_bytes()).await?;
     Ok(socket)
 }

@@ -13,6 +13,7 @@ use super::{
     results::{Results, Scenario},
     stats,
     subject::{Kind, Origin, Stage, Subject},
+    wan::{Place, Wan},
     wrk::{self, Load},
 };
 use crate::tools::step;
@@ -23,19 +24,33 @@ const STREAMS: usize = 1000;
 const IDLE: usize = 10_000;
 /// How long streams of events are listened to.
 const LISTEN: Duration = Duration::from_secs(3);
-/// A large body.
-const LARGE: usize = 100 << 20;
-/// How often it is sent at a time, one after the other.
-const LARGE_TIMES: usize = 4;
+/// The largest bodies.
+const LARGE: Large = Large { path: "/100m", mib: 100, times: 2 };
+/// What a slow link can be asked to carry.
+const FAR: Large = Large { path: "/2m", mib: 2, times: 1 };
+/// Subjects that are measured with a slow link.
+const FAR_KINDS: [Kind; 5] = [Kind::Direct, Kind::Nginx, Kind::NginxTwice, Kind::Rathole, Kind::Towline];
+/// Subjects that are measured with open streams: each takes its time.
+const STREAM_KINDS: [Kind; 4] = [Kind::Direct, Kind::Nginx, Kind::Rathole, Kind::Towline];
+/// Rounds of idle connections at most: memory is the same every time.
+const IDLE_ROUNDS: u32 = 2;
 /// Where an origin takes bodies and reads them to their end.
 const UPLOAD: &str = "/upload?digest=0";
+
+/// A large body, and how often it is sent at a time, one after the other.
+#[derive(Debug, Clone, Copy)]
+struct Large {
+    path: &'static str,
+    mib: usize,
+    times: usize,
+}
 
 /// What is done to a subject.
 #[derive(Debug, Clone, Copy)]
 enum Work {
     Requests(Load<'static>),
-    Download,
-    Upload,
+    Download(Large),
+    Upload(Large),
     /// Over so many connections.
     Echo(usize),
 }
@@ -53,6 +68,7 @@ pub struct Bench<'a> {
     scratch: &'a Path,
     arguments: &'a BenchArgs,
     runtime: Runtime,
+    here: Place,
 }
 
 impl<'a> Bench<'a> {
@@ -62,7 +78,7 @@ impl<'a> Bench<'a> {
     /// When no runtime can be had.
     pub fn new(programs: &'a Programs, scratch: &'a Path, arguments: &'a BenchArgs) -> Result<Self> {
         let runtime = Runtime::new().context("cannot start a runtime")?;
-        Ok(Self { programs, scratch, arguments, runtime })
+        Ok(Self { programs, scratch, arguments, runtime, here: Place::here() })
     }
 
     /// Measures everything that is wanted.
@@ -70,25 +86,43 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// When a subject does not start. A load that fails is noted in the results.
     pub fn run(&self, results: &mut Results) -> Result<()> {
-        let files = Origin::files(self.programs, &self.scratch.join("files"))?;
-        self.side_by_side(results, &self.stage(&files), &self.file_loads())?;
+        let files = Origin::files(self.programs, &self.here, &self.scratch.join("files"))?;
+        self.side_by_side(results, &self.stage(&files), &Kind::ALL, &self.file_loads())?;
         if self.arguments.wants(Measure::Routes) {
             self.many_routes(results, &self.stage(&files))?;
         }
         if self.arguments.wants(Measure::Idle) {
-            self.afresh(results, &self.stage(&files), Scenario::Idle, &Kind::PROXIES, Self::idle)?;
+            self.afresh(results, &self.stage(&files), (Scenario::Idle, IDLE_ROUNDS), &Kind::PROXIES, Self::idle)?;
         }
         drop(files);
         let streams = Origin::streams(self.programs, &self.scratch.join("streams"))?;
-        self.side_by_side(results, &self.stage(&streams), &self.stream_loads())?;
+        self.side_by_side(results, &self.stage(&streams), &Kind::ALL, &self.stream_loads())?;
         if self.arguments.wants(Measure::Sse) {
-            self.afresh(results, &self.stage(&streams), Scenario::Sse, &Kind::ALL, Self::streams)?;
+            self.afresh(results, &self.stage(&streams), (Scenario::Sse, u32::MAX), &STREAM_KINDS, Self::streams)?;
+        }
+        drop(streams);
+        if self.arguments.wants(Measure::Wan)
+            && let Err(error) = self.far(results)
+        {
+            results.failures.push(format!("a slow and lossy link: {error:#}"));
         }
         Ok(())
     }
 
-    fn stage(&self, origin: &Origin) -> Stage<'a> {
-        Stage { programs: self.programs, origin: origin.port, scratch: self.scratch }
+    fn stage(&self, origin: &Origin) -> Stage<'_> {
+        let (near, far) = (&self.here, &self.here);
+        Stage { programs: self.programs, near, far, origin: origin.port, scratch: self.scratch }
+    }
+
+    /// With a slow and lossy link between the proxy and the origin, or within the tunnel.
+    fn far(&self, results: &mut Results) -> Result<()> {
+        let wan = Wan::lay(&self.scratch.join("wan"), &self.runtime)?;
+        let files = Origin::files(self.programs, &wan.far, &self.scratch.join("far-files"))?;
+        let stage = Stage { near: &wan.near, far: &wan.far, ..self.stage(&files) };
+        let json = |connections| {
+            (Scenario::FarJson(connections), Work::Requests(Load::get("/json", connections, self.arguments.seconds())))
+        };
+        self.side_by_side(results, &stage, &FAR_KINDS, &[json(1), json(32), (Scenario::Far2M, Work::Download(FAR))])
     }
 
     /// The loads that the origin of files answers.
@@ -105,7 +139,7 @@ impl<'a> Bench<'a> {
         }
         if self.arguments.wants(Measure::Bodies) {
             loads.push((Scenario::Down64K, Work::Requests(Load::get("/64k", 32, 1))));
-            loads.push((Scenario::Down100M, Work::Download));
+            loads.push((Scenario::Down100M, Work::Download(LARGE)));
         }
         loads
     }
@@ -116,7 +150,7 @@ impl<'a> Bench<'a> {
         if self.arguments.wants(Measure::Bodies) {
             let upload = Load { upload: 64 << 10, ..Load::get(UPLOAD, 32, 1) };
             loads.push((Scenario::Up64K, Work::Requests(upload)));
-            loads.push((Scenario::Up100M, Work::Upload));
+            loads.push((Scenario::Up100M, Work::Upload(Large { path: UPLOAD, ..LARGE })));
         }
         if self.arguments.wants(Measure::Websocket) {
             loads.extend([1, 32].map(|connections| (Scenario::WebSocket(connections), Work::Echo(connections))));
@@ -125,11 +159,17 @@ impl<'a> Bench<'a> {
     }
 
     /// Every subject under every load, by turns.
-    fn side_by_side(&self, results: &mut Results, stage: &Stage<'_>, loads: &[(Scenario, Work)]) -> Result<()> {
+    fn side_by_side(
+        &self,
+        results: &mut Results,
+        stage: &Stage<'_>,
+        kinds: &[Kind],
+        loads: &[(Scenario, Work)],
+    ) -> Result<()> {
         if loads.is_empty() {
             return Ok(());
         }
-        let subjects = Kind::ALL.into_iter().map(|kind| stage.start(kind)).collect::<Result<Vec<_>>>()?;
+        let subjects = kinds.iter().map(|kind| stage.start(*kind)).collect::<Result<Vec<_>>>()?;
         for round in 1..=self.arguments.rounds() {
             step(&format!("round {round} of {}", self.arguments.rounds()));
             for (scenario, work) in loads {
@@ -184,25 +224,17 @@ impl<'a> Bench<'a> {
 
     fn perform(&self, subject: &Subject, work: Work) -> Result<Outcome> {
         let target = &subject.target;
-        let large = |durations: &[Duration]| {
-            let seconds: Vec<_> = durations.iter().map(Duration::as_secs_f64).collect();
-            let mib = LARGE as f64 / f64::from(1 << 20);
-            let rate = mib / stats::median(&seconds).unwrap_or(f64::INFINITY);
-            Outcome { units: mib * durations.len() as f64 / 1024.0, figures: vec![("rate", rate)] }
-        };
         match work {
             Work::Requests(load) => {
                 let figures = wrk::run(&self.programs.wrk, target, &load, self.scratch)?;
                 let named = vec![("rate", figures.rate()), ("p50", figures.p50), ("p99", figures.p99)];
                 Ok(Outcome { units: figures.requests as f64 / 1e5, figures: named })
             }
-            Work::Download => {
-                let one = || self.runtime.block_on(body::download(target, "/100m", LARGE));
-                Ok(large(&(0..LARGE_TIMES).map(|_| one()).collect::<Result<Vec<_>>>()?))
+            Work::Download(large) => {
+                large.repeat(|| self.runtime.block_on(body::download(target, large.path, large.mib << 20)))
             }
-            Work::Upload => {
-                let one = || self.runtime.block_on(body::upload(target, UPLOAD, LARGE));
-                Ok(large(&(0..LARGE_TIMES).map(|_| one()).collect::<Result<Vec<_>>>()?))
+            Work::Upload(large) => {
+                large.repeat(|| self.runtime.block_on(body::upload(target, large.path, large.mib << 20)))
             }
             Work::Echo(connections) => {
                 let seconds = 1.0;
@@ -219,12 +251,13 @@ impl<'a> Bench<'a> {
         &self,
         results: &mut Results,
         stage: &Stage<'_>,
-        scenario: Scenario,
+        (scenario, most_rounds): (Scenario, u32),
         kinds: &[Kind],
         act: fn(&Self, &mut Results, &Subject) -> Result<()>,
     ) -> Result<()> {
-        for round in 1..=self.arguments.rounds() {
-            step(&format!("{}: round {round} of {}", scenario.name(), self.arguments.rounds()));
+        let rounds = self.arguments.rounds().min(most_rounds);
+        for round in 1..=rounds {
+            step(&format!("{}: round {round} of {rounds}", scenario.name()));
             for kind in kinds {
                 let subject = stage.start(*kind)?;
                 if let Err(error) = act(self, results, &subject) {
@@ -258,6 +291,15 @@ impl<'a> Bench<'a> {
             results.add(Scenario::Sse, subject.kind, name, value);
         }
         Ok(())
+    }
+}
+
+impl Large {
+    fn repeat(self, mut once: impl FnMut() -> Result<Duration>) -> Result<Outcome> {
+        let seconds = (0..self.times).map(|_| Ok(once()?.as_secs_f64())).collect::<Result<Vec<_>>>()?;
+        let mib = self.mib as f64;
+        let rate = mib / stats::median(&seconds).unwrap_or(f64::INFINITY);
+        Ok(Outcome { units: mib * self.times as f64 / 1024.0, figures: vec![("rate", rate)] })
     }
 }
 

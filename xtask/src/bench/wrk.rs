@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::subject::{HOST, Target};
+use super::subject::Target;
 use crate::tools;
 
 const MARK: &str = "figures: ";
@@ -58,14 +58,12 @@ pub struct Load<'a> {
     pub upload: usize,
     /// Ends the connection after each request.
     pub close: bool,
-    /// Asks for one of so many paths, by turns: `{}` in the path is the number.
-    pub spread: usize,
 }
 
 impl<'a> Load<'a> {
     /// Plain GETs.
     pub const fn get(path: &'a str, connections: usize, seconds: u64) -> Self {
-        Self { connections, seconds, path, upload: 0, close: false, spread: 0 }
+        Self { connections, seconds, path, upload: 0, close: false }
     }
 }
 
@@ -75,7 +73,7 @@ impl<'a> Load<'a> {
 /// When wrk fails, or anything but good answers came: figures of a subject that fails are worth nothing.
 pub fn run(wrk: &Path, target: &Target, load: &Load<'_>, scratch: &Path) -> Result<Figures> {
     let script = scratch.join("wrk.lua");
-    std::fs::write(&script, script_for(target, load))?;
+    std::fs::write(&script, script_for(load))?;
     let threads = load.connections.min(2).to_string();
     let mut command = Command::new(wrk);
     command.args(["-t", &threads, "-c", &load.connections.to_string(), "-d", &format!("{}s", load.seconds)]);
@@ -86,7 +84,7 @@ pub fn run(wrk: &Path, target: &Target, load: &Load<'_>, scratch: &Path) -> Resu
     if load.close {
         command.args(["-H", "Connection: close"]);
     }
-    command.arg(format!("http://{HOST}:{}{}{}", target.port, target.prefix, load.path.replace("{}", "0")));
+    command.arg(format!("http://{}:{}{}{}", target.host, target.port, target.prefix, load.path));
     let figures = parse(&tools::output(&mut command)?)?;
     // With `Connection: close`, wrk counts the end of a connection that the server closes first as a failed read.
     if figures.requests == 0 || figures.status > 0 || (figures.bad > 0 && !load.close) {
@@ -95,18 +93,10 @@ pub fn run(wrk: &Path, target: &Target, load: &Load<'_>, scratch: &Path) -> Resu
     Ok(figures)
 }
 
-fn script_for(target: &Target, load: &Load<'_>) -> String {
+fn script_for(load: &Load<'_>) -> String {
     let mut script = SCRIPT.to_owned();
     if load.upload > 0 {
         script += &format!("wrk.method = 'POST'\nwrk.body = string.rep('x', {})\n", load.upload);
-    }
-    if load.spread > 0 {
-        let path = format!("{}{}", target.prefix, load.path);
-        let (before, after) = path.split_once("{}").unwrap_or((&path, ""));
-        script += &format!(
-            "local n = 0\nrequest = function()\n  n = (n + 7) % {}\n  return wrk.format(nil, '{before}' .. n .. '{after}')\nend\n",
-            load.spread
-        );
     }
     script
 }
@@ -133,10 +123,8 @@ mod tests {
 
     #[test]
     fn the_script_says_what_is_sent() {
-        let target = Target { port: 1, prefix: "/r".to_owned(), key: None };
-        let load = Load { upload: 10, spread: 3, ..Load::get("/s{}/json", 1, 1) };
-        let script = script_for(&target, &load);
-        assert!(script.contains("string.rep('x', 10)") && script.contains("'/r/s' .. n .. '/json'"), "{script}");
-        assert!(!script_for(&target, &Load::get("/", 1, 1)).contains("request = function()"));
+        let script = script_for(&Load { upload: 10, ..Load::get("/", 1, 1) });
+        assert!(script.contains("wrk.method = 'POST'\nwrk.body = string.rep('x', 10)"), "{script}");
+        assert!(!script_for(&Load::get("/", 1, 1)).contains("wrk.body"));
     }
 }

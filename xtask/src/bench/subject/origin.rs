@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::Result;
 
-use super::{HOST, free_port, proxies::nginx_frame};
-use crate::bench::{process::Running, provision::Programs};
+use super::{LOOPBACK, free_port, proxies::nginx_frame};
+use crate::bench::{process::Running, provision::Programs, wan::Place};
 
 /// What a small answer is.
 const SMALL: &str =
@@ -24,27 +24,27 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// nginx with `/json`, `/64k` and `/100m`.
+    /// nginx with `/json`, `/2m`, `/64k` and `/100m`.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn files(programs: &Programs, directory: &Path) -> Result<Self> {
+    pub fn files(programs: &Programs, place: &Place, directory: &Path) -> Result<Self> {
         let _ = fs::remove_dir_all(directory);
         fs::create_dir_all(directory.join("files"))?;
-        for (name, size) in [("64k", 64 << 10), ("100m", 100 << 20)] {
+        for (name, size) in [("64k", 64 << 10), ("2m", 2 << 20), ("100m", 100 << 20)] {
             File::create(directory.join("files").join(name))?.set_len(size)?;
         }
         let port = free_port()?;
         let http = format!(
-            "server {{ listen {HOST}:{port} backlog=8192; root {root};
+            "server {{ listen {port} backlog=8192; root {root};
                location = /json {{ default_type application/json; return 200 '{SMALL}'; }} }}",
             root = directory.join("files").display(),
         );
         let conf = directory.join("nginx.conf");
         fs::write(&conf, nginx_frame(directory, &http))?;
-        let mut nginx = Command::new(&programs.nginx);
+        let mut nginx = place.command(&programs.nginx);
         nginx.arg("-p").arg(directory).arg("-c").arg(&conf).arg("-e").arg(directory.join("error.log"));
-        Self::start(port, &nginx, &directory.join("nginx.log"))
+        Self::start(place.address, port, &nginx, &directory.join("nginx.log"))
     }
 
     /// The demo service, with `/sse`, `/ws`, `/health`, and `/upload`, which reads all that is sent before it answers, as
@@ -57,13 +57,13 @@ impl Origin {
         fs::create_dir_all(directory)?;
         let port = free_port()?;
         let mut demo = Command::new(&programs.demo);
-        demo.args(["--host", HOST, "--port", &port.to_string()]);
-        Self::start(port, &demo, &directory.join("demo.log"))
+        demo.args(["--host", LOOPBACK, "--port", &port.to_string()]);
+        Self::start(LOOPBACK, port, &demo, &directory.join("demo.log"))
     }
 
-    fn start(port: u16, command: &Command, log: &Path) -> Result<Self> {
+    fn start(host: &str, port: u16, command: &Command, log: &Path) -> Result<Self> {
         let mut process = Running::start("origin", command, log)?;
-        process.wait_for(HOST, port)?;
+        process.wait_for(host, port)?;
         Ok(Self { port, _process: process })
     }
 }

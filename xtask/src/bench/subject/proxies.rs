@@ -1,13 +1,16 @@
 //! The reverse proxies, each set up as for production: connections to the origin are kept, nothing is logged, one worker for
 //! each core.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{HOST, Kind, Stage, Subject, Target, free_port, wait_for};
-use crate::{bench::process::Running, tools};
+use super::{Kind, Stage, Subject, Target, free_port, wait_for};
+use crate::{
+    bench::{process::Running, wan::Place},
+    tools,
+};
 
 /// What every nginx here has around its servers.
 pub fn nginx_frame(directory: &Path, http: &str) -> String {
@@ -27,53 +30,64 @@ pub fn nginx_frame(directory: &Path, http: &str) -> String {
 
 pub fn nginx(stage: &Stage<'_>) -> Result<Subject> {
     let port = free_port()?;
-    let proxy = nginx_hop(stage, "proxy", port, stage.origin)?;
-    Ok(Subject { kind: Kind::Nginx, processes: vec![proxy], target: Target::plain(port) })
+    let proxy = nginx_hop(stage, "proxy", stage.near, (port, stage.far.address, stage.origin))?;
+    Ok(Subject { kind: Kind::Nginx, processes: vec![proxy], target: Target::plain(stage.near.address, port) })
 }
 
 pub fn nginx_twice(stage: &Stage<'_>) -> Result<Subject> {
     let (first, second) = (free_port()?, free_port()?);
-    let back = nginx_hop(stage, "back", second, stage.origin)?;
-    let front = nginx_hop(stage, "front", first, second)?;
-    Ok(Subject { kind: Kind::NginxTwice, processes: vec![front, back], target: Target::plain(first) })
+    let back = nginx_hop(stage, "back", stage.far, (second, stage.far.address, stage.origin))?;
+    let front = nginx_hop(stage, "front", stage.near, (first, stage.far.address, second))?;
+    Ok(Subject {
+        kind: Kind::NginxTwice,
+        processes: vec![front, back],
+        target: Target::plain(stage.near.address, first),
+    })
 }
 
-fn nginx_hop(stage: &Stage<'_>, role: &'static str, port: u16, next: u16) -> Result<Running> {
+/// An nginx on a port, before an address and a port.
+fn nginx_hop(
+    stage: &Stage<'_>,
+    role: &'static str,
+    place: &Place,
+    (port, next_host, next): (u16, &str, u16),
+) -> Result<Running> {
     let directory = stage.directory(&format!("nginx-{role}"))?;
     let http = format!(
-        "upstream next {{ server {HOST}:{next}; keepalive 512; keepalive_requests 1000000000; }}
+        "upstream next {{ server {next_host}:{next}; keepalive 512; keepalive_requests 1000000000; }}
          map $http_upgrade $next_connection {{ default upgrade; '' ''; }}
          proxy_http_version 1.1; proxy_set_header Host $host; proxy_set_header Upgrade $http_upgrade;
          proxy_set_header Connection $next_connection; proxy_read_timeout 1h;
-         server {{ listen {HOST}:{port} backlog=8192; location / {{ proxy_pass http://next; }}
+         server {{ listen {host}:{port} backlog=8192; location / {{ proxy_pass http://next; }}
            location /upload {{ proxy_request_buffering off; proxy_pass http://next; }}
-           location /sse {{ proxy_buffering off; proxy_pass http://next; }} }}"
+           location /sse {{ proxy_buffering off; proxy_pass http://next; }} }}",
+        host = place.address,
     );
     let conf = directory.join("nginx.conf");
     fs::write(&conf, nginx_frame(&directory, &http))?;
-    let mut nginx = Command::new(&stage.programs.nginx);
+    let mut nginx = place.command(&stage.programs.nginx);
     nginx.arg("-p").arg(&directory).arg("-c").arg(&conf).arg("-e").arg(directory.join("error.log"));
     let mut running = Running::start(role, &nginx, &directory.join("log"))?;
-    wait_for(&mut running, &[port])?;
+    wait_for(place, &mut running, &[port])?;
     Ok(running)
 }
 
 pub fn haproxy(stage: &Stage<'_>) -> Result<Subject> {
     let directory = stage.directory("haproxy")?;
-    let (port, next) = (free_port()?, stage.origin);
+    let (port, host, next_host, next) = (free_port()?, stage.near.address, stage.far.address, stage.origin);
     let conf = directory.join("haproxy.cfg");
     let text = format!(
         "global\n  no strict-limits\n  maxconn 40000\ndefaults\n  mode http\n  option http-no-delay\n  maxconn 40000\n  timeout connect 5s\n  timeout client 1h\n  \
          timeout server 1h\n  timeout tunnel 1h\n  timeout http-keep-alive 1h\n\
-         frontend front\n  bind {HOST}:{port} backlog 8192\n  default_backend origin\n\
-         backend origin\n  http-reuse always\n  server origin {HOST}:{next}\n"
+         frontend front\n  bind {host}:{port} backlog 8192\n  default_backend origin\n\
+         backend origin\n  http-reuse always\n  server origin {next_host}:{next}\n"
     );
     fs::write(&conf, text)?;
-    let mut haproxy = Command::new(&stage.programs.haproxy);
+    let mut haproxy = stage.near.command(&stage.programs.haproxy);
     haproxy.arg("-db").arg("-f").arg(&conf);
     let mut running = Running::start("proxy", &haproxy, &directory.join("log"))?;
-    wait_for(&mut running, &[port])?;
-    Ok(Subject { kind: Kind::Haproxy, processes: vec![running], target: Target::plain(port) })
+    wait_for(stage.near, &mut running, &[port])?;
+    Ok(Subject { kind: Kind::Haproxy, processes: vec![running], target: Target::plain(stage.near.address, port) })
 }
 
 pub fn envoy(stage: &Stage<'_>) -> Result<Subject> {
@@ -81,16 +95,16 @@ pub fn envoy(stage: &Stage<'_>) -> Result<Subject> {
     let port = free_port()?;
     let conf = directory.join("envoy.json");
     let bootstrap = json!({"static_resources": {
-        "listeners": [envoy_listener("origin", HOST, port)],
-        "clusters": [envoy_cluster("origin", HOST, stage.origin)],
+        "listeners": [envoy_listener("origin", stage.near.address, port)],
+        "clusters": [envoy_cluster("origin", stage.far.address, stage.origin)],
     }});
     fs::write(&conf, serde_json::to_vec_pretty(&bootstrap)?)?;
-    let mut envoy = Command::new(&stage.programs.envoy);
+    let mut envoy = stage.near.command(&stage.programs.envoy);
     let cores = std::thread::available_parallelism()?.to_string();
     envoy.arg("-c").arg(&conf).args(["--concurrency", &cores, "--log-level", "error", "--disable-hot-restart"]);
     let mut running = Running::start("proxy", &envoy, &directory.join("log"))?;
-    wait_for(&mut running, &[port])?;
-    Ok(Subject { kind: Kind::Envoy, processes: vec![running], target: Target::plain(port) })
+    wait_for(stage.near, &mut running, &[port])?;
+    Ok(Subject { kind: Kind::Envoy, processes: vec![running], target: Target::plain(stage.near.address, port) })
 }
 
 fn address(host: &str, port: u16) -> Value {

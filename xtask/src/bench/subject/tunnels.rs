@@ -10,8 +10,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{HOST, Kind, Stage, Subject, Target, free_port, wait_for};
-use crate::{bench::process::Running, tools};
+use super::{Kind, LOOPBACK, Stage, Subject, Target, free_port, wait_for};
+use crate::{
+    bench::{process::Running, wan::Place},
+    tools,
+};
 
 /// How long a server may take to write down its first keys.
 const START: Duration = Duration::from_secs(30);
@@ -23,31 +26,33 @@ const AGENTS: usize = 100;
 pub fn rathole(stage: &Stage<'_>) -> Result<Subject> {
     let directory = stage.directory("rathole")?;
     let (control, port, origin) = (free_port()?, free_port()?, stage.origin);
+    let (near, far) = (stage.near.address, stage.far.address);
     let server = format!(
-        "[server]\nbind_addr = \"{HOST}:{control}\"\ndefault_token = \"benchmark\"\n\
-         [server.services.origin]\nbind_addr = \"{HOST}:{port}\"\n"
+        "[server]\nbind_addr = \"{near}:{control}\"\ndefault_token = \"benchmark\"\n\
+         [server.services.origin]\nbind_addr = \"{near}:{port}\"\n"
     );
     let client = format!(
-        "[client]\nremote_addr = \"{HOST}:{control}\"\ndefault_token = \"benchmark\"\n\
-         [client.services.origin]\nlocal_addr = \"{HOST}:{origin}\"\n"
+        "[client]\nremote_addr = \"{near}:{control}\"\ndefault_token = \"benchmark\"\n\
+         [client.services.origin]\nlocal_addr = \"{far}:{origin}\"\n"
     );
-    let start = |role, name: &str, text: String| {
+    let start = |role, place: &Place, name: &str, text: String| {
         let conf = directory.join(name);
         fs::write(&conf, text)?;
-        let mut command = Command::new(&stage.programs.rathole);
+        let mut command = place.command(&stage.programs.rathole);
         command.arg(&conf).env("RUST_LOG", "error");
         Running::start(role, &command, &directory.join("log"))
     };
-    let mut gateway = start("gateway", "server.toml", server)?;
-    wait_for(&mut gateway, &[control])?;
-    let agent = start("agent", "client.toml", client)?;
-    wait_for(&mut gateway, &[port])?;
-    Ok(Subject { kind: Kind::Rathole, processes: vec![gateway, agent], target: Target::plain(port) })
+    let mut gateway = start("gateway", stage.near, "server.toml", server)?;
+    wait_for(stage.near, &mut gateway, &[control])?;
+    let agent = start("agent", stage.far, "client.toml", client)?;
+    wait_for(stage.near, &mut gateway, &[port])?;
+    Ok(Subject { kind: Kind::Rathole, processes: vec![gateway, agent], target: Target::plain(near, port) })
 }
 
 pub fn towline(stage: &Stage<'_>) -> Result<Subject> {
     let system = System::start(stage, "towline")?;
-    let agent = system.agent(stage, "agent", &[])?;
+    let agent = system.agent(stage, "agent-0", &[])?;
+    system.wait_for_agents(stage, 1)?;
     system.apply(stage, &[service("origin", stage.origin, None)])?;
     Ok(system.subject(vec![agent], "origin"))
 }
@@ -59,6 +64,7 @@ pub fn towline_with_many(stage: &Stage<'_>) -> Result<Subject> {
     let agents: Result<Vec<_>> =
         (0..AGENTS).map(|number| system.agent(stage, &label(number), &[&label(number)])).collect();
     let agents = agents?;
+    system.wait_for_agents(stage, AGENTS)?;
     let definition = |number| service(&format!("service-{number}"), stage.origin, Some(label(number)));
     system.apply(stage, &(0..SERVICES).map(definition).collect::<Vec<_>>())?;
     Ok(Subject { kind: Kind::TowlineMany, ..system.subject(agents, "service-0") })
@@ -69,7 +75,7 @@ fn service(slug: &str, port: u16, label: Option<String>) -> Value {
         "service_slug": slug,
         "display_name": slug,
         "service_type": "attached",
-        "attached_target": format!("{HOST}:{port}"),
+        "attached_target": format!("{LOOPBACK}:{port}"),
         "required_labels": Vec::from_iter(label),
     })
 }
@@ -78,6 +84,7 @@ fn service(slug: &str, port: u16, label: Option<String>) -> Value {
 struct System {
     gateway: Running,
     directory: PathBuf,
+    host: &'static str,
     port: u16,
     key: String,
 }
@@ -86,21 +93,22 @@ impl System {
     fn start(stage: &Stage<'_>, name: &str) -> Result<Self> {
         let directory = stage.directory(name)?;
         let port = free_port()?;
-        let mut server = isolated(&stage.programs.towline, &directory);
-        server.args(["server", "--bootstrap", "--listen", &format!("{HOST}:{port}"), "--data-dir"]);
-        server.arg(directory.join("data"));
+        let mut server = isolated(stage.near, &stage.programs.towline, &directory);
+        server.args(["server", "--bootstrap", "--listen", &format!("{}:{port}", stage.near.address), "--data-dir"]);
+        // A thousand services are more than one credential may define in a minute. Calls of services have no such limit.
+        server.arg(directory.join("data")).args(["--api-rate", "off"]);
         let mut gateway = Running::start("gateway", &server, &directory.join("server.log"))?;
-        wait_for(&mut gateway, &[port])?;
+        wait_for(stage.near, &mut gateway, &[port])?;
         let bootstrap = bootstrap(&directory.join("data/bootstrap.json"), &gateway)?;
         let text = |name: &str| bootstrap[name].as_str().map(str::to_owned).with_context(|| format!("no {name}"));
         let key_file = directory.join("agent.key");
         fs::write(&key_file, text("agent_key")?)?;
-        Ok(Self { gateway, directory, port, key: text("api_key")? })
+        Ok(Self { gateway, directory, host: stage.near.address, port, key: text("api_key")? })
     }
 
     fn agent(&self, stage: &Stage<'_>, name: &str, labels: &[&str]) -> Result<Running> {
-        let mut agent = isolated(&stage.programs.towline, &self.directory);
-        let url = format!("http://{HOST}:{}", self.port);
+        let mut agent = isolated(stage.far, &stage.programs.towline, &self.directory);
+        let url = format!("http://{}:{}", self.host, self.port);
         agent.args(["agent", "--server", &url, "--name", name, "--key-file"]).arg(self.directory.join("agent.key"));
         // No engine is needed: the origin is a process, and the service is attached to it.
         agent.arg("--docker-host").arg(format!("unix://{}", self.directory.join("no-engine").display()));
@@ -110,26 +118,45 @@ impl System {
         Running::start("agent", &agent, &self.directory.join(format!("{name}.log")))
     }
 
+    /// Waits until so many agents have joined.
+    #[expect(clippy::disallowed_methods, reason = "the list of agents has to be asked for")]
+    fn wait_for_agents(&self, stage: &Stage<'_>, count: usize) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let mut list = isolated(stage.near, &stage.programs.towline, &self.directory);
+            list.arg("agents").arg("--data-dir").arg(self.directory.join("data"));
+            let text = tools::output(&mut list)?;
+            let joined = text.lines().filter(|line| line.starts_with("agent-")).count();
+            if joined >= count {
+                return Ok(());
+            }
+            if started.elapsed() > START {
+                bail!("{joined} of {count} agents have joined: {text}");
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Defines and deploys services, and waits until all of them run.
     fn apply(&self, stage: &Stage<'_>, services: &[Value]) -> Result<()> {
         let file = self.directory.join("services.json");
         fs::write(&file, serde_json::to_vec(services)?)?;
-        let mut apply = isolated(&stage.programs.towline, &self.directory);
+        let mut apply = isolated(stage.near, &stage.programs.towline, &self.directory);
         apply.args(["apply", "--wait", "-f"]).arg(&file).arg("--data-dir").arg(self.directory.join("data"));
         tools::output(&mut apply).map(drop).context("cannot deploy the services")
     }
 
     fn subject(self, agents: Vec<Running>, slug: &str) -> Subject {
         let prefix = format!("/api/v1/r/containers/{slug}");
-        let target = Target { port: self.port, prefix, key: Some(self.key) };
+        let target = Target { host: self.host, port: self.port, prefix, key: Some(self.key) };
         let processes = std::iter::once(self.gateway).chain(agents).collect();
         Subject { kind: Kind::Towline, processes, target }
     }
 }
 
 /// The program without the settings of whoever runs this task.
-fn isolated(program: &Path, directory: &Path) -> Command {
-    let mut command = Command::new(program);
+fn isolated(place: &Place, program: &Path, directory: &Path) -> Command {
+    let mut command = place.command(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TOWLINE_") {
             command.env_remove(name);
