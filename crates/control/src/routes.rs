@@ -8,9 +8,9 @@ use std::{
 use http::HeaderValue;
 use towline_gateway::{
     InstanceRoute, ServiceRoute,
-    snapshot::{ExternalRoute, Upstream},
+    snapshot::{Concurrency, ExternalRoute, Timeouts, Upstream},
 };
-use towline_model::{InstancePhase, SecretId, ServiceSpec, ServiceStatus};
+use towline_model::{InstancePhase, SecretId, ServiceSpec, ServiceStatus, service::DEFAULT_QUEUED_REQUESTS};
 use towline_store::{InstanceRow, ServiceRow};
 
 use crate::rollout::{Deploys, Rollout, spec_of};
@@ -65,6 +65,24 @@ fn upstream(spec: &ServiceSpec, secrets: &Authorizations) -> Upstream {
     }
 }
 
+fn timeouts(spec: &ServiceSpec) -> Timeouts {
+    let seconds = |seconds: Option<u32>| seconds.map(|seconds| Duration::from_secs(seconds.into()));
+    Timeouts {
+        total: seconds(spec.request_timeout_seconds),
+        connect: seconds(spec.connect_timeout_seconds),
+        first_byte: seconds(spec.first_byte_timeout_seconds),
+        idle: seconds(spec.idle_timeout_seconds),
+    }
+}
+
+fn concurrency(spec: &ServiceSpec) -> Option<Concurrency> {
+    let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    Some(Concurrency {
+        running: count(spec.max_concurrent_requests?),
+        waiting: count(spec.max_queued_requests.unwrap_or(DEFAULT_QUEUED_REQUESTS)),
+    })
+}
+
 /// The service as the gateway knows it.
 #[must_use]
 pub fn service_route(row: &ServiceRow, instances: &[InstanceRow], secrets: &Authorizations) -> ServiceRoute {
@@ -87,7 +105,8 @@ pub fn service_route(row: &ServiceRow, instances: &[InstanceRow], secrets: &Auth
         slug: row.spec.service_slug.clone(),
         status: row.status,
         upstream: upstream(spec, secrets),
-        request_timeout: spec.request_timeout_seconds.map(|seconds| Duration::from_secs(seconds.into())),
+        timeouts: timeouts(spec),
+        concurrency: concurrency(spec),
         instances: placed.collect(),
     }
 }

@@ -1,9 +1,11 @@
 //! Which instance a request goes to: of two that are picked at random among those that can take it, the one with fewer
 //! requests in flight. Two random choices keep the loads nearly as even as a full comparison does, and many gateways
-//! that compare stale numbers do not all run to the same instance.
+//! that compare stale numbers do not all run to the same instance. One that takes no connections is left out while there
+//! is another (`health`).
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use towline_model::InstanceId;
 
 use crate::{
@@ -37,19 +39,29 @@ pub(crate) fn pick(
     candidates: &[Candidate],
     tried: &[InstanceId],
     preference: Preference,
+    now: Instant,
 ) -> Result<Picked, NoInstance> {
+    let is_in = |candidate: &Candidate| can_take(candidate, tried) && candidate.instance.health.takes(now);
     match preference {
         Preference::Insist(id) => return insist(candidates, tried, id),
         Preference::Prefer(id) => {
-            if let Ok(picked) = insist(candidates, tried, id) {
+            let others = || candidates.iter().filter(|candidate| candidate.instance.id != id);
+            let is_left_out = candidates.iter().any(|c| c.instance.id == id && !c.instance.health.takes(now));
+            if !(is_left_out && others().any(is_in))
+                && let Ok(picked) = insist(candidates, tried, id)
+            {
                 // Others can take the request when this one turns out not to.
-                let is_only = candidates.iter().all(|c| c.instance.id == id || !can_take(c, tried));
+                let is_only = others().all(|candidate| !can_take(candidate, tried));
                 return Ok(Picked { is_only, ..picked });
             }
         }
         Preference::Any => {}
     }
-    pick_with(candidates, tried, |below| rand::random_range(0..below))
+    // Who is left out is better than nobody.
+    let fits = |candidate: &Candidate| {
+        if candidates.iter().any(is_in) { is_in(candidate) } else { can_take(candidate, tried) }
+    };
+    pick_with(candidates, tried, fits, |below| rand::random_range(0..below))
 }
 
 fn insist(candidates: &[Candidate], tried: &[InstanceId], id: InstanceId) -> Result<Picked, NoInstance> {
@@ -70,10 +82,10 @@ fn can_take(candidate: &Candidate, tried: &[InstanceId]) -> bool {
 fn pick_with(
     candidates: &[Candidate],
     tried: &[InstanceId],
+    fits: impl Fn(&Candidate) -> bool,
     mut random_below: impl FnMut(usize) -> usize,
 ) -> Result<Picked, NoInstance> {
-    let eligible =
-        || candidates.iter().filter(|candidate| can_take(candidate, tried)).map(|candidate| &candidate.instance);
+    let eligible = || candidates.iter().filter(|candidate| fits(candidate)).map(|candidate| &candidate.instance);
     let count = eligible().count();
     let chosen = match count {
         0 => None,
@@ -97,16 +109,15 @@ fn pick_with(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-
     use towline_model::{AgentId, ServiceId, ServiceStatus, SessionId, TeamId, Timestamp};
     use towline_tunnel::placement::PlacementLimits;
 
     use super::*;
     use crate::{
         agents::{session::Session, slot::AgentSlot},
-        service::{InFlight, Service},
-        snapshot::{ServiceRoute, Upstream},
+        health::Trial,
+        service::{Carried, InFlight, Service},
+        snapshot::{ServiceRoute, Timeouts, Upstream},
     };
 
     fn candidate(ready: bool, online: bool) -> Candidate {
@@ -126,15 +137,18 @@ mod tests {
             slug: "hello".to_owned(),
             status: ServiceStatus::Running,
             upstream: Upstream::Container { exposed_port: 8080 },
-            request_timeout: None,
+            timeouts: Timeouts::default(),
+            concurrency: None,
             instances: Vec::new(),
         };
-        Service::new(Arc::new(route), candidates, Arc::new(AtomicUsize::new(0)))
+        Service::new(Arc::new(route), candidates, Carried::default())
     }
 
     #[test]
     fn what_is_missing_is_told() {
-        let pick = |candidates: &[Candidate]| pick(candidates, &[], Preference::Any).map(|picked| picked.instance.id);
+        let pick = |candidates: &[Candidate]| {
+            pick(candidates, &[], Preference::Any, Instant::now()).map(|picked| picked.instance.id)
+        };
         assert_eq!(pick(&[]), Err(NoInstance::NoneReady));
         assert_eq!(pick(&[candidate(false, true)]), Err(NoInstance::NoneReady));
         assert_eq!(pick(&[candidate(true, false), candidate(false, true)]), Err(NoInstance::NoneReachable));
@@ -148,11 +162,11 @@ mod tests {
         let all = [candidate(true, true), candidate(true, true)];
         let tried = [all[0].instance.id];
         for _ in 0..20 {
-            let picked = pick(&all, &tried, Preference::Any).unwrap();
+            let picked = pick(&all, &tried, Preference::Any, Instant::now()).unwrap();
             assert_eq!((picked.instance.id, picked.is_only), (all[1].instance.id, true));
         }
         let both = all.each_ref().map(|c| c.instance.id);
-        assert_eq!(pick(&all, &both, Preference::Any).unwrap_err(), NoInstance::NoneReady);
+        assert_eq!(pick(&all, &both, Preference::Any, Instant::now()).unwrap_err(), NoInstance::NoneReady);
     }
 
     #[test]
@@ -160,7 +174,9 @@ mod tests {
         use Preference::{Insist, Prefer};
         let all = [candidate(true, true), candidate(true, true), candidate(false, true), candidate(true, false)];
         let [first, second, unready, offline] = all.each_ref().map(|c| c.instance.id);
-        let pick = |tried: &[InstanceId], preference| pick(&all, tried, preference).map(|p| (p.instance.id, p.is_only));
+        let pick = |tried: &[InstanceId], preference| {
+            pick(&all, tried, preference, Instant::now()).map(|p| (p.instance.id, p.is_only))
+        };
         for _ in 0..20 {
             assert_eq!(pick(&[], Prefer(first)), Ok((first, false)));
             assert_eq!(pick(&[second], Prefer(first)), Ok((first, true)), "the others cannot take it");
@@ -183,7 +199,7 @@ mod tests {
         let _busy = InFlight::begin(&service, Arc::clone(&service.candidates[0].instance));
         for first in 0..2 {
             let mut dice = [first, 0].into_iter();
-            let picked = pick_with(&service.candidates, &[], |_| dice.next().unwrap()).unwrap();
+            let picked = pick_with(&service.candidates, &[], |_| true, |_| dice.next().unwrap()).unwrap();
             assert_eq!((picked.instance.id, picked.is_only), (service.candidates[1].instance.id, false));
         }
     }
@@ -192,12 +208,44 @@ mod tests {
     fn loads_stay_even() {
         let service = service((0..5).map(|_| candidate(true, true)).collect());
         let held: Vec<_> = (0..500)
-            .map(|_| InFlight::begin(&service, pick(&service.candidates, &[], Preference::Any).unwrap().instance))
+            .map(|_| {
+                InFlight::begin(
+                    &service,
+                    pick(&service.candidates, &[], Preference::Any, Instant::now()).unwrap().instance,
+                )
+            })
             .collect();
         let loads: Vec<_> = service.candidates.iter().map(|c| c.instance.in_flight()).collect();
         assert!(loads.iter().all(|load| (90..=110).contains(load)), "{loads:?}");
         assert_eq!(service.in_flight.load(std::sync::atomic::Ordering::Relaxed), held.len());
         drop(held);
         assert_eq!(service.in_flight.load(std::sync::atomic::Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_takes_no_connections_is_left_out_while_there_is_another() {
+        let all = [candidate(true, true), candidate(true, true)];
+        let [bad, good] = all.each_ref().map(|c| c.instance.id);
+        for _ in 0..3 {
+            Trial::begin(&all[0].instance, Instant::now()).failed(Instant::now());
+        }
+        let pick =
+            |tried: &[InstanceId], preference| pick(&all, tried, preference, Instant::now()).map(|p| p.instance.id);
+        for _ in 0..20 {
+            assert_eq!(pick(&[], Preference::Any), Ok(good));
+            assert_eq!(pick(&[], Preference::Prefer(bad)), Ok(good));
+        }
+        assert_eq!(pick(&[], Preference::Insist(bad)), Ok(bad), "there is nothing but that one");
+        assert_eq!(pick(&[good], Preference::Any), Ok(bad), "it is better than nobody");
+        assert_eq!(pick(&[good], Preference::Prefer(bad)), Ok(bad));
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        let seen: std::collections::HashSet<_> = (0..50).map(|_| pick(&[], Preference::Any).unwrap()).collect();
+        assert_eq!(seen.len(), 2, "it is tried again");
+        let trial = Trial::begin(&all[0].instance, Instant::now());
+        assert!((0..50).all(|_| pick(&[], Preference::Any) == Ok(good)), "by one");
+        trial.succeeded();
+        drop(trial);
+        let seen: std::collections::HashSet<_> = (0..50).map(|_| pick(&[], Preference::Any).unwrap()).collect();
+        assert_eq!(seen.len(), 2);
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     error::ExchangeFailure,
     gateway::BoxError,
     h1::{chunked::Piece, framing::BodyReader},
+    patience::Patience,
     service::InFlight,
     standing::Standing,
     upstream::Connection,
@@ -71,7 +72,7 @@ impl ResponseBody {
         B::Error: Into<BoxError>,
     {
         let body = UnsyncBoxBody::new(http_body_util::BodyExt::map_err(body, Into::into));
-        Self::of(Kind::Streamed(Streamed::new(Origin::Api(body), Terms { deadline: None, standing }, tasks)))
+        Self::of(Kind::Streamed(Streamed::new(Origin::Api(body), Terms { standing, ..Terms::default() }, tasks)))
     }
 
     /// Keeps the connection's request open until the body has ended.
@@ -132,6 +133,8 @@ pub(crate) enum Cut {
 pub(crate) struct Terms {
     /// When the service's time for the request is over, and how long that is.
     pub deadline: Option<(Instant, Duration)>,
+    /// How long the container may pause.
+    pub idle: Option<Duration>,
     /// What the request lives by.
     pub standing: Option<Standing>,
 }
@@ -297,17 +300,19 @@ pub(crate) struct ContainerBody {
     /// Whether all of the request was sent before the answer came.
     is_sent: bool,
     in_flight: InFlight,
+    patience: Patience,
     began: Instant,
     ended: bool,
 }
 
 impl ContainerBody {
-    pub(crate) fn new(connection: Connection, is_sent: bool, in_flight: InFlight) -> Self {
+    pub(crate) fn new(connection: Connection, is_sent: bool, in_flight: InFlight, terms: &Terms) -> Self {
         Self {
             ended: connection.body.is_over(),
             connection: Some(connection),
             is_sent,
             in_flight,
+            patience: Patience::new(terms.idle),
             began: Instant::now(),
         }
     }
@@ -330,20 +335,37 @@ impl ContainerBody {
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ExchangeFailure>>> {
         let Some(connection) = &mut self.connection else { return Poll::Ready(None) };
-        match ready!(poll_piece(connection, cx)) {
-            Ok(frame) => {
+        match poll_piece(connection, cx) {
+            Poll::Ready(Ok(frame)) => {
+                self.patience.pause();
                 self.ended = connection.body.is_over();
                 if self.began.elapsed() >= LONG_LIVED {
                     connection.mark_long_lived();
                 }
                 Poll::Ready(frame.map(Ok))
             }
-            Err(failure) => {
+            Poll::Ready(Err(failure)) => {
                 self.connection = None;
                 Poll::Ready(Some(Err(failure)))
             }
+            Poll::Pending => {
+                let limit = ready!(poll_patience(&mut self.patience, connection, cx));
+                self.connection = None;
+                Poll::Ready(Some(Err(ExchangeFailure::Paused(limit))))
+            }
         }
     }
+}
+
+/// Whether a container that is waited for has paused for too long. While its request is still being sent, it is not waited
+/// for alone.
+fn poll_patience(patience: &mut Patience, connection: &Connection, cx: &mut Context<'_>) -> Poll<Duration> {
+    let limit = ready!(patience.poll_waiting(cx, connection.received()));
+    if !connection.is_sending() {
+        return Poll::Ready(limit);
+    }
+    patience.pause();
+    patience.poll_waiting(cx, connection.received())
 }
 
 /// The next piece of an answer's body as a frame; `None` at its end.

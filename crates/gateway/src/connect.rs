@@ -4,7 +4,7 @@ use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
 use rustls::pki_types::ServerName;
 use tokio::time::{Instant, timeout, timeout_at};
-use towline_tunnel::{TunnelStream, placement::StreamKind};
+use towline_tunnel::{StreamEnd, TunnelStream, placement::StreamKind};
 
 use crate::{
     agents::{
@@ -34,6 +34,10 @@ pub(crate) struct Need<'a> {
     pub fresh: bool,
     /// How long it may wait for a carrier.
     pub wait: Duration,
+    /// Nothing of it is to leave before the connection stands.
+    pub confirm: bool,
+    /// The longest that a new connection may take.
+    pub connect_timeout: Option<Duration>,
     /// What is behind it is a server elsewhere.
     pub tls: Option<Tls<'a>>,
 }
@@ -48,7 +52,8 @@ pub(crate) struct Tls<'a> {
 /// Finds a connection that is in use from now on. `None` when no carrier of the agent takes the request.
 ///
 /// # Errors
-/// When a new connection to a server elsewhere is not secure. Nothing of the request was sent.
+/// When a new connection to a server elsewhere is not secure, and when one that is waited for is refused or takes too long.
+/// Nothing of the request was sent.
 pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Option<Connection>, FailureReason> {
     let deadline = Instant::now() + need.wait;
     // Each round but the waiting one uses up a connection or a carrier that turned out to be gone.
@@ -105,7 +110,7 @@ async fn begin(mut connection: Connection) -> Option<Connection> {
     alive.then_some(connection)
 }
 
-async fn open(stream: TunnelStream, busy: Busy, need: Need<'_>) -> Result<Option<Connection>, FailureReason> {
+async fn open(mut stream: TunnelStream, busy: Busy, need: Need<'_>) -> Result<Option<Connection>, FailureReason> {
     if !need.idempotent && busy.link().carrier().last_received().elapsed() > SILENCE {
         let carrier = busy.link().carrier();
         if !matches!(timeout(PING_WAIT, carrier.ping()).await, Ok(Ok(_))) {
@@ -115,8 +120,25 @@ async fn open(stream: TunnelStream, busy: Busy, need: Need<'_>) -> Result<Option
     }
     let monitor = stream.monitor();
     let socket = match need.tls {
-        None => Socket::Plain(stream),
-        Some(Tls { client, name }) => client.connect(name, stream).await?,
+        None => {
+            if need.confirm || need.connect_timeout.is_some() {
+                opened(&mut stream, need.connect_timeout).await?;
+            }
+            Socket::Plain(stream)
+        }
+        Some(Tls { client, name }) => client.connect(name, stream, need.connect_timeout).await?,
     };
     Ok(Some(Connection::new(socket, monitor, busy)))
+}
+
+/// Waits until the container has taken the connection.
+async fn opened(stream: &mut TunnelStream, limit: Option<Duration>) -> Result<(), FailureReason> {
+    let opened = match limit {
+        Some(limit) => timeout(limit, stream.opened()).await.map_err(|_| FailureReason::ConnectTimeout(limit))?,
+        None => stream.opened().await,
+    };
+    opened.map_err(|end| match end {
+        StreamEnd::Refused(refused) => FailureReason::Refused(refused),
+        _ => FailureReason::TunnelLost,
+    })
 }

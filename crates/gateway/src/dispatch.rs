@@ -2,24 +2,28 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
-    task::{Poll, ready},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use http::{Method, StatusCode};
-use tokio::time::timeout_at;
-use towline_model::InstanceId;
+use tokio::time::{Instant, timeout_at};
+use towline_model::{InstanceId, ServiceStatus};
+use towline_tunnel::{RefuseCode, Refused};
 
 use crate::{
     affinity::Preference,
     balance::{self, NoInstance},
     body::Terms,
     connect::{Need, Tls, connect},
-    error::{ExchangeError, ExchangeFailure, GatewayError},
+    error::{BusyReason, ExchangeError, ExchangeFailure, GatewayError},
     gateway::Shared,
     h1::head::ResponseHead,
+    line::{Entry, Slot},
     outgoing::{Interrupt, Outgoing, Source, SourceFault},
+    patience::Patience,
     retry::{self, Facts, Verdict},
     service::{InFlight, Instance, Service},
     upstream::{Connection, Failure, FailureReason},
@@ -50,23 +54,28 @@ pub(crate) struct Answer<S> {
     pub request: Outgoing<S>,
 }
 
-/// Sends the request within its terms.
+/// Sends the request within its terms, when it is its turn.
 pub(crate) async fn dispatch<S: Source>(
     shared: &Shared,
-    service: &Service,
+    service: &Arc<Service>,
     outbound: Outbound<S>,
     terms: &Terms,
 ) -> Result<Answer<S>, GatewayError> {
-    let dispatch = Dispatch::new(shared, service, outbound);
+    let mut dispatch = Dispatch::new(shared, Arc::clone(service), outbound);
     let maybe_processed = !dispatch.method.is_idempotent();
     let timed = async {
-        match terms.deadline {
-            None => dispatch.run().await,
-            Some((at, length)) => timeout_at(at, dispatch.run()).await.unwrap_or_else(|_| {
-                let reason = ExchangeFailure::Timeout(length);
-                Err(GatewayError::Exchange(ExchangeError { reason, maybe_processed }))
-            }),
-        }
+        let Some((at, length)) = terms.deadline else {
+            let slot = dispatch.take_turn().await?;
+            return dispatch.run(slot).await;
+        };
+        let slot = match timeout_at(at, dispatch.take_turn()).await {
+            Ok(slot) => slot?,
+            Err(_) => return Err(dispatch.busy(BusyReason::WaitedInVain)),
+        };
+        timeout_at(at, dispatch.run(slot)).await.unwrap_or_else(|_| {
+            let reason = ExchangeFailure::Timeout(length);
+            Err(GatewayError::Exchange(ExchangeError { reason, maybe_processed }))
+        })
     };
     let Some(standing) = &terms.standing else { return timed.await };
     tokio::select! {
@@ -79,7 +88,7 @@ pub(crate) async fn dispatch<S: Source>(
 /// One request's attempts.
 struct Dispatch<'a, S> {
     shared: &'a Shared,
-    service: &'a Service,
+    service: Arc<Service>,
     method: Method,
     request: Outgoing<S>,
     upgrade: bool,
@@ -93,54 +102,111 @@ struct Dispatch<'a, S> {
 }
 
 impl<'a, S: Source> Dispatch<'a, S> {
-    fn new(shared: &'a Shared, service: &'a Service, outbound: Outbound<S>) -> Self {
+    fn new(shared: &'a Shared, service: Arc<Service>, outbound: Outbound<S>) -> Self {
         let Outbound { method, request, upgrade, preference } = outbound;
         Self { shared, service, method, request, upgrade, preference, tried: Vec::new(), fresh: upgrade, resent: false }
     }
 
-    async fn run(mut self) -> Result<Answer<S>, GatewayError> {
+    /// Waits until the service takes one more request, if it takes only so many.
+    async fn take_turn(&mut self) -> Result<Option<Slot>, GatewayError> {
+        let Some(line) = &self.service.line else { return Ok(None) };
+        let mut waiting = match line.enter(Instant::now()) {
+            Entry::In(slot) => return Ok(Some(slot)),
+            Entry::Full => return Err(self.busy(BusyReason::LineIsFull)),
+            Entry::Waits(waiting) => waiting,
+        };
+        let service = self.service.route.service_id;
+        tracing::debug!(%service, position = waiting.position, "a request waits for its turn");
+        let slot = poll_fn(|cx| {
+            if let Poll::Ready(slot) = Pin::new(&mut waiting).poll(cx) {
+                return Poll::Ready(Ok(slot));
+            }
+            self.request.source.poll_interrupt(cx).map(|interrupt| Err(retry::interrupted(interrupt)))
+        })
+        .await?;
+        tracing::debug!(%service, waited = waiting.since.elapsed().as_secs_f32(), "it is a request's turn");
+        drop(waiting);
+        self.look_again()?;
+        Ok(Some(slot))
+    }
+
+    /// The service may have changed while the request waited.
+    fn look_again(&mut self) -> Result<(), GatewayError> {
+        let state = self.shared.state.load();
+        let route = &self.service.route;
+        let service = state.service(route.team_id, &route.slug).filter(|now| now.route.service_id == route.service_id);
+        let Some(service) = service else { return Err(GatewayError::ServiceNotFound { slug: route.slug.clone() }) };
+        if service.route.status != ServiceStatus::Running {
+            return Err(GatewayError::ServiceNotRunning { slug: route.slug.clone(), status: service.route.status });
+        }
+        self.service = Arc::clone(service);
+        Ok(())
+    }
+
+    fn busy(&self, reason: BusyReason) -> GatewayError {
+        let status = self.service.line.as_ref().map(|line| line.status(Instant::now())).unwrap_or_default();
+        GatewayError::ServiceBusy { slug: self.service.route.slug.clone(), status, reason }
+    }
+
+    async fn run(mut self, mut slot: Option<Slot>) -> Result<Answer<S>, GatewayError> {
         let mut last = None;
         for _ in 0..MAX_ATTEMPTS {
-            let picked = match balance::pick(&self.service.candidates, &self.tried, self.preference) {
+            let now = Instant::now();
+            let picked = match balance::pick(&self.service.candidates, &self.tried, self.preference, now) {
                 Ok(picked) => picked,
                 Err(none) => return Err(last.unwrap_or_else(|| self.unavailable(none))),
             };
-            let in_flight = InFlight::begin(self.service, picked.instance);
-            let need = Need {
-                upgrade: self.upgrade,
-                idempotent: self.method.is_idempotent(),
-                fresh: self.fresh,
-                // Nobody waits for one agent while another could serve.
-                wait: if picked.is_only { self.shared.config.carrier_wait } else { Duration::ZERO },
-                tls: self
-                    .service
-                    .external
-                    .as_ref()
-                    .map(|external| Tls { client: &self.shared.external_tls, name: &external.name }),
-            };
-            let mut connection = match self.connect(in_flight.instance(), need).await {
-                Ok(Some(connection)) => connection,
+            let mut in_flight = InFlight::begin(&self.service, picked.instance);
+            match self.try_once(&in_flight, picked.is_only).await {
+                Ok(Some((head, connection))) => {
+                    in_flight.trial().succeeded();
+                    in_flight.hold(slot.take());
+                    return Ok(Answer { head, connection, in_flight, request: self.request });
+                }
                 Ok(None) => {
                     self.tried.push(in_flight.instance().id);
                     last = Some(self.unavailable(NoInstance::NoneReachable));
-                    continue;
                 }
-                Err(reason) => {
-                    let failure = Failure { reason, nothing_sent: true, reused: false };
-                    last = Some(self.learn(failure, in_flight.instance().id)?);
-                    continue;
-                }
-            };
-            match self.attempt(&mut connection).await {
-                Ok(head) => return Ok(Answer { head, connection, in_flight, request: self.request }),
-                Err(reason) => {
-                    let failure = connection.failure(reason);
-                    drop(connection);
+                Err(failure) => {
+                    judge_instance(&failure.reason, &in_flight);
                     last = Some(self.learn(failure, in_flight.instance().id)?);
                 }
             }
         }
         Err(last.unwrap_or_else(|| self.unavailable(NoInstance::NoneReachable)))
+    }
+
+    /// One attempt at one instance. `None` when its agent has no carrier for it.
+    async fn try_once(
+        &mut self,
+        in_flight: &InFlight,
+        is_only: bool,
+    ) -> Result<Option<(ResponseHead, Connection)>, Failure> {
+        let service = Arc::clone(&self.service);
+        let need = Need {
+            upgrade: self.upgrade,
+            idempotent: self.method.is_idempotent(),
+            fresh: self.fresh || in_flight.trial().decides(),
+            // Nobody waits for one agent while another could serve.
+            wait: if is_only { self.shared.config.carrier_wait } else { Duration::ZERO },
+            confirm: in_flight.trial().decides(),
+            connect_timeout: service.route.timeouts.connect,
+            tls: service
+                .external
+                .as_ref()
+                .map(|external| Tls { client: &self.shared.external_tls, name: &external.name }),
+        };
+        let connected = self.connect(in_flight.instance(), need).await;
+        let nothing = |reason| Failure { reason, nothing_sent: true, reused: false };
+        let Some(mut connection) = connected.map_err(nothing)? else { return Ok(None) };
+        if in_flight.trial().decides() {
+            // It was asked for nothing but this.
+            in_flight.trial().succeeded();
+        }
+        match self.attempt(&mut connection).await {
+            Ok(head) => Ok(Some((head, connection))),
+            Err(reason) => Err(connection.failure(reason)),
+        }
     }
 
     /// Finds a connection, while somebody waits for the answer.
@@ -158,6 +224,8 @@ impl<'a, S: Source> Dispatch<'a, S> {
 
     async fn attempt(&mut self, connection: &mut Connection) -> Result<ResponseHead, FailureReason> {
         self.request.rewind();
+        let timeouts = self.service.route.timeouts;
+        let mut patience = [timeouts.idle, timeouts.first_byte].map(Patience::new);
         let head = poll_fn(|cx| {
             loop {
                 if let Poll::Ready(Err(SourceFault)) = self.request.poll_send(cx, connection.socket()) {
@@ -169,7 +237,10 @@ impl<'a, S: Source> Dispatch<'a, S> {
                 if !self.request.source.takes_interim() {
                     return Poll::Pending;
                 }
-                let head = ready!(connection.poll_head(cx, &self.method))?;
+                let Poll::Ready(head) = connection.poll_head(cx, &self.method) else {
+                    return poll_late(cx, &self.request, &mut patience).map(|late| Err(FailureReason::Late(late)));
+                };
+                let head = head?;
                 if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Ok(head));
                 }
@@ -218,6 +289,35 @@ impl<'a, S: Source> Dispatch<'a, S> {
                 GatewayError::InstanceUnavailable { slug, instance, gone: true, forget: None }
             }
         }
+    }
+}
+
+/// Whether the container takes too long, to take the request or to begin its answer. While the caller is still sending it is
+/// not waited for.
+fn poll_late<S: Source>(
+    cx: &mut Context<'_>,
+    request: &Outgoing<S>,
+    [sending, answering]: &mut [Patience; 2],
+) -> Poll<ExchangeFailure> {
+    if request.is_sent() {
+        return answering.poll_waiting(cx, 0).map(ExchangeFailure::NoAnswer);
+    }
+    if request.waits_for_socket() {
+        return sending.poll_waiting(cx, request.written()).map(ExchangeFailure::Stalled);
+    }
+    sending.pause();
+    Poll::Pending
+}
+
+/// What a failed attempt says about the instance.
+fn judge_instance(reason: &FailureReason, in_flight: &InFlight) {
+    match reason {
+        FailureReason::Refused(Refused { code: RefuseCode::ConnectFailed | RefuseCode::Unresolved, .. })
+        | FailureReason::ConnectTimeout(_) => in_flight.trial().failed(Instant::now()),
+        FailureReason::Closed | FailureReason::BrokeHttp(_) | FailureReason::Late(_) | FailureReason::Tls(_) => {
+            in_flight.trial().succeeded();
+        }
+        FailureReason::Refused(_) | FailureReason::TunnelLost | FailureReason::CallerBody | FailureReason::Revoked => {}
     }
 }
 

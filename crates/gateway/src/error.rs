@@ -14,6 +14,7 @@ use crate::{
     authenticate::AuthError,
     body::ResponseBody,
     external::TlsFailure,
+    line::LineStatus,
     request_id::{RequestIdText, X_REQUEST_ID},
 };
 
@@ -24,6 +25,8 @@ pub const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry")
 
 /// Seconds after which a caller may try again when nothing of its request has left the gateway.
 const RETRY_AFTER_SECONDS: &str = "1";
+/// The most seconds that a caller of a busy service is told to wait.
+const MAX_RETRY_AFTER_SECONDS: u64 = 60;
 
 /// Why the gateway, and not the container, answers.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +104,19 @@ pub enum GatewayError {
     /// More WebSocket tickets were made than are remembered.
     #[error("this team has made too many WebSocket tickets within 30 seconds; try again when some have expired")]
     TooManyTickets,
+    /// The service has as many requests as it takes at a time.
+    #[error("the service {slug:?} takes no more than {} requests at a time, and {}; try again later", status.running, match reason {
+        BusyReason::LineIsFull => format!("{} more wait already", status.waiting),
+        BusyReason::WaitedInVain => "the time for this one was over before it was its turn".to_owned(),
+    })]
+    ServiceBusy {
+        /// The service.
+        slug: String,
+        /// The line before it.
+        status: LineStatus,
+        /// Why this one cannot wait.
+        reason: BusyReason,
+    },
     /// The exchange with the container failed.
     #[error("{}{}", .0.reason, .0.advice())]
     Exchange(ExchangeError),
@@ -134,6 +150,15 @@ impl ExchangeError {
     }
 }
 
+/// Why a request to a service with a limit is sent away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BusyReason {
+    /// As many wait as may.
+    LineIsFull,
+    /// It has waited for as long as it may take as a whole.
+    WaitedInVain,
+}
+
 /// How an exchange with a container fails.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -159,6 +184,18 @@ pub enum ExchangeFailure {
     /// The container's answer is over an invoke's limit, in bytes.
     #[error("the container's answer is larger than the limit of {0} bytes for an invoke; use the proxy route")]
     TooLarge(usize),
+    /// No connection to the container in time.
+    #[error("there was no connection to the container within the {} seconds that the service allows", .0.as_secs_f32())]
+    ConnectTimeout(Duration),
+    /// The container did not begin its answer in time.
+    #[error("the container did not begin to answer within the {} seconds that the service allows", .0.as_secs_f32())]
+    NoAnswer(Duration),
+    /// The container did not go on taking the request.
+    #[error("the container has taken nothing of the request for the {} seconds that the service allows", .0.as_secs_f32())]
+    Stalled(Duration),
+    /// The container did not go on with its answer.
+    #[error("the container has sent nothing more of its answer for the {} seconds that the service allows", .0.as_secs_f32())]
+    Paused(Duration),
     /// The container did not answer in time.
     #[error("the container did not answer within the {} seconds that the service allows", .0.as_secs_f32())]
     Timeout(Duration),
@@ -203,6 +240,7 @@ impl GatewayError {
             Self::BodyTooLarge { .. } => ErrorCode::BodyTooLarge,
             Self::NoReadyInstance { .. } | Self::InstanceUnavailable { .. } => ErrorCode::NoReadyInstance,
             Self::TooManyTickets => ErrorCode::RateLimited,
+            Self::ServiceBusy { .. } => ErrorCode::ServiceBusy,
             Self::AgentUnreachable { .. } | Self::AgentOffline { .. } => ErrorCode::AgentUnreachable,
             Self::Exchange(error) => error.reason.code(),
             Self::Revoked => ErrorCode::Unauthenticated,
@@ -214,6 +252,7 @@ impl GatewayError {
         match self {
             Self::Auth(_) | Self::Forbidden | Self::Revoked | Self::TooManyTickets => "http_request_denied",
             Self::ServiceNotFound { .. } => "destination_not_found",
+            Self::ServiceBusy { .. } => "connection_limit_reached",
             Self::ServiceNotRunning { .. }
             | Self::NoReadyInstance { .. }
             | Self::InstanceUnavailable { .. }
@@ -235,6 +274,9 @@ impl GatewayError {
                 // What is denied stays denied.
                 !matches!(refused.code, RefuseCode::Denied)
             }
+            Self::Exchange(ExchangeError { maybe_processed: false, reason: ExchangeFailure::ConnectTimeout(_) }) => {
+                true
+            }
             Self::Exchange(_) => false,
             _ => matches!(self.code().status(), 429 | 503),
         }
@@ -243,6 +285,10 @@ impl GatewayError {
     /// The value of `Retry-After` that belongs to the answer.
     #[must_use]
     pub fn retry_after(&self) -> Option<HeaderValue> {
+        if let Self::ServiceBusy { status, .. } = self {
+            // About as long as whoever is next has waited.
+            return Some(HeaderValue::from(status.longest_wait.as_secs().clamp(1, MAX_RETRY_AFTER_SECONDS)));
+        }
         self.is_retryable().then_some(HeaderValue::from_static(RETRY_AFTER_SECONDS))
     }
 
@@ -305,7 +351,9 @@ impl ExchangeFailure {
             Self::TunnelLost => ErrorCode::TunnelFailed,
             Self::BrokeHttp(_) => ErrorCode::UpstreamProtocolError,
             Self::TooLarge(_) => ErrorCode::ResponseTooLarge,
-            Self::Timeout(_) => ErrorCode::UpstreamTimeout,
+            Self::ConnectTimeout(_) | Self::NoAnswer(_) | Self::Stalled(_) | Self::Paused(_) | Self::Timeout(_) => {
+                ErrorCode::UpstreamTimeout
+            }
         }
     }
 
@@ -319,8 +367,11 @@ impl ExchangeFailure {
             Self::Tls(TlsFailure::Protocol(_)) => "tls_protocol_error",
             Self::ClosedEarly | Self::TunnelLost => "connection_terminated",
             Self::BrokeHttp(_) => "http_protocol_error",
-            Self::Incomplete => "http_response_incomplete",
+            Self::Incomplete | Self::Paused(_) => "http_response_incomplete",
             Self::TooLarge(_) => "http_response_body_size",
+            Self::ConnectTimeout(_) => "connection_timeout",
+            Self::NoAnswer(_) => "connection_read_timeout",
+            Self::Stalled(_) => "connection_write_timeout",
             Self::Timeout(_) => "http_response_timeout",
         }
     }
@@ -439,6 +490,50 @@ mod tests {
                 502,
                 "response_too_large",
                 "http_response_body_size",
+                false,
+                false,
+            ),
+            (
+                GatewayError::ServiceBusy {
+                    slug: slug(),
+                    status: LineStatus::default(),
+                    reason: BusyReason::LineIsFull,
+                },
+                503,
+                "service_busy",
+                "connection_limit_reached",
+                true,
+                true,
+            ),
+            (
+                exchange(ExchangeFailure::ConnectTimeout(Duration::from_secs(2)), false),
+                502,
+                "upstream_timeout",
+                "connection_timeout",
+                true,
+                true,
+            ),
+            (
+                exchange(ExchangeFailure::NoAnswer(Duration::from_secs(2)), true),
+                502,
+                "upstream_timeout",
+                "connection_read_timeout",
+                false,
+                false,
+            ),
+            (
+                exchange(ExchangeFailure::Stalled(Duration::from_secs(2)), true),
+                502,
+                "upstream_timeout",
+                "connection_write_timeout",
+                false,
+                false,
+            ),
+            (
+                exchange(ExchangeFailure::Paused(Duration::from_secs(2)), true),
+                502,
+                "upstream_timeout",
+                "http_response_incomplete",
                 false,
                 false,
             ),

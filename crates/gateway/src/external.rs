@@ -58,11 +58,12 @@ impl ExternalTls {
         Self(config().map_err(|error: rustls::Error| error.to_string()))
     }
 
-    /// Speaks TLS over a stream that was just opened.
+    /// Speaks TLS over a stream that was just opened, within `limit` or the deadline that there always is.
     pub(crate) async fn connect(
         &self,
         name: &ServerName<'static>,
         stream: TunnelStream,
+        limit: Option<Duration>,
     ) -> Result<Socket, FailureReason> {
         let connector = self.0.as_ref().map_err(|error| {
             FailureReason::Tls(TlsFailure::Protocol(format!(
@@ -70,10 +71,14 @@ impl ExternalTls {
             )))
         })?;
         let monitor = stream.monitor();
-        match timeout(HANDSHAKE_DEADLINE, connector.connect(name.clone(), stream)).await {
+        let deadline = limit.map_or(HANDSHAKE_DEADLINE, |limit| limit.min(HANDSHAKE_DEADLINE));
+        match timeout(deadline, connector.connect(name.clone(), stream)).await {
             Ok(Ok(socket)) => Ok(Socket::Tls(Mutex::new(Box::new(socket)))),
             Ok(Err(error)) => Err(reason_of(&error, monitor.end())),
-            Err(_) => Err(FailureReason::Tls(TlsFailure::Protocol("the handshake took too long".to_owned()))),
+            Err(_) => Err(match limit {
+                Some(limit) if limit <= HANDSHAKE_DEADLINE => FailureReason::ConnectTimeout(limit),
+                _ => FailureReason::Tls(TlsFailure::Protocol("the handshake took too long".to_owned())),
+            }),
         }
     }
 }

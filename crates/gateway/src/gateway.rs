@@ -27,6 +27,7 @@ use crate::{
     caller_body::CallerBody,
     external::ExternalTls,
     forwarded::{self, AddressRange},
+    line::LineStatus,
     listener, logs,
     presented::Doors,
     proxy,
@@ -299,6 +300,12 @@ impl Gateway {
     #[must_use]
     pub fn in_flight(&self, service: ServiceId) -> usize {
         self.shared.state.load().in_flight(service)
+    }
+
+    /// The line before the service; `None` when it takes as many requests as come.
+    #[must_use]
+    pub fn line(&self, service: ServiceId) -> Option<LineStatus> {
+        self.shared.state.load().line(service).map(|line| line.status(Instant::now()))
     }
 
     /// Bytes that the tunnel's windows have grown by at the moment, of

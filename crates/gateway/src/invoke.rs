@@ -258,7 +258,7 @@ async fn read_answer(
     }
     connection.keep_for = pool::keep_for(take_response_hops(&mut head.headers).keep_alive_seconds);
     // An answer that comes before the request is through does not wait for it: the connection is not used again.
-    let mut body = ContainerBody::new(connection, request.is_sent(), in_flight);
+    let mut body = ContainerBody::new(connection, request.is_sent(), in_flight, &terms);
     let bytes = tokio::select! {
         biased;
         bytes = read_body(&mut body, limit) => bytes.map_err(failed)?,

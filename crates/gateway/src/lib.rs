@@ -11,7 +11,8 @@
 //!    browser's WebSocket brings one of the `tickets` instead, by the `ticket_door`.)
 //! 4. `proxy` makes the request that the container gets: `headers` and [`forwarded`] change what must be changed, and
 //!    nothing else. (`invoke` makes one from a description.)
-//! 5. `dispatch` sends it as `outgoing` bytes: `balance` picks an instance, with `affinity` where the caller wants it,
+//! 5. `dispatch` sends it as `outgoing` bytes, when it is its turn in the [`line`] and with `patience`: `balance` picks an
+//!    instance by load and `health`, with `affinity` where the caller wants it,
 //!    `connect` finds a connection in the instance's `pool` or a new stream on one of the agent's carriers (with TLS inside
 //!    for an [`external`] service), `upstream` is that connection, `retry` judges what failed.
 //! 6. The answer passes as it comes: to HTTP/1.1 callers in `h1`, byte for byte, and behind a `101` whatever the bytes
@@ -38,12 +39,15 @@ pub mod forwarded;
 pub mod gateway;
 mod h1;
 mod headers;
+mod health;
 mod inbox;
 pub mod invoke;
+pub mod line;
 mod listener;
 mod logs;
 mod outgoing;
 mod path;
+mod patience;
 mod pool;
 mod presented;
 mod proxy;

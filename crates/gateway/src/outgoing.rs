@@ -68,6 +68,8 @@ pub(crate) trait Source {
 pub(crate) struct Outgoing<S> {
     text: BytesMut,
     sent: usize,
+    /// Bytes that the socket took, in all attempts.
+    written: u64,
     /// What `text` may hold at most and still be kept whole.
     limit: usize,
     /// Whether `text` still begins with the first byte of the request.
@@ -89,6 +91,7 @@ impl<S: Source> Outgoing<S> {
         Self {
             text: head,
             sent: 0,
+            written: 0,
             limit,
             whole: true,
             ended: false,
@@ -120,6 +123,7 @@ impl<S: Source> Outgoing<S> {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(count)) if count > 0 => {
                     self.sent += count;
+                    self.written += count as u64;
                     self.unflushed = true;
                 }
                 // What came back before that is still to be read, and says more.
@@ -173,6 +177,16 @@ impl<S: Source> Outgoing<S> {
     /// Whether all of it has been handed to the socket.
     pub(crate) fn is_sent(&self) -> bool {
         self.ended && self.sent == self.text.len() && !self.unflushed
+    }
+
+    /// Bytes that the socket took, in all attempts.
+    pub(crate) const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Whether there is something to send that the socket does not take.
+    pub(crate) fn waits_for_socket(&self) -> bool {
+        !self.blocked && (self.sent < self.text.len() || self.unflushed)
     }
 
     /// Whether the caller broke it off.

@@ -47,8 +47,9 @@ pub(crate) struct Admitted {
 
 impl Admitted {
     pub(crate) fn terms(&self) -> Terms {
-        let deadline = self.service.request_timeout().map(|length| (Instant::now() + length, length));
-        Terms { deadline, standing: Some(self.standing.clone()) }
+        let timeouts = self.service.route.timeouts;
+        let deadline = timeouts.total.map(|length| (Instant::now() + length, length));
+        Terms { deadline, idle: timeouts.idle, standing: Some(self.standing.clone()) }
     }
 }
 
@@ -299,7 +300,7 @@ fn inbound<S: Source + Send + 'static>(shared: &Shared, answer: Answer<S>, terms
     if !is_sent {
         connection.hand_over(&shared.tasks, request);
     }
-    let body = ContainerBody::new(connection, is_sent, in_flight);
+    let body = ContainerBody::new(connection, is_sent, in_flight, &terms);
     let mut response = Response::new(ResponseBody::container(body, terms, &shared.tasks));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;

@@ -8,6 +8,7 @@ use towline_tunnel::RefuseCode;
 
 use crate::{
     error::{ExchangeError, ExchangeFailure, GatewayError},
+    outgoing::Interrupt,
     upstream::{Failure, FailureReason},
 };
 
@@ -47,14 +48,25 @@ pub(crate) fn judge(failure: Failure, facts: Facts<'_>) -> Verdict {
     let elsewhere = match &failure.reason {
         FailureReason::Refused(refused) => !matches!(refused.code, RefuseCode::Draining | RefuseCode::Limit),
         // Another agent may have another way to the server.
-        FailureReason::Tls(_) => true,
+        FailureReason::Tls(_) | FailureReason::ConnectTimeout(_) => true,
         _ => false,
     };
     let resend = !untouched && closing && facts.idempotent && !facts.resent;
-    let given_up = matches!(failure.reason, FailureReason::CallerBody | FailureReason::Revoked);
+    let given_up =
+        matches!(failure.reason, FailureReason::CallerBody | FailureReason::Revoked | FailureReason::Late(_));
     let again = facts.replayable && !given_up && (untouched || resend);
     let otherwise = answer(failure.reason, facts, !untouched && !facts.idempotent);
     if again { Verdict::Again { elsewhere, resent: resend, otherwise } } else { Verdict::GiveUp(otherwise) }
+}
+
+/// The answer to a caller whose request cannot go on.
+pub(crate) fn interrupted(interrupt: Interrupt) -> GatewayError {
+    match interrupt {
+        Interrupt::Gone => {
+            GatewayError::MalformedRequest("the request body ended early or its framing is broken".to_owned())
+        }
+        Interrupt::Revoked => GatewayError::Revoked,
+    }
 }
 
 fn answer(reason: FailureReason, facts: Facts<'_>, maybe_processed: bool) -> GatewayError {
@@ -71,10 +83,10 @@ fn answer(reason: FailureReason, facts: Facts<'_>, maybe_processed: bool) -> Gat
         FailureReason::Closed => ExchangeFailure::ClosedEarly,
         FailureReason::TunnelLost => ExchangeFailure::TunnelLost,
         FailureReason::BrokeHttp(why) => ExchangeFailure::BrokeHttp(why),
-        FailureReason::CallerBody => {
-            return GatewayError::MalformedRequest("the request body ended early or its framing is broken".to_owned());
-        }
-        FailureReason::Revoked => return GatewayError::Revoked,
+        FailureReason::ConnectTimeout(limit) => ExchangeFailure::ConnectTimeout(limit),
+        FailureReason::Late(failure) => failure,
+        FailureReason::CallerBody => return interrupted(Interrupt::Gone),
+        FailureReason::Revoked => return interrupted(Interrupt::Revoked),
     };
     GatewayError::Exchange(ExchangeError { reason, maybe_processed })
 }
@@ -86,6 +98,7 @@ mod tests {
     use super::*;
     use crate::external::TlsFailure;
 
+    const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
     const GET: Facts<'_> = Facts { slug: "hello", idempotent: true, replayable: true, resent: false };
     const POST: Facts<'_> = Facts { idempotent: false, ..GET };
 
@@ -120,6 +133,9 @@ mod tests {
             (CallerBody, true, false, false, false),
             (Revoked, true, false, false, false),
             (refused(RefuseCode::ConnectFailed), false, false, true, true),
+            (ConnectTimeout(SECOND), true, false, true, true),
+            (Late(ExchangeFailure::NoAnswer(SECOND)), false, true, false, false),
+            (Late(ExchangeFailure::Stalled(SECOND)), false, true, false, false),
             (refused(RefuseCode::Draining), false, false, true, true),
             (tls(), true, false, true, true),
             (tls(), false, false, false, false),
@@ -129,6 +145,8 @@ mod tests {
                 Refused(refused) => Refused(refused.clone()),
                 Tls(failure) => Tls(failure.clone()),
                 BrokeHttp(why) => BrokeHttp(why.clone()),
+                ConnectTimeout(limit) => ConnectTimeout(*limit),
+                Late(failure) => Late(failure.clone()),
                 Closed => Closed,
                 TunnelLost => TunnelLost,
                 CallerBody => CallerBody,

@@ -7,19 +7,21 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use http::{HeaderMap, HeaderValue, header, uri::PathAndQuery};
+use tokio::time::Instant;
 use towline_model::InstanceId;
 
 use crate::{
     agents::slot::AgentSlot,
     error::GatewayError,
     external::External,
+    health::{Health, Trial},
+    line::{Line, Slot},
     path::PROXY_PREFIX,
     pool::Pool,
-    snapshot::{ServiceRoute, Upstream},
+    snapshot::{Concurrency, ServiceRoute, Upstream},
 };
 
 /// A service of the current snapshot.
@@ -29,12 +31,36 @@ pub(crate) struct Service {
     pub candidates: Vec<Candidate>,
     /// Requests in flight, carried on from snapshot to snapshot.
     pub in_flight: Arc<AtomicUsize>,
+    /// Where requests wait when it takes only so many; carried on, too.
+    pub line: Option<Arc<Line>>,
     /// How it is called if it is a server elsewhere.
     pub external: Option<External>,
     /// What containers are told as `Host`.
     pub host: HeaderValue,
     /// The part of a proxied request's path that the container does not see.
     pub prefix: HeaderValue,
+}
+
+/// What a service keeps from snapshot to snapshot.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Carried {
+    /// Requests in flight.
+    pub in_flight: Arc<AtomicUsize>,
+    pub line: Option<Arc<Line>>,
+}
+
+impl Carried {
+    /// Takes over the service's limit.
+    pub(crate) fn limit(&mut self, limits: Option<Concurrency>) {
+        match (&self.line, limits) {
+            (Some(line), limits) => line.set_limits(limits),
+            (None, Some(limits)) => self.line = Some(Arc::new(Line::new(limits))),
+            (None, None) => {}
+        }
+        if limits.is_none() {
+            self.line = None;
+        }
+    }
 }
 
 /// An instance that may be chosen.
@@ -52,11 +78,14 @@ pub(crate) struct Instance {
     pub slot: Arc<AgentSlot>,
     /// Idle connections to it.
     pub pool: Pool,
+    /// Whether it takes connections.
+    pub health: Health,
     in_flight: AtomicUsize,
 }
 
 impl Service {
-    pub(crate) fn new(route: Arc<ServiceRoute>, candidates: Vec<Candidate>, in_flight: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(route: Arc<ServiceRoute>, candidates: Vec<Candidate>, carried: Carried) -> Self {
+        let Carried { in_flight, line } = carried;
         let host = match &route.upstream {
             Upstream::Container { exposed_port } => format!("localhost:{exposed_port}"),
             Upstream::Attached { authority } => authority.clone(),
@@ -70,6 +99,7 @@ impl Service {
         Self {
             candidates,
             in_flight,
+            line,
             external,
             host: HeaderValue::try_from(host).unwrap_or_else(|_| HeaderValue::from_static("localhost")),
             prefix: HeaderValue::try_from(prefix).unwrap_or_else(|_| HeaderValue::from_static(PROXY_PREFIX)),
@@ -92,15 +122,11 @@ impl Service {
             headers.insert(header::AUTHORIZATION, value.clone());
         }
     }
-
-    pub(crate) fn request_timeout(&self) -> Option<Duration> {
-        self.route.request_timeout
-    }
 }
 
 impl Instance {
     pub(crate) fn new(id: InstanceId, slot: Arc<AgentSlot>) -> Self {
-        Self { id, slot, pool: Pool::default(), in_flight: AtomicUsize::new(0) }
+        Self { id, slot, pool: Pool::default(), health: Health::default(), in_flight: AtomicUsize::new(0) }
     }
 
     /// Requests in flight at it.
@@ -114,13 +140,27 @@ impl Instance {
 pub(crate) struct InFlight {
     service: Arc<AtomicUsize>,
     instance: Arc<Instance>,
+    trial: Trial,
+    /// Its place among the requests that the service takes at a time.
+    slot: Option<Slot>,
 }
 
 impl InFlight {
     pub(crate) fn begin(service: &Service, instance: Arc<Instance>) -> Self {
         service.in_flight.fetch_add(1, Ordering::Relaxed);
         instance.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { service: Arc::clone(&service.in_flight), instance }
+        let trial = Trial::begin(&instance, Instant::now());
+        Self { service: Arc::clone(&service.in_flight), instance, trial, slot: None }
+    }
+
+    /// Keeps a place until the request is over.
+    pub(crate) fn hold(&mut self, slot: Option<Slot>) {
+        self.slot = slot;
+    }
+
+    /// What the attempt to reach the instance teaches.
+    pub(crate) const fn trial(&self) -> &Trial {
+        &self.trial
     }
 
     pub(crate) const fn instance(&self) -> &Arc<Instance> {

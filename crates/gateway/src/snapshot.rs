@@ -36,10 +36,35 @@ pub struct ServiceRoute {
     pub status: ServiceStatus,
     /// What is behind it.
     pub upstream: Upstream,
-    /// The longest that one request may take as a whole; `None` for no such limit.
-    pub request_timeout: Option<Duration>,
+    /// How long its calls may take.
+    pub timeouts: Timeouts,
+    /// How many it takes at a time; `None` for no such limit.
+    pub concurrency: Option<Concurrency>,
     /// Its instances that have a place.
     pub instances: Vec<InstanceRoute>,
+}
+
+/// How long a call may take in its parts; `None` for no such limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timeouts {
+    /// The whole of it, with the time in the line.
+    pub total: Option<Duration>,
+    /// From asking the agent to the connection of the instance.
+    pub connect: Option<Duration>,
+    /// From the end of the request to the head of the answer.
+    pub first_byte: Option<Duration>,
+    /// A pause of the container while it is waited for to take the request or to send the answer; of both sides after
+    /// another protocol was agreed on.
+    pub idle: Option<Duration>,
+}
+
+/// How many calls a service takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Concurrency {
+    /// At a time, all instances together. At least 1.
+    pub running: usize,
+    /// That wait for their turn.
+    pub waiting: usize,
 }
 
 /// What is behind a service, as far as speaking with it goes.

@@ -4,10 +4,7 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -15,7 +12,8 @@ use towline_model::{Action, CredentialId, InstanceId, KeyKind, ServiceId, TeamId
 
 use crate::{
     agents::registry::Registry,
-    service::{Candidate, Instance, Service},
+    line::Line,
+    service::{Candidate, Carried, Instance, Service},
     snapshot::{InstanceRoute, Snapshot},
     upstream::Connection,
 };
@@ -26,8 +24,8 @@ pub(crate) struct State {
     pub snapshot: Arc<Snapshot>,
     teams: HashMap<TeamId, HashMap<Box<str>, Arc<Service>>>,
     instances: HashMap<InstanceId, Arc<Instance>>,
-    /// Counts of requests in flight, also of services that have none left but requests.
-    in_flight: HashMap<ServiceId, Arc<AtomicUsize>>,
+    /// Requests in flight and in line, also of services that have nothing left but requests.
+    carried: HashMap<ServiceId, Carried>,
     /// For each key that can be used, what is cancelled when it cannot be used any more.
     keys: Tokens<CredentialId>,
     /// For each member of each team, what is cancelled when he or she may not call its services any more.
@@ -50,12 +48,13 @@ pub(crate) struct Leftovers {
 impl State {
     /// The state after this one.
     pub(crate) fn next(&self, snapshot: Snapshot, agents: &Registry) -> (Self, Leftovers) {
-        let mut next = Self { snapshot: Arc::new(snapshot), in_flight: self.still_in_flight(), ..Self::default() };
+        let mut next = Self { snapshot: Arc::new(snapshot), carried: self.still_in_flight(), ..Self::default() };
         let snapshot = Arc::clone(&next.snapshot);
         for route in snapshot.routes.iter() {
             let candidates = route.instances.iter().map(|instance| next.candidate(self, instance, agents)).collect();
-            let in_flight = next.in_flight.entry(route.service_id).or_default();
-            let service = Service::new(Arc::clone(route), candidates, Arc::clone(in_flight));
+            let carried = next.carried.entry(route.service_id).or_default();
+            carried.limit(route.concurrency);
+            let service = Service::new(Arc::clone(route), candidates, carried.clone());
             let slug = route.slug.clone().into_boxed_str();
             next.teams.entry(route.team_id).or_default().insert(slug, Arc::new(service));
         }
@@ -103,7 +102,12 @@ impl State {
 
     /// Requests of the service that are in flight.
     pub(crate) fn in_flight(&self, service: ServiceId) -> usize {
-        self.in_flight.get(&service).map_or(0, |count| count.load(Ordering::Relaxed))
+        self.carried.get(&service).map_or(0, |carried| carried.in_flight.load(Ordering::Relaxed))
+    }
+
+    /// The service's line; `None` when it takes as many requests as come.
+    pub(crate) fn line(&self, service: ServiceId) -> Option<&Arc<Line>> {
+        self.carried.get(&service)?.line.as_ref()
     }
 
     /// What is cancelled when the key cannot be used any more.
@@ -125,9 +129,9 @@ impl State {
         self.instances.get(&instance.id).is_some_and(|known| Arc::ptr_eq(known, instance))
     }
 
-    fn still_in_flight(&self) -> HashMap<ServiceId, Arc<AtomicUsize>> {
-        let busy = self.in_flight.iter().filter(|(_, count)| Arc::strong_count(count) > 1);
-        busy.map(|(id, count)| (*id, Arc::clone(count))).collect()
+    fn still_in_flight(&self) -> HashMap<ServiceId, Carried> {
+        let busy = self.carried.iter().filter(|(_, carried)| Arc::strong_count(&carried.in_flight) > 1);
+        busy.map(|(id, carried)| (*id, carried.clone())).collect()
     }
 
     /// The instance as it was known before, unless it has moved to another agent.

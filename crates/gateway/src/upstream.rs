@@ -54,6 +54,8 @@ pub(crate) struct Connection {
     lasts: bool,
     /// Bytes of earlier requests.
     sent_before: u64,
+    /// Bytes that the container has sent, in all.
+    received: u64,
     /// A task that sends the rest of the request; it ends with this handle.
     sending: Option<Sending>,
     /// How long it may be kept idle.
@@ -94,10 +96,14 @@ pub(crate) enum FailureReason {
     Closed,
     /// The carrier, or the agent's end of the stream, failed.
     TunnelLost,
+    /// A connection was not there in time.
+    ConnectTimeout(Duration),
     /// TLS with a server elsewhere failed.
     Tls(TlsFailure),
     /// What came back is not HTTP.
     BrokeHttp(String),
+    /// The container took too long.
+    Late(ExchangeFailure),
     /// The caller's body could not be read to its end, or the caller has gone.
     CallerBody,
     /// The caller's key, membership or sign-in ended.
@@ -120,6 +126,7 @@ impl Connection {
             reused: false,
             lasts: false,
             sending: None,
+            received: 0,
             keep_for: Duration::ZERO,
         }
     }
@@ -189,7 +196,21 @@ impl Connection {
 
     /// Reads more of what the container sends; 0 at its end.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.inbox.poll_read(&mut &*self.socket, cx)
+        let read = ready!(self.inbox.poll_read(&mut &*self.socket, cx));
+        if let Ok(count) = read {
+            self.received += count as u64;
+        }
+        Poll::Ready(read)
+    }
+
+    /// Bytes that the container has sent, in all.
+    pub(crate) const fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Whether a task still sends the request.
+    pub(crate) fn is_sending(&self) -> bool {
+        self.sending.as_ref().is_some_and(|sending| !sending.task.is_finished())
     }
 
     /// Reads the head of the next answer, an interim one or the last, to a request with this method.

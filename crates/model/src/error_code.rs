@@ -110,6 +110,8 @@ error_codes! {
     ResponseTooLarge = "response_too_large", 502;
     /// The service is running, but none of its instances is ready.
     NoReadyInstance = "no_ready_instance", 503;
+    /// The service has as many requests as it takes at a time, and as many wait for it as may.
+    ServiceBusy = "service_busy", 503;
     /// The service is running, but no online agent can reach a ready instance.
     AgentUnreachable = "agent_unreachable", 503;
     /// The server is starting or stopping, or its database does not answer.

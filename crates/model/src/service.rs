@@ -24,6 +24,8 @@ pub const MASKED: &str = "********";
 
 /// The port inside a container unless another is given.
 const DEFAULT_PORT: u16 = 8080;
+/// Requests that wait for a service that has a limit, unless another number is given.
+pub const DEFAULT_QUEUED_REQUESTS: u32 = 100;
 /// The path of a container that is probed unless another is given.
 const DEFAULT_HEALTH_PATH: &str = "/health";
 
@@ -244,6 +246,31 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 86400)]
     pub request_timeout_seconds: Option<u32>,
+    /// The longest that connecting to an instance may take, 1 to 300 seconds; without it the agent's own limit holds. With
+    /// it, a request leaves only when the connection stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 300)]
+    pub connect_timeout_seconds: Option<u32>,
+    /// The longest from the end of a request to the beginning of its answer, 1 to 86400 seconds; without it there is no such
+    /// limit. Interim answers (1xx) are no beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 86400)]
+    pub first_byte_timeout_seconds: Option<u32>,
+    /// The longest pause of a container that takes a request or sends an answer, 1 to 86400 seconds, and of both sides of a
+    /// WebSocket; without it there is no such limit. While the caller is waited for, it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 86400)]
+    pub idle_timeout_seconds: Option<u32>,
+    /// The most requests that the instances have at a time, all together, 1 to 100000; more wait in a line. Without it there
+    /// is no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 100_000)]
+    pub max_concurrent_requests: Option<u32>,
+    /// The most requests that wait in that line, 0 to 100000; 100 unless given. One more is a 503. Only beside
+    /// `max_concurrent_requests`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 100_000)]
+    pub max_queued_requests: Option<u32>,
     /// Probe timings.
     #[serde(default)]
     pub probe: ProbeSpec,
@@ -347,6 +374,7 @@ impl ServiceSpec {
         self.check_identity(&mut checks);
         self.check_type(&mut checks);
         self.check_process(&mut checks);
+        self.check_calls(&mut checks);
         self.check_env(&mut checks);
         self.check_volumes(&mut checks);
         self.check_size(&mut checks);
@@ -446,10 +474,25 @@ impl ServiceSpec {
             "memory_limit_bytes",
             "must be from 6291456 (6 MiB) to 1125899906842624 (1 PiB)",
         );
+    }
+
+    fn check_calls(&self, checks: &mut Checks) {
+        for (field, value, range) in [
+            ("request_timeout_seconds", self.request_timeout_seconds, 1..=86_400),
+            ("connect_timeout_seconds", self.connect_timeout_seconds, 1..=300),
+            ("first_byte_timeout_seconds", self.first_byte_timeout_seconds, 1..=86_400),
+            ("idle_timeout_seconds", self.idle_timeout_seconds, 1..=86_400),
+            ("max_concurrent_requests", self.max_concurrent_requests, 1..=100_000),
+            ("max_queued_requests", self.max_queued_requests, 0..=100_000),
+        ] {
+            checks.require_with(value.is_none_or(|value| range.contains(&value)), || {
+                (field.to_owned(), format!("must be from {} to {}", range.start(), range.end()))
+            });
+        }
         checks.require(
-            self.request_timeout_seconds.is_none_or(|seconds| (1..=86_400).contains(&seconds)),
-            "request_timeout_seconds",
-            "must be from 1 to 86400",
+            self.max_queued_requests.is_none() || self.max_concurrent_requests.is_some(),
+            "max_queued_requests",
+            "is only for a service with max_concurrent_requests; set that too, or leave it out",
         );
     }
 
@@ -625,7 +668,7 @@ pub fn is_http_path(text: &str) -> bool {
 }
 
 fn is_field(name: &str) -> bool {
-    const FIELDS: [&str; 24] = [
+    const FIELDS: [&str; 29] = [
         "service_slug",
         "display_name",
         "service_desc",
@@ -649,6 +692,11 @@ fn is_field(name: &str) -> bool {
         "cpu_limit",
         "memory_limit_bytes",
         "request_timeout_seconds",
+        "connect_timeout_seconds",
+        "first_byte_timeout_seconds",
+        "idle_timeout_seconds",
+        "max_concurrent_requests",
+        "max_queued_requests",
         "probe",
     ];
     FIELDS.contains(&name)
@@ -744,6 +792,11 @@ mod tests {
             ("cpu_limit", json!(0)),
             ("memory_limit_bytes", json!(1024)),
             ("request_timeout_seconds", json!(0)),
+            ("connect_timeout_seconds", json!(301)),
+            ("first_byte_timeout_seconds", json!(0)),
+            ("idle_timeout_seconds", json!(86401)),
+            ("max_concurrent_requests", json!(0)),
+            ("max_queued_requests", json!(5)),
             ("probe", json!({"interval_seconds": 0})),
         ] {
             let error = with(field, value.clone()).expect_err(&format!("{field} = {value}"));
@@ -818,16 +871,18 @@ mod tests {
         map.extend(object(json!({
             "usage_prompt": "u", "openapi_url": "/o", "command": ["c"], "args": ["a"], "cpu_limit": 1.0,
             "memory_limit_bytes": 1 << 30, "request_timeout_seconds": 1, "registry_auth_secret_id": SECRET,
+            "connect_timeout_seconds": 1, "first_byte_timeout_seconds": 1, "idle_timeout_seconds": 1,
+            "max_concurrent_requests": 1, "max_queued_requests": 0,
         })));
         let spec = ServiceSpec::from_json(map).unwrap();
         let stored = object(serde_json::to_value(&spec).unwrap());
-        assert_eq!(stored.len(), 21);
+        assert_eq!(stored.len(), 26);
         let attached = serde_json::to_value(typed("attached", "attached_target", "h:1")).unwrap();
         let external = typed("external", "external_url", "https://h");
         let external = external.merge(object(json!({"external_auth_credential_id": SECRET}))).unwrap();
         let external = serde_json::to_value(external).unwrap();
         let stored: Map<_, _> = stored.into_iter().chain(object(attached)).chain(object(external)).collect();
-        assert_eq!(stored.len(), 24);
+        assert_eq!(stored.len(), 29);
         assert!(stored.keys().all(|field| is_field(field)), "{stored:?}");
     }
 

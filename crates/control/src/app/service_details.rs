@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use towline_gateway::line::LineStatus;
 use towline_model::{AgentId, Principal, ServiceId, service::is_slug};
 use towline_store::{AgentRow, EventRow, InstanceRow, Page, Paged, ServiceRow, StoreError, Tx};
 
@@ -22,6 +23,8 @@ pub struct ServiceDetails {
     pub instances_ready: u32,
     /// Instances that are wished now.
     pub instances_total: u32,
+    /// The line before it at this server, if there is a limit.
+    pub line: Option<LineStatus>,
 }
 
 /// An instance with the name of its agent.
@@ -44,7 +47,7 @@ impl App {
         let details = Observer::default().details(&mut tx, row).await?;
         drop(tx);
         self.catch_up().await?;
-        Ok(details)
+        Ok(self.with_line(details))
     }
 
     /// The service of that slug.
@@ -62,7 +65,7 @@ impl App {
         let details = Observer::default().details(&mut tx, row).await?;
         drop(tx);
         self.catch_up().await?;
-        Ok(details)
+        Ok(self.with_line(details))
     }
 
     /// A page of the services that there are for this principal, the oldest first.
@@ -79,7 +82,12 @@ impl App {
         }
         drop(tx);
         self.catch_up().await?;
+        let items = items.into_iter().map(|details| self.with_line(details)).collect();
         Ok(Paged { items, total_count: rows.total_count })
+    }
+
+    fn with_line(&self, details: ServiceDetails) -> ServiceDetails {
+        ServiceDetails { line: self.gateway().line(details.row.id), ..details }
     }
 
     /// Lets the gateway know what has been read, before it is told: who sees that a service runs may call it at once.
@@ -141,7 +149,7 @@ impl Observer {
         }
         let deploys = Deploys::of(&row, rollout.as_ref());
         let wished = deploys.serving.or(deploys.coming).map_or(0, |deploy| deploy.spec.replica_count);
-        Ok(ServiceDetails { instances_ready: ready, instances_total: wished, rollout, row })
+        Ok(ServiceDetails { instances_ready: ready, instances_total: wished, rollout, line: None, row })
     }
 
     async fn agent(&mut self, tx: &mut Tx, instance: &InstanceRow) -> Result<Option<AgentRow>, StoreError> {

@@ -3,6 +3,7 @@
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde::Serialize;
+use towline_gateway::line::LineStatus;
 use towline_model::{Action, Principal, ServiceId, ServiceSpec, ServiceStatus, Timestamp};
 use towline_store::Paged;
 
@@ -44,6 +45,8 @@ pub struct ServiceObserved {
     /// Instances that are wished now.
     #[schema(example = 2)]
     instances_total: u32,
+    /// The line before the service at the server that answers; null without `max_concurrent_requests`.
+    request_line: Option<RequestLineView>,
     /// How the newest deploy goes; null before the first.
     rollout: Option<RolloutView>,
     /// Whether the definition was changed since it was last deployed: the next deploy takes the changes up.
@@ -52,6 +55,28 @@ pub struct ServiceObserved {
     created_at: Timestamp,
     /// When its definition or its status last changed.
     updated_at: Timestamp,
+}
+
+/// The line before a service that takes only so many requests at a time.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = RequestLine)]
+pub struct RequestLineView {
+    /// Requests that it has now.
+    #[schema(example = 4)]
+    running: usize,
+    /// Requests that wait.
+    #[schema(example = 2)]
+    waiting: usize,
+    /// Milliseconds that the first of them has been waiting.
+    #[schema(example = 150)]
+    longest_wait_ms: u64,
+}
+
+impl From<LineStatus> for RequestLineView {
+    fn from(status: LineStatus) -> Self {
+        let LineStatus { running, waiting, longest_wait } = status;
+        Self { running, waiting, longest_wait_ms: u64::try_from(longest_wait.as_millis()).unwrap_or(u64::MAX) }
+    }
 }
 
 /// A deploy: how far it is, or how it ended.
@@ -115,7 +140,7 @@ impl From<&Rollout> for RolloutView {
 impl Service {
     /// A service as this principal may see it.
     pub(super) fn seen_by(principal: &Principal, details: ServiceDetails) -> Self {
-        let ServiceDetails { row, rollout, instances_ready, instances_total } = details;
+        let ServiceDetails { row, rollout, instances_ready, instances_total, line } = details;
         let has_undeployed_changes = row.deployed_spec.as_ref().is_some_and(|deployed| *deployed != row.spec);
         let spec = if principal.may(Action::ReadEnvValues) { row.spec } else { row.spec.masked() };
         let observed = ServiceObserved {
@@ -124,6 +149,7 @@ impl Service {
             status_reason: row.status_reason,
             instances_ready,
             instances_total,
+            request_line: line.map(Into::into),
             rollout: rollout.as_ref().map(Into::into),
             has_undeployed_changes,
             created_at: row.created_at,

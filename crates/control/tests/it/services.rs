@@ -20,7 +20,7 @@ async fn a_definition_comes_back_with_its_defaults() {
         "env_config": [], "volume_config": [], "required_labels": [], "gpu_count": 0, "replica_count": 1,
         "probe": {"interval_seconds": 5, "timeout_seconds": 3, "failure_threshold": 3, "start_deadline_seconds": 120},
         "service_status": "created", "status_reason": null, "has_undeployed_changes": false, "instances_ready": 0, "instances_total": 0,
-        "rollout": null, "created_at": service["created_at"], "updated_at": service["created_at"],
+        "rollout": null, "request_line": null, "created_at": service["created_at"], "updated_at": service["created_at"],
     });
     assert_eq!(service, expected);
     assert_eq!(server.get(&server.key("sk"), "/api/v1/r/containers/hello").await.json(200), expected);

@@ -22,7 +22,6 @@ use crate::{
     outgoing::Outgoing,
     pool,
     proxy::{Additions, Call, broke_http},
-    standing::Standing,
 };
 
 /// What the caller's connection is good for after a request.
@@ -64,7 +63,7 @@ pub(super) async fn forward(
         if !upgrade {
             return Err(broke_http(&parts.method, "it switches to another protocol without having been asked"));
         }
-        return Ok(returning.switch(answer, standing).await);
+        return Ok(returning.switch(answer, Terms { standing, ..terms }).await);
     }
     // What was sent in the belief of speaking another protocol, or of being asked for it, is no next request.
     let is_asked = !expects || answer.request.is_sent();
@@ -95,7 +94,7 @@ impl Returning<'_> {
         write_fields(&mut conn.out, &head.headers, &head.order);
         drop(head);
 
-        let mut relay = Relay::new(mode, terms.deadline);
+        let mut relay = Relay::new(mode, &terms);
         let outcome = poll_fn(|cx| relay.poll(cx, &mut connection, &mut request)).await;
         let is_sent = request.is_sent();
         match outcome {
@@ -157,7 +156,7 @@ impl Returning<'_> {
     }
 
     /// Passes a `101` on, and bytes from then on.
-    async fn switch(&self, answer: Answer<CallerSource<'_>>, standing: Option<Standing>) -> After {
+    async fn switch(&self, answer: Answer<CallerSource<'_>>, terms: Terms) -> After {
         let Answer { mut head, mut connection, in_flight, request } = answer;
         let conn = request.source.conn;
         connection.mark_long_lived();
@@ -173,7 +172,7 @@ impl Returning<'_> {
             return After::Drop;
         }
         // Boxed, so that every connection does not keep room for it.
-        Box::pin(switch(self.call.shared, conn, &mut connection, standing)).await;
+        Box::pin(switch(self.call.shared, conn, &mut connection, terms)).await;
         drop(in_flight);
         After::Drop
     }

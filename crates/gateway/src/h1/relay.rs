@@ -18,9 +18,10 @@ use super::{
     head::write_fields,
 };
 use crate::{
-    body::{Cut, LONG_LIVED},
+    body::{Cut, LONG_LIVED, Terms},
     error::ExchangeFailure,
     outgoing::{Interrupt, Outgoing, Source, write_chunk_size},
+    patience::Patience,
     upstream::Connection,
 };
 
@@ -60,13 +61,15 @@ pub(super) struct Relay {
     /// Known, but to be told only after what came before it.
     cut: Option<Cut>,
     deadline: Option<(Pin<Box<Sleep>>, Duration)>,
+    patience: Patience,
     began: Instant,
 }
 
 impl Relay {
-    pub(super) fn new(mode: Mode, deadline: Option<(Instant, Duration)>) -> Self {
-        let deadline = deadline.map(|(at, length)| (Box::pin(tokio::time::sleep_until(at)), length));
-        Self { mode, direct: 0, suffix: b"", ended: false, cut: None, deadline, began: Instant::now() }
+    pub(super) fn new(mode: Mode, terms: &Terms) -> Self {
+        let patience = Patience::new(terms.idle);
+        let deadline = terms.deadline.map(|(at, length)| (Box::pin(tokio::time::sleep_until(at)), length));
+        Self { mode, direct: 0, suffix: b"", ended: false, cut: None, deadline, patience, began: Instant::now() }
     }
 
     /// Whether nothing waits to be written.
@@ -98,8 +101,25 @@ impl Relay {
         match request.source.poll_interrupt(cx) {
             Poll::Ready(Interrupt::Gone) => Poll::Ready(Outcome::Gone),
             Poll::Ready(Interrupt::Revoked) => Poll::Ready(Outcome::Cut(Cut::Revoked)),
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => self.poll_patience(cx, connection, request),
         }
+    }
+
+    /// Whether the container has paused for too long. While the caller is waited for, to read or to send, that is no fault
+    /// of the container.
+    fn poll_patience(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: &Connection,
+        request: &Outgoing<CallerSource<'_>>,
+    ) -> Poll<Outcome> {
+        let is_taken = self.is_flushed() && request.source.conn.out.is_empty();
+        if !is_taken || !(request.is_sent() || request.waits_for_socket()) {
+            self.patience.pause();
+            return Poll::Pending;
+        }
+        let limit = ready!(self.patience.poll_waiting(cx, connection.received() + request.written()));
+        Poll::Ready(Outcome::Cut(Cut::Exchange(ExchangeFailure::Paused(limit))))
     }
 
     fn poll_answer(

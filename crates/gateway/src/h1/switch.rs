@@ -1,39 +1,77 @@
 //! After a container's `101`: bytes in both directions, whatever they mean.
 
-use tokio::io::copy_bidirectional_with_sizes;
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::copy_bidirectional_with_sizes,
+    time::{Instant, sleep_until},
+};
+use tokio_util::io::InspectReader;
 
 use super::conn::CallerConn;
-use crate::{gateway::Shared, rewound::Rewound, standing::Standing, upstream::Connection};
+use crate::{body::Terms, gateway::Shared, rewound::Rewound, upstream::Connection};
 
 /// Bytes that wait in each direction.
 const COPY_BUFFER: usize = 16 << 10;
 
-/// Passes bytes until both sides have ended, or one has broken.
-pub(super) async fn switch(
-    shared: &Shared,
-    conn: &mut CallerConn,
-    connection: &mut Connection,
-    standing: Option<Standing>,
-) {
-    let caller = std::sync::Arc::clone(&conn.caller);
+/// Passes bytes until both sides have ended, one has broken, or nothing is to be said any more.
+pub(super) async fn switch(shared: &Shared, conn: &mut CallerConn, connection: &mut Connection, terms: Terms) {
+    let caller = Arc::clone(&conn.caller);
+    let activity = Activity::new();
     let early = std::mem::take(&mut connection.inbox.bytes);
-    let mut container_side = Rewound::new(early, connection.socket());
-    let mut caller_side = Rewound::new(std::mem::take(&mut conn.inbox.bytes), &mut conn.io);
-    let lost = async {
-        match &standing {
-            Some(standing) => standing.lost().await,
-            None => std::future::pending().await,
-        }
-    };
+    let container_side = Rewound::new(early, connection.socket());
+    let caller_side = Rewound::new(std::mem::take(&mut conn.inbox.bytes), &mut conn.io);
+    let mut container_side = InspectReader::new(container_side, |_| activity.note());
+    let mut caller_side = InspectReader::new(caller_side, |_| activity.note());
+    // Only the whole of a request has a deadline; this is none any more.
+    let terms = Terms { deadline: None, ..terms };
     let finished = tokio::select! {
         copied = copy_bidirectional_with_sizes(&mut caller_side, &mut container_side, COPY_BUFFER, COPY_BUFFER) => {
             copied.is_ok()
         }
-        () = lost => false,
+        _ = terms.over() => false,
+        () = activity.ceased(terms.idle) => false,
         () = shared.cut.cancelled() => false,
     };
     if !finished {
         // Both sides are to see that this is not the end that the other one meant.
         caller.abort_on_close();
+    }
+}
+
+/// When something was last said.
+struct Activity {
+    began: Instant,
+    /// Milliseconds after `began`.
+    last: AtomicU64,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self { began: Instant::now(), last: AtomicU64::new(0) }
+    }
+
+    fn note(&self) {
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(millis, Ordering::Relaxed);
+    }
+
+    /// Waits until nothing was said for so long.
+    async fn ceased(&self, limit: Option<Duration>) {
+        let Some(limit) = limit else { return pending().await };
+        loop {
+            let over = self.began + Duration::from_millis(self.last.load(Ordering::Relaxed)) + limit;
+            if over <= Instant::now() {
+                return;
+            }
+            sleep_until(over).await;
+        }
     }
 }

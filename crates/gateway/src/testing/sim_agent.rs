@@ -42,6 +42,8 @@ pub enum AgentKind {
     Logs(&'static str),
     /// Accepts it and does nothing at all.
     Silent,
+    /// Neither accepts nor refuses it.
+    Unanswered,
 }
 
 /// A simulated agent. It is gone, like a machine that lost its power, when this is dropped.
@@ -59,6 +61,7 @@ pub struct SimAgent {
 struct Shared {
     server: SocketAddr,
     instances: Mutex<HashMap<InstanceId, AgentKind>>,
+    asked: Mutex<HashMap<InstanceId, usize>>,
     tasks: TaskTracker,
     gone: CancellationToken,
     carriers: AtomicUsize,
@@ -113,6 +116,7 @@ impl SimAgent {
         let shared = Arc::new(Shared {
             server,
             instances: Mutex::default(),
+            asked: Mutex::default(),
             tasks: TaskTracker::new(),
             gone: CancellationToken::new(),
             carriers: AtomicUsize::new(0),
@@ -191,6 +195,12 @@ impl SimAgent {
         self.shared.streams.load(Ordering::SeqCst)
     }
 
+    /// How often a stream to this instance was asked for.
+    #[must_use]
+    pub fn asked(&self, instance: InstanceId) -> usize {
+        self.shared.asked().get(&instance).copied().unwrap_or_default()
+    }
+
     /// Containers' connections whose end was passed on, in all.
     #[must_use]
     pub fn half_closed(&self) -> usize {
@@ -206,6 +216,10 @@ impl SimAgent {
 impl Shared {
     fn instances(&self) -> MutexGuard<'_, HashMap<InstanceId, AgentKind>> {
         self.instances.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asked(&self) -> MutexGuard<'_, HashMap<InstanceId, usize>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs a part of the agent until the agent is gone.
@@ -255,6 +269,7 @@ async fn serve(shared: Arc<Shared>, stream: IncomingStream) {
     let (OpenTarget::Instance(instance) | OpenTarget::Logs(towline_tunnel::LogsRequest { instance, .. })) =
         stream.target();
     let kind = shared.instances().get(instance).cloned();
+    *shared.asked().entry(*instance).or_default() += 1;
     let wants_logs = matches!(stream.target(), OpenTarget::Logs(_));
     shared.streams.fetch_add(1, Ordering::SeqCst);
     match kind {
@@ -265,6 +280,10 @@ async fn serve(shared: Arc<Shared>, stream: IncomingStream) {
             let _ = stream.write_all(text.as_bytes()).await;
             let _ = stream.shutdown().await;
             let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+        Some(AgentKind::Unanswered) => {
+            let _stream = stream;
+            std::future::pending::<()>().await;
         }
         Some(AgentKind::Silent) => {
             let stream = stream.accept();

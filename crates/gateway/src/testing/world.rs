@@ -27,7 +27,9 @@ use towline_tunnel::message::{Refusal, Report};
 use super::{AgentKind, Answer, Container, RawCaller, SimAgent, wait_until, within};
 use crate::{
     AccessTokens, AgentEvent, CallerBody, Credential, CredentialTable, Gateway, GatewayConfig, InstanceRoute,
-    RequestIdText, RouteTable, ServiceRoute, Snapshot, access_token::TokenHolder, snapshot::Upstream,
+    RequestIdText, RouteTable, ServiceRoute, Snapshot,
+    access_token::TokenHolder,
+    snapshot::{Timeouts, Upstream},
 };
 
 type ApiBody = UnsyncBoxBody<Bytes, Infallible>;
@@ -209,7 +211,8 @@ impl World {
             slug: slug.to_owned(),
             status: ServiceStatus::Running,
             upstream: Upstream::Container { exposed_port: 8080 },
-            request_timeout: None,
+            timeouts: Timeouts::default(),
+            concurrency: None,
             instances: Vec::new(),
         });
         self.publish();

@@ -224,7 +224,7 @@ async fn a_service_that_takes_too_long_in_the_middle_is_cut() {
     .await;
     let world = World::start().await;
     let (team, _agent, service) = world.hello(&container).await;
-    world.change(service, |route| route.request_timeout = Some(Duration::from_millis(200)));
+    world.change(service, |route| route.timeouts.total = Some(Duration::from_millis(200)));
     let mut caller = world.caller().await;
     caller.send(request("GET", &team.key, "\r\n")).await;
     within("the head", caller.head()).await.unwrap();

@@ -225,7 +225,7 @@ async fn a_stalled_reader_is_cut_when_its_time_is_over_or_its_key_revoked() {
         let world = World::start().await;
         let (team, _agent, service) = world.hello(&container).await;
         if !revoke {
-            world.change(service, |route| route.request_timeout = Some(Duration::from_millis(500)));
+            world.change(service, |route| route.timeouts.total = Some(Duration::from_millis(500)));
         }
         let mut stalled = world.caller().await;
         stalled.send(get(&team.key, "/", "")).await;

@@ -185,7 +185,7 @@ async fn a_service_that_takes_too_long_is_given_up() {
         .await;
         let world = World::start().await;
         let (team, _agent, service) = world.hello(&container).await;
-        world.change(service, |route| route.request_timeout = Some(Duration::from_millis(50)));
+        world.change(service, |route| route.timeouts.total = Some(Duration::from_millis(50)));
         let answer = world.post_json(&team.key, HELLO, r#"{"method": "GET", "path": "/"}"#).await;
         assert_eq!((answer.status, answer.json()["error_code"].as_str().unwrap()), (502, "upstream_timeout"));
     }

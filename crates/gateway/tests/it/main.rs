@@ -10,6 +10,7 @@ mod framing;
 mod h1;
 mod http2;
 mod invoke;
+mod limits;
 mod proxy;
 mod retry;
 mod revocation;

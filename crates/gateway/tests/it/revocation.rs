@@ -199,7 +199,7 @@ async fn an_http_2_caller_that_does_not_read_is_in_reach() {
         let world = World::start().await;
         let (team, agent, service) = world.hello(&container).await;
         if !revoke {
-            world.change(service, |route| route.request_timeout = Some(Duration::from_millis(500)));
+            world.change(service, |route| route.timeouts.total = Some(Duration::from_millis(500)));
         }
         let mut driver = JoinSet::new();
         let mut body = stall(&world, &team.key, &mut driver).await;

@@ -292,7 +292,7 @@ async fn a_container_that_takes_too_long_is_given_up() {
     .await;
     let world = World::start().await;
     let (team, _agent, service) = world.hello(&container).await;
-    world.change(service, |route| route.request_timeout = Some(Duration::from_millis(50)));
+    world.change(service, |route| route.timeouts.total = Some(Duration::from_millis(50)));
     let answer = world.get(&team.key, HELLO).await;
     check(&answer, 502, "upstream_timeout");
     assert!(answer.header("proxy-status").unwrap().contains("error=http_response_timeout"));

@@ -141,6 +141,11 @@ fn changes(spec: &ServiceSpec, present: &Map<String, Value>) -> (Map<String, Val
         "cpu_limit",
         "memory_limit_bytes",
         "request_timeout_seconds",
+        "connect_timeout_seconds",
+        "first_byte_timeout_seconds",
+        "idle_timeout_seconds",
+        "max_concurrent_requests",
+        "max_queued_requests",
     ] {
         if !wished.contains_key(field) && present.get(field).is_some_and(|value| !value.is_null()) {
             changes.insert(field.to_owned(), Value::Null);

@@ -84,6 +84,21 @@ pub struct FieldArgs {
     /// The longest that a request may take as a whole, 1s to 24h [default: no limit].
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     request_timeout: Option<Duration>,
+    /// The longest that connecting to an instance may take, 1s to 5m [default: the agent's own limit].
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    connect_timeout: Option<Duration>,
+    /// The longest from the end of a request to the beginning of its answer, 1s to 24h [default: no limit].
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    first_byte_timeout: Option<Duration>,
+    /// The longest pause of a container that takes a request or sends an answer, 1s to 24h [default: no limit].
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    idle_timeout: Option<Duration>,
+    /// The most requests that the instances have at a time, all together; more wait [default: no limit].
+    #[arg(long, value_name = "N")]
+    max_concurrent_requests: Option<u32>,
+    /// The most requests that wait when there are as many as may be [default: 100].
+    #[arg(long, value_name = "N")]
+    max_queued_requests: Option<u32>,
     /// The time between two probes, 1s to 5m [default: 5s].
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     probe_interval: Option<Duration>,
@@ -133,6 +148,15 @@ impl FieldArgs {
         set("cpu_limit", self.cpus.map(|cpus| json!(cpus)));
         set("memory_limit_bytes", self.memory.map(|bytes| json!(bytes)));
         set("request_timeout_seconds", whole_seconds("request-timeout", self.request_timeout)?);
+        for (field, option, value) in [
+            ("connect_timeout_seconds", "connect-timeout", self.connect_timeout),
+            ("first_byte_timeout_seconds", "first-byte-timeout", self.first_byte_timeout),
+            ("idle_timeout_seconds", "idle-timeout", self.idle_timeout),
+        ] {
+            set(field, whole_seconds(option, value)?);
+        }
+        set("max_concurrent_requests", self.max_concurrent_requests.map(|count| json!(count)));
+        set("max_queued_requests", self.max_queued_requests.map(|count| json!(count)));
         set("probe", self.probe(present)?);
         Ok(fields)
     }
@@ -251,6 +275,15 @@ mod tests {
             fields(&line).unwrap(),
             json!({
                 "memory_limit_bytes": 536_870_912, "request_timeout_seconds": 300, "command": ["sh"], "args": ["-c", "true"],
+            })
+        );
+        let line = ["--connect-timeout", "5s", "--first-byte-timeout", "2m", "--idle-timeout", "1h"];
+        let line = [&line[..], &["--max-concurrent-requests", "4", "--max-queued-requests", "0"]].concat();
+        assert_eq!(
+            fields(&line).unwrap(),
+            json!({
+                "connect_timeout_seconds": 5, "first_byte_timeout_seconds": 120, "idle_timeout_seconds": 3600,
+                "max_concurrent_requests": 4, "max_queued_requests": 0,
             })
         );
         assert!(fields(&["--request-timeout", "1500ms"]).unwrap_err().message().contains("whole seconds"));
