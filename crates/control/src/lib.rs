@@ -12,6 +12,7 @@ pub mod bootstrap;
 pub mod documents;
 pub mod event;
 pub mod http;
+pub mod last_used;
 pub mod mail;
 pub mod oidc;
 mod private_file;

@@ -16,9 +16,10 @@ use towline_store::{ConnectError, Store, StoreError, StoreOptions};
 
 use crate::{
     agent_events::AgentEvents,
-    app::{App, Parts, audit, password::Passwords},
+    app::{App, Parts, audit, pairing::WrongCodes, password::Passwords},
     bootstrap::{Bootstrap, BootstrapError, FirstStart},
     http::router::router,
+    last_used::{self, LastUsed},
     mail::{MailConfig, MailConfigError, Mailer},
     oidc::{Oidc, OidcConfig, OidcConfigError},
     private_file,
@@ -56,6 +57,8 @@ pub struct ServerConfig {
     pub rate_limits: RateLimitConfig,
     /// How long entries of the audit log are kept. Default 400 days.
     pub audit_retention: Duration,
+    /// How often it is written down when keys were last used. Default 30 s.
+    pub last_used_interval: Duration,
 }
 
 impl ServerConfig {
@@ -77,6 +80,7 @@ impl ServerConfig {
             limits: Limits::default(),
             rate_limits: RateLimitConfig::default(),
             audit_retention: audit::DEFAULT_RETENTION,
+            last_used_interval: last_used::DEFAULT_INTERVAL,
         }
     }
 }
@@ -172,6 +176,7 @@ impl Server {
             audit_retention: config.audit_retention,
             passwords,
             rate_limits: RateLimits::new(&config.rate_limits),
+            wrong_codes: WrongCodes::default(),
             vault: vault.clone(),
             mailer,
             oidc,
@@ -196,6 +201,8 @@ impl Server {
         working.spawn(reconciler.run(stop_working.clone()));
         let agents = AgentEvents::new(&app, desired);
         working.spawn(agents.run(events, stop_working.clone()));
+        let last_used = LastUsed::new(store.clone(), gateway.clone(), config.last_used_interval);
+        working.spawn(last_used.run(stop_working.clone()));
 
         let mut serving = JoinSet::new();
         let (api, stop) = (router(&app), stop_serving.clone());

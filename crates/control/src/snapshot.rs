@@ -15,7 +15,7 @@ use std::{
 
 use http::HeaderValue;
 use tokio::sync::Mutex;
-use towline_gateway::{Credential, CredentialTable, Gateway, RouteTable, Snapshot};
+use towline_gateway::{Credential, CredentialTable, Gateway, LastUse, RouteTable, Snapshot};
 use towline_model::{Clock, SecretId, ServiceId, TeamId};
 use towline_store::{CredentialRow, InstanceRow, ServiceRow, Store, StoreError, Tx};
 
@@ -156,5 +156,6 @@ fn credential(row: CredentialRow) -> Credential {
         scopes: row.scopes,
         services: row.services.map(Into::into),
         expires_at: row.expires_at,
+        last_use: LastUse::default(),
     }
 }

@@ -96,6 +96,7 @@ async fn add_key(tx: &mut Tx, team_id: TeamId, created_by: UserId, kind: KeyKind
         revoked_at: None,
         last_used_at: None,
         services: None,
+        companion_id: None,
     };
     tx.insert_credential(&row).await.expect("a new key");
     key.expose().clone()

@@ -158,7 +158,7 @@ pub fn authenticate(headers: &HeaderMap, doors: Doors, authority: Authority<'_>)
     let text = presented.text();
     let principal = match KeyKind::of(text) {
         Some(KeyKind::Agent) => return Err(AuthError::AgentKey),
-        Some(kind) => principal_of_key(find_key(text, kind, authority)?, authority)?,
+        Some(kind) => use_key(find_key(text, kind, authority)?, authority)?,
         None => principal_of_token(text, headers, authority)?,
     };
     Ok(Authenticated { principal, consumed: presented.header })
@@ -183,7 +183,9 @@ pub fn authenticate_user(headers: &HeaderMap, authority: Authority<'_>) -> Resul
 pub fn authenticate_agent<'a>(headers: &HeaderMap, authority: Authority<'a>) -> Result<&'a Credential, AuthError> {
     let text = presented::bearer(headers)?;
     match KeyKind::of(text) {
-        Some(KeyKind::Agent) => find_key(text, KeyKind::Agent, authority),
+        Some(KeyKind::Agent) => {
+            find_key(text, KeyKind::Agent, authority).inspect(|key| key.last_use.note(authority.now))
+        }
         _ => Err(AuthError::NotAgentKey),
     }
 }
@@ -200,6 +202,11 @@ fn find_key<'a>(text: &str, kind: KeyKind, authority: Authority<'a>) -> Result<&
         return Err(AuthError::ExpiredKey);
     }
     Ok(credential)
+}
+
+/// Who comes with a key; notes that it was used.
+fn use_key(credential: &Credential, authority: Authority<'_>) -> Result<Principal, AuthError> {
+    principal_of_key(credential, authority).inspect(|_| credential.last_use.note(authority.now))
 }
 
 fn principal_of_key(credential: &Credential, authority: Authority<'_>) -> Result<Principal, AuthError> {
@@ -230,7 +237,7 @@ pub(crate) fn principal_of_permit(permit: &Permit, authority: Authority<'_>) -> 
         }
         Holder::Key(id) => {
             let key = authority.credentials.key_of(id).filter(|key| !key.is_expired(authority.now));
-            principal_of_key(key.ok_or(AuthError::UnknownTicket)?, authority)
+            use_key(key.ok_or(AuthError::UnknownTicket)?, authority)
         }
     }
 }

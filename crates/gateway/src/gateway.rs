@@ -16,7 +16,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::{io::AsyncRead, net::TcpListener, sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
-use towline_model::{AgentId, Clock, Principal, Secret, ServiceId, SessionId, UserId};
+use towline_model::{AgentId, Clock, CredentialId, Principal, Secret, ServiceId, SessionId, Timestamp, UserId};
 use towline_tunnel::{Budget, LogsRequest, message::Desired, placement::PlacementLimits};
 
 use crate::{
@@ -222,6 +222,15 @@ impl Gateway {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.shared.state.load().snapshot)
+    }
+
+    /// When each of the current keys was last used here, for those that were: by a request that it let in, by a ticket that
+    /// it had made, or by an agent that connected. To a second.
+    #[must_use]
+    pub fn last_uses(&self) -> Vec<(CredentialId, Timestamp)> {
+        let state = self.shared.state.load();
+        let keys = state.snapshot.credentials.keys();
+        keys.filter_map(|key| Some((key.id, key.last_use.get()?))).collect()
     }
 
     /// The access tokens that this gateway accepts; the control plane issues them here.

@@ -14,6 +14,8 @@ use towline_model::{
     Timestamp, UserId,
 };
 
+use crate::last_use::LastUse;
+
 /// Everything that requests are decided by.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -155,6 +157,8 @@ pub struct Credential {
     pub services: Option<Arc<[ServiceId]>>,
     /// The moment from which it is refused.
     pub expires_at: Option<Timestamp>,
+    /// When it was last used here. What a new snapshot brings is replaced by what is known.
+    pub last_use: LastUse,
 }
 
 impl Credential {
@@ -224,6 +228,20 @@ impl CredentialTable {
     #[must_use]
     pub fn role(&self, user: UserId, team: TeamId) -> Option<Role> {
         self.roles.get(&(user, team)).copied()
+    }
+
+    /// Every key, in no order, expired or not.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Credential> {
+        self.keys.values()
+    }
+
+    /// Goes on noting uses where the table before this one did.
+    pub(crate) fn keep_uses(&mut self, before: &Self) {
+        for key in self.keys.values_mut() {
+            if let Some(known) = before.key_of(key.id) {
+                key.last_use = known.last_use.clone();
+            }
+        }
     }
 
     /// Every key that can be used: a device key only while its user is in its team.

@@ -47,7 +47,8 @@ pub(crate) struct Leftovers {
 
 impl State {
     /// The state after this one.
-    pub(crate) fn next(&self, snapshot: Snapshot, agents: &Registry) -> (Self, Leftovers) {
+    pub(crate) fn next(&self, mut snapshot: Snapshot, agents: &Registry) -> (Self, Leftovers) {
+        snapshot.credentials.keep_uses(&self.snapshot.credentials);
         let mut next = Self { snapshot: Arc::new(snapshot), carried: self.still_in_flight(), ..Self::default() };
         let snapshot = Arc::clone(&next.snapshot);
         for route in snapshot.routes.iter() {

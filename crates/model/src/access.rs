@@ -97,6 +97,8 @@ pub enum Action {
     ReadCredentials,
     /// Create and revoke keys.
     ManageCredentials,
+    /// Let a device in, which then acts with one's role.
+    PairDevices,
     /// Read the audit log.
     ReadAudit,
     /// List and show secrets, without their values.
@@ -123,7 +125,7 @@ pub enum Action {
 
 impl Action {
     /// Every action, in the order of the printed table.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::ReadServices,
         Self::ReadEnvValues,
         Self::CreateServices,
@@ -132,6 +134,7 @@ impl Action {
         Self::ReadAgents,
         Self::ReadCredentials,
         Self::ManageCredentials,
+        Self::PairDevices,
         Self::ReadAudit,
         Self::ReadSecrets,
         Self::ManageSecrets,
@@ -149,9 +152,12 @@ impl Action {
     #[must_use]
     pub const fn minimum_role(self) -> Role {
         match self {
-            Self::ReadServices | Self::ReadAgents | Self::ReadTeam | Self::ReadMembers | Self::LeaveTeam => {
-                Role::Viewer
-            }
+            Self::ReadServices
+            | Self::ReadAgents
+            | Self::PairDevices
+            | Self::ReadTeam
+            | Self::ReadMembers
+            | Self::LeaveTeam => Role::Viewer,
             Self::ReadEnvValues
             | Self::CreateServices
             | Self::ManageServices
@@ -175,6 +181,7 @@ impl Action {
             Self::ReadEnvValues
             | Self::ReadCredentials
             | Self::ManageCredentials
+            | Self::PairDevices
             | Self::ReadAudit
             | Self::ReadSecrets
             | Self::ManageSecrets
@@ -195,6 +202,7 @@ impl Action {
             self,
             Self::ReadCredentials
                 | Self::ManageCredentials
+                | Self::PairDevices
                 | Self::ManageMembers
                 | Self::ManageInvitations
                 | Self::ManageTeam
@@ -325,6 +333,7 @@ mod tests {
             (ReadAgents, [true, true, true, true]),
             (ReadCredentials, [false, true, true, true]),
             (ManageCredentials, [false, true, true, true]),
+            (PairDevices, [true, true, true, true]),
             (ReadAudit, [false, false, true, true]),
             (ReadSecrets, [false, true, true, true]),
             (ManageSecrets, [false, true, true, true]),
@@ -363,7 +372,7 @@ mod tests {
             team_id: TeamId::generate(),
             role: Role::Owner,
         };
-        assert!(!device.may(Action::ManageCredentials));
+        assert!(!device.may(Action::ManageCredentials) && !device.may(Action::PairDevices));
         assert!(device.may(Action::ManageServices));
     }
 

@@ -50,6 +50,8 @@ audit_actions! {
     CredentialCreate = "credential.create";
     /// A key was revoked.
     CredentialRevoke = "credential.revoke";
+    /// A device was let in; its keys are made when it fetches them.
+    DevicePair = "device.pair";
     /// A secret was stored.
     SecretCreate = "secret.create";
     /// A secret's name, description or value was changed.

@@ -81,6 +81,8 @@ ids! {
     InvitationId;
     /// One sign-in of one user, from the password to its sign-out, through all tokens in between.
     SignInId;
+    /// A device that waits to be let in.
+    PairingId;
     /// One control connection of one agent to one gateway.
     SessionId;
     /// One request, as answered in `X-Request-Id`.

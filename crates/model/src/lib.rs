@@ -24,8 +24,8 @@ pub use audit::AuditAction;
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use error_code::ErrorCode;
 pub use id::{
-    AgentId, CredentialId, InstanceId, InvitationId, RequestId, SecretId, ServiceId, SessionId, SignInId, TeamId,
-    UserId,
+    AgentId, CredentialId, InstanceId, InvitationId, PairingId, RequestId, SecretId, ServiceId, SessionId, SignInId,
+    TeamId, UserId,
 };
 pub use instance::InstancePhase;
 pub use key::{KeyHash, KeyKind, RawKey};

@@ -40,12 +40,14 @@ pub struct CredentialRow {
     pub revoked_at: Option<Timestamp>,
     /// When it was last used, give or take the interval at which uses are written down.
     pub last_used_at: Option<Timestamp>,
+    /// The agent's key that was made together with this device's key, and ends with it.
+    pub companion_id: Option<CredentialId>,
 }
 
 macro_rules! columns {
     () => {
         "id, team_id, user_id, created_by, kind, display_name, key_prefix, key_hash, scopes, created_at, expires_at, \
-         revoked_at, last_used_at, services"
+         revoked_at, last_used_at, services, companion_id"
     };
 }
 
@@ -66,6 +68,7 @@ impl FromRow for CredentialRow {
             revoked_at: row.take("revoked_at")?,
             last_used_at: row.take("last_used_at")?,
             services: row.take::<Option<Json<_>>>("services")?.map(|services| services.0),
+            companion_id: row.take("companion_id")?,
         })
     }
 }
@@ -80,7 +83,7 @@ impl Tx {
         let insert = query(concat!(
             "INSERT INTO credentials (",
             columns!(),
-            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
         ))
         .bind(credential.id)
         .bind(credential.team_id)
@@ -95,7 +98,8 @@ impl Tx {
         .bind(credential.expires_at)
         .bind(credential.revoked_at)
         .bind(credential.last_used_at)
-        .bind(credential.services.as_ref().map(Json));
+        .bind(credential.services.as_ref().map(Json))
+        .bind(credential.companion_id);
         self.execute(insert).await?;
         self.mark_changed();
         Ok(())
@@ -147,7 +151,7 @@ impl Tx {
         self.fetch_total(count.bind(team_id).bind(kind)).await
     }
 
-    /// Revokes a key of the team. `false` when it was revoked before, or the team has no such key. Moves the revision on.
+    /// Revokes a key of the team, and the companion of a device's key. `false` when it was revoked before, or the team has no such key. Moves the revision on.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -160,11 +164,38 @@ impl Tx {
         let revoke =
             query("UPDATE credentials SET revoked_at = $1 WHERE team_id = $2 AND id = $3 AND revoked_at IS NULL");
         let revoked = self.execute(revoke.bind(now).bind(team_id).bind(id)).await? > 0;
+        if revoked {
+            let companion = query(
+                "UPDATE credentials SET revoked_at = $1 WHERE team_id = $2 AND revoked_at IS NULL \
+                 AND id IN (SELECT companion_id FROM credentials WHERE team_id = $2 AND id = $3)",
+            );
+            self.execute(companion.bind(now).bind(team_id).bind(id)).await?;
+        }
         self.mark_changed_if(revoked);
         Ok(revoked)
     }
 
-    /// Revokes the keys of a user's devices in a team. Moves the revision on.
+    /// Revokes the companions of a user's device keys in a team, and leaves the device keys: for a user who may not
+    /// bring agents any more. Moves the revision on.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn revoke_companions_of(
+        &mut self,
+        team_id: TeamId,
+        user_id: UserId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let revoke = query(
+            "UPDATE credentials SET revoked_at = $1 WHERE team_id = $2 AND revoked_at IS NULL \
+             AND id IN (SELECT companion_id FROM credentials WHERE team_id = $2 AND user_id = $3)",
+        );
+        let revoked = self.execute(revoke.bind(now).bind(team_id).bind(user_id)).await? > 0;
+        self.mark_changed_if(revoked);
+        Ok(())
+    }
+
+    /// Revokes the keys of a user's devices in a team, and their companions. Moves the revision on.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -174,6 +205,7 @@ impl Tx {
         user_id: UserId,
         now: Timestamp,
     ) -> Result<(), StoreError> {
+        self.revoke_companions_of(team_id, user_id, now).await?;
         let revoke =
             query("UPDATE credentials SET revoked_at = $1 WHERE team_id = $2 AND user_id = $3 AND revoked_at IS NULL");
         let revoked = self.execute(revoke.bind(now).bind(team_id).bind(user_id)).await? > 0;

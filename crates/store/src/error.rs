@@ -122,6 +122,9 @@ pub enum Constraint {
     /// An invitation's token.
     #[error("this invitation's token exists")]
     InvitationTokenHash,
+    /// A pairing's code, the device's or the one for people.
+    #[error("this pairing code exists")]
+    PairingCode,
     /// An identity at a provider.
     #[error("somebody has this identity already")]
     Identity,
@@ -132,7 +135,7 @@ pub enum Constraint {
 
 impl Constraint {
     /// Every rule but [`Constraint::Id`]: its name in the schema, and the columns by which SQLite reports it.
-    const NAMES: [(Self, &'static str, &'static str); 11] = [
+    const NAMES: [(Self, &'static str, &'static str); 13] = [
         (Self::ServiceSlug, "services_slug_unique", "services.team_id, services.slug"),
         (Self::UserEmailAddress, "users_email_address_unique", "users.email_address"),
         (Self::AgentName, "agents_name_unique", "agents.team_id, agents.name"),
@@ -147,6 +150,8 @@ impl Constraint {
             "invitations.team_id, invitations.email_address",
         ),
         (Self::Identity, "user_identities_pkey", "user_identities.issuer, user_identities.subject"),
+        (Self::PairingCode, "device_pairings_device_code_unique", "device_pairings.device_code_hash"),
+        (Self::PairingCode, "device_pairings_user_code_unique", "device_pairings.user_code_hash"),
         (Self::InvitationTokenHash, "invitations_token_hash_unique", "invitations.token_hash"),
     ];
 

@@ -34,6 +34,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         script: include_str!("../migrations/0008_credential_services.sql"),
     },
     Migration { version: 9, name: "revoked_sign_ins", script: include_str!("../migrations/0009_revoked_sign_ins.sql") },
+    Migration { version: 10, name: "device_pairings", script: include_str!("../migrations/0010_device_pairings.sql") },
 ];
 
 const LIST: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (\

@@ -60,8 +60,16 @@ macro_rules! of_a_team {
 }
 
 /// What belongs to a team and goes with it at once: the tables, in an order in which nothing refers to what is gone.
-const AT_ONCE: &[(&str, &str)] =
-    of_a_team!["service_events", "instances", "services", "invitations", "memberships", "secrets", "audit_entries"];
+const AT_ONCE: &[(&str, &str)] = of_a_team![
+    "service_events",
+    "instances",
+    "services",
+    "invitations",
+    "device_pairings",
+    "memberships",
+    "secrets",
+    "audit_entries",
+];
 
 /// What goes last.
 const AT_LAST: &[(&str, &str)] = of_a_team!["credentials", "agents"];

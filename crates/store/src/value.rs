@@ -2,8 +2,8 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 use towline_model::{
-    AgentId, CredentialId, InstanceId, InstancePhase, InvitationId, KeyHash, KeyKind, Role, Secret, SecretId,
-    ServiceId, ServiceStatus, SessionId, SignInId, TeamId, Timestamp, UserId,
+    AgentId, CredentialId, InstanceId, InstancePhase, InvitationId, KeyHash, KeyKind, PairingId, Role, Secret,
+    SecretId, ServiceId, ServiceStatus, SessionId, SignInId, TeamId, Timestamp, UserId,
 };
 use uuid::Uuid;
 
@@ -174,6 +174,7 @@ stored_as_text! {
     AgentId: |id| id.to_string(), |text| text.parse().ok();
     CredentialId: |id| id.to_string(), |text| text.parse().ok();
     SecretId: |id| id.to_string(), |text| text.parse().ok();
+    PairingId: |id| id.to_string(), |text| text.parse().ok();
     SessionId: |id| id.to_string(), |text| text.parse().ok();
     SignInId: |id| id.to_string(), |text| text.parse().ok();
     InvitationId: |id| id.to_string(), |text| text.parse().ok();

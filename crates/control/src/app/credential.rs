@@ -113,6 +113,7 @@ impl NewCredential {
             revoked_at: None,
             last_used_at: None,
             services: None,
+            companion_id: None,
         };
         MadeCredential { row, key }
     }
@@ -170,7 +171,7 @@ impl App {
         Ok(Paged { items: items.into_iter().map(listed).collect(), total_count })
     }
 
-    /// Revokes a key of the team. When this returns, the key opens nothing any more.
+    /// Revokes a key of the team, and the companion of a device's key. When this returns, they open nothing any more.
     ///
     /// # Errors
     /// See [`CredentialError`].
@@ -179,8 +180,14 @@ impl App {
         if !tx.revoke_credential(team_id, id, self.now()).await? {
             return Err(CredentialError::NotFound);
         }
-        let name = tx.find_credential(team_id, id).await?.map(|key| key.display_name).unwrap_or_default();
-        self.record(&mut tx, team_id, Deed::new(AuditAction::CredentialRevoke, id, name)).await?;
+        let key = tx.find_credential(team_id, id).await?;
+        let name = key.as_ref().map(|key| key.display_name.clone()).unwrap_or_default();
+        let deed = Deed::new(AuditAction::CredentialRevoke, id, name);
+        let deed = match key.and_then(|key| key.companion_id) {
+            Some(companion) => deed.with_details(json!({ "companion_id": companion })),
+            None => deed,
+        };
+        self.record(&mut tx, team_id, deed).await?;
         tx.commit().await?;
         self.publish().await?;
         Ok(())

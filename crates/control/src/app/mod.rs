@@ -12,6 +12,7 @@ pub mod invitation;
 pub mod log;
 pub mod member;
 pub mod oidc;
+pub mod pairing;
 pub mod password;
 pub mod precondition;
 pub mod secret;
@@ -29,7 +30,7 @@ use towline_model::{Clock, Principal, ServiceId, Timestamp};
 use towline_store::{ServiceRow, Store, StoreError, Tx};
 
 use crate::{
-    app::password::Passwords,
+    app::{pairing::WrongCodes, password::Passwords},
     mail::Mailer,
     oidc::Oidc,
     rate_limit::RateLimits,
@@ -64,6 +65,8 @@ pub struct Parts {
     pub passwords: Passwords,
     /// Counts requests.
     pub rate_limits: RateLimits,
+    /// Wrong pairing codes that users have typed.
+    pub wrong_codes: WrongCodes,
     /// Sends mail, when there is a mail server.
     pub mailer: Option<Mailer>,
     /// The identity provider that people sign in with, when there is one.

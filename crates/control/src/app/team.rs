@@ -206,10 +206,12 @@ impl App {
         })
     }
 
-    /// Takes a member out, with what only members have: device keys, and invitations that are still open.
+    /// Takes a member out, with what only members have: device keys with their companions, devices that have not fetched
+    /// theirs yet, and invitations that are still open.
     pub(super) async fn end_membership(&self, tx: &mut Tx, team_id: TeamId, user_id: UserId) -> Result<(), StoreError> {
         tx.delete_membership(team_id, user_id).await?;
         tx.revoke_device_keys_of(team_id, user_id, self.now()).await?;
+        tx.delete_device_pairings_of(team_id, user_id).await?;
         tx.delete_invitations_by(team_id, user_id).await
     }
 }

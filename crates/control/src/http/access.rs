@@ -29,6 +29,8 @@ pub enum Access {
     Anybody,
     /// An access token; no team.
     SignedIn,
+    /// A device's key.
+    Device,
     /// A principal that may do this in its team.
     Team(Action),
 }
@@ -148,6 +150,15 @@ fn admit(app: &App, access: Access, request: &mut Request) -> Result<Sender, Api
             request.extensions_mut().insert(SignedIn(user_id));
             Sender::User(user_id)
         }
+        Access::Device => {
+            let principal = app.gateway().authenticate(request.headers())?.principal;
+            if !matches!(principal, Principal::Device { .. }) {
+                let advice = "this is for devices, about their own key; send the device's key, which starts with dk-";
+                return Err(ApiError::new(ErrorCode::Forbidden, advice));
+            }
+            request.extensions_mut().insert(Caller(principal.clone()));
+            Sender::Principal(principal)
+        }
         Access::Team(action) => {
             let (principal, standing) = app.gateway().admit(request.headers())?;
             request.extensions_mut().insert(standing);
@@ -189,6 +200,7 @@ pub(super) const fn in_words(action: Action) -> &'static str {
         Action::ReadAgents => "looking at agents",
         Action::ReadCredentials => "looking at keys",
         Action::ManageCredentials => "making or revoking keys",
+        Action::PairDevices => "letting devices in",
         Action::ReadAudit => "reading the audit log",
         Action::ReadSecrets => "looking at secrets",
         Action::ManageSecrets => "storing, changing or deleting secrets",

@@ -89,7 +89,9 @@ pub struct CredentialItem {
     created_at: Timestamp,
     /// From when on it opens nothing; null for never.
     expires_at: Option<Timestamp>,
-    /// When it was last used, roughly; null for never.
+    /// The agent's key that was made together with this device's key, and ends with it; null for other keys.
+    companion_id: Option<CredentialId>,
+    /// When it was last used, to about half a minute; null for never. An agent's key is used when an agent connects.
     last_used_at: Option<Timestamp>,
 }
 
@@ -114,6 +116,7 @@ impl From<ListedCredential> for CredentialItem {
             created_by: row.created_by,
             created_at: row.created_at,
             expires_at: row.expires_at,
+            companion_id: row.companion_id,
             last_used_at: row.last_used_at,
         }
     }
@@ -195,7 +198,8 @@ pub async fn list(
 
 /// Revoke a key.
 ///
-/// It holds for the very next request. An agent's session that was opened with it is closed.
+/// It holds for the very next request. An agent's session that was opened with it is closed. The companion of a device's
+/// key is revoked with it.
 #[utoipa::path(
     delete,
     path = "/api/v1/credentials/{id}",

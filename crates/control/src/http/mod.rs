@@ -24,6 +24,8 @@ mod members;
 mod oidc;
 pub mod openapi;
 mod page;
+mod pair_page;
+mod pairing;
 pub mod permissions;
 mod problem;
 pub mod router;

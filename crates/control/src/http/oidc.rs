@@ -7,11 +7,13 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::{Deserialize, Serialize};
 use towline_model::ErrorCode;
 
 use super::{
     auth::TokenResponse,
     extract::QueryParams,
+    pair_page,
     problem::{ApiError, ApiResult},
 };
 use crate::{app::App, oidc::Attempt};
@@ -21,6 +23,14 @@ const COOKIE: &str = "towline_oidc";
 /// How long a person may take at the provider.
 const MAX_AGE_SECONDS: u32 = 600;
 
+/// What the cookie keeps.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    attempt: Attempt,
+    /// Whether the page that devices are paired on has begun it, and is the answer.
+    pair: bool,
+}
+
 /// Begin to sign in with OpenID Connect.
 ///
 /// For browsers: leads to the identity provider, which leads back to the callback.
@@ -29,23 +39,26 @@ const MAX_AGE_SECONDS: u32 = 600;
     path = "/api/v1/auth/oidc/start",
     operation_id = "start_oidc",
     tag = "people",
+    params(("pair" = inline(Option<bool>), Query, description = "Lead back to the page that devices are paired on.")),
     responses(
         (status = 303, description = "To the identity provider, with a cookie for the return."),
         (status = 404, description = "`not_found`: this server has no sign-in with OpenID Connect.", body = towline_model::Problem, content_type = "application/problem+json"),
         (status = 502, description = "`identity_provider_failed`: the identity provider cannot be used.", body = towline_model::Problem, content_type = "application/problem+json"),
     )
 )]
-pub async fn start(State(app): State<App>) -> ApiResult<Response> {
+pub async fn start(State(app): State<App>, query: QueryParams) -> ApiResult<Response> {
+    let pair = query.switch("pair")?;
     let (uri, attempt) = app.begin_oidc().await?;
     let location = HeaderValue::from_str(&uri.to_string()).map_err(|_| ApiError::internal())?;
-    let text = serde_json::to_vec(&attempt).map_err(|_| ApiError::internal())?;
+    let text = serde_json::to_vec(&Kept { attempt, pair }).map_err(|_| ApiError::internal())?;
     let cookie = cookie(&BASE64_URL_SAFE_NO_PAD.encode(text), MAX_AGE_SECONDS, &app)?;
     Ok((StatusCode::SEE_OTHER, [(header::LOCATION, location), (header::SET_COOKIE, cookie)]).into_response())
 }
 
 /// Finish to sign in with OpenID Connect.
 ///
-/// The identity provider leads browsers here. The answer is the same as that of a sign-in with a password.
+/// The identity provider leads browsers here. The answer is the same as that of a sign-in with a password; if it was begun
+/// with `pair`, it is the page that devices are paired on.
 #[utoipa::path(
     get,
     path = "/api/v1/auth/oidc/callback",
@@ -72,8 +85,8 @@ pub async fn callback(State(app): State<App>, headers: HeaderMap, query: QueryPa
     }
     let again = "this is not the end of a sign-in that this browser began within the last ten minutes; \
                  begin at /api/v1/auth/oidc/start";
-    let attempt = kept(&headers).filter(|attempt| attempt.began(text("state")));
-    let attempt = attempt.ok_or_else(|| ApiError::invalid_parameter("state", again))?;
+    let kept = kept(&headers).filter(|kept| kept.attempt.began(text("state")));
+    let Kept { attempt, pair } = kept.ok_or_else(|| ApiError::invalid_parameter("state", again))?;
     if let Some(error) = query.text("error") {
         let error: String = error.chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
         let message = format!("the identity provider did not let you in ({error})");
@@ -82,7 +95,9 @@ pub async fn callback(State(app): State<App>, headers: HeaderMap, query: QueryPa
     let code = query.text("code").ok_or_else(|| ApiError::invalid_parameter("code", "it is missing"))?;
     let tokens = app.finish_oidc(attempt, code.to_owned()).await?;
     let spent = cookie("", 0, &app)?;
-    Ok(([(header::SET_COOKIE, spent)], Json(TokenResponse::from(tokens))).into_response())
+    let answer =
+        if pair { pair_page::page(&app, Some(&tokens)) } else { Json(TokenResponse::from(tokens)).into_response() };
+    Ok(([(header::SET_COOKIE, spent)], answer).into_response())
 }
 
 fn cookie(value: &str, max_age: u32, app: &App) -> ApiResult<HeaderValue> {
@@ -92,7 +107,7 @@ fn cookie(value: &str, max_age: u32, app: &App) -> ApiResult<HeaderValue> {
 }
 
 /// The sign-in that the browser has begun.
-fn kept(headers: &HeaderMap) -> Option<Attempt> {
+fn kept(headers: &HeaderMap) -> Option<Kept> {
     let cookies = headers.get_all(header::COOKIE).into_iter().filter_map(|value| value.to_str().ok());
     let mut pairs = cookies.flat_map(|text| text.split(';')).filter_map(|pair| pair.trim().split_once('='));
     let (_, value) = pairs.find(|(name, _)| *name == COOKIE)?;

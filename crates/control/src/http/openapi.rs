@@ -12,7 +12,7 @@ use utoipa::OpenApi;
 use super::{
     access::{Access, Limit},
     agents, audit, auth, calls, constraints, credentials, events, examples, health, instances, invitations, logs,
-    members, oidc,
+    members, oidc, pairing,
     router::{Route, routes},
     runtime, secrets, services, teams, users,
 };
@@ -42,6 +42,7 @@ use super::{
         members::list, members::show, members::update, members::remove,
         invitations::create, invitations::list, invitations::revoke, invitations::accept,
         credentials::create, credentials::list, credentials::revoke,
+        pairing::start, pairing::poll, pairing::confirm, pairing::revoke,
         services::create, services::list, services::show, services::update, services::delete,
         services::deploy, services::undeploy, services::restart,
         instances::list, events::list, logs::read, agents::list, audit::list, audit::export,
@@ -148,6 +149,7 @@ fn describe_access(operation: &mut Value, route: &Route) {
         Access::Public => json!([]),
         Access::Anybody => json!([{}, {"access_token": []}]),
         Access::SignedIn => json!([{"access_token": []}]),
+        Access::Device => json!([{"key": []}]),
         Access::Team(action) if takes_keys(action) => json!([{"access_token": [], "team": []}, {"key": []}]),
         Access::Team(_) => json!([{"access_token": [], "team": []}]),
     };
@@ -157,6 +159,11 @@ fn describe_access(operation: &mut Value, route: &Route) {
     }
     if route.access != Access::Public {
         errors.extend([ErrorCode::Unauthenticated, ErrorCode::MalformedRequest]);
+    }
+    if route.access == Access::Device {
+        // A token can be sent, too, and is told that it is the wrong thing.
+        errors.extend([ErrorCode::TeamRequired, ErrorCode::InvalidParameter]);
+        errors.extend([ErrorCode::Forbidden, ErrorCode::NotInTeam]);
     }
     if let Access::Team(_) = route.access {
         errors.extend([
@@ -262,6 +269,7 @@ pub(super) fn permission(access: Access) -> Value {
         Access::Public => return json!({"needs": "nothing"}),
         Access::Anybody => return json!({"needs": "nothing, or a signed-in user"}),
         Access::SignedIn => return json!({"needs": "a signed-in user"}),
+        Access::Device => return json!({"needs": "a device's key"}),
         Access::Team(action) => action,
     };
     let (user_id, team_id) = (UserId::from_uuid(uuid::Uuid::nil()), TeamId::from_uuid(uuid::Uuid::nil()));

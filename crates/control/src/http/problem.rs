@@ -14,6 +14,7 @@ use crate::app::{
     invitation::InvitationError,
     log::LogsError,
     oidc::OidcSignInError,
+    pairing::PairingError,
     secret::SecretError,
     service::ServiceError,
     sign_in::{RefreshError, SignInError},
@@ -263,6 +264,22 @@ impl From<OidcSignInError> for ApiError {
             // The same person, twice at once for the first time.
             OidcSignInError::Store(StoreError::Conflict { .. }) => StoreError::Concurrent.into(),
             OidcSignInError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<PairingError> for ApiError {
+    fn from(error: PairingError) -> Self {
+        let message = error.to_string();
+        match error {
+            PairingError::Invalid(error) => error.into(),
+            PairingError::UnknownDeviceCode | PairingError::UnknownUserCode => Self::new(ErrorCode::NotFound, message),
+            PairingError::Full(wait) | PairingError::TooManyWrongCodes(wait) => {
+                Self::new(ErrorCode::RateLimited, message)
+                    .with_header(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)))
+            }
+            PairingError::Team(error) => error.into(),
+            PairingError::Store(error) => error.into(),
         }
     }
 }

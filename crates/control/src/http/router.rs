@@ -17,7 +17,7 @@ use super::{
     access::{Access, Limit, guard},
     agents, audit, auth, conditional, credentials, events,
     finish::finish,
-    health, instances, invitations, logs, members, oidc, openapi,
+    health, instances, invitations, logs, members, oidc, openapi, pair_page, pairing,
     problem::ApiError,
     runtime, secrets, services, teams, users,
 };
@@ -40,9 +40,9 @@ pub struct Route {
 #[must_use]
 #[rustfmt::skip]
 pub fn routes() -> Vec<Route> {
-    use Access::{Anybody, Public, SignedIn, Team};
+    use Access::{Anybody, Device, Public, SignedIn, Team};
     use Action::{CreateServices, InvokeServices, ManageCredentials, ManageSecrets, ManageServices, ReadAgents, ReadAudit, ReadCredentials, ReadSecrets, ReadServices};
-    use Action::{DeleteTeam, LeaveTeam, ManageInvitations, ManageMembers, ManageTeam, ReadMembers, ReadTeam, TransferTeam};
+    use Action::{DeleteTeam, LeaveTeam, ManageInvitations, ManageMembers, ManageTeam, PairDevices, ReadMembers, ReadTeam, TransferTeam};
     vec![
         post("/api/v1/auth/login", Public, auth::login).counted(Limit::SignIn),
         post("/api/v1/auth/refresh", Public, auth::refresh),
@@ -73,6 +73,11 @@ pub fn routes() -> Vec<Route> {
         post("/api/v1/credentials", Team(ManageCredentials), credentials::create),
         get("/api/v1/credentials", Team(ReadCredentials), credentials::list),
         delete("/api/v1/credentials/{id}", Team(ManageCredentials), credentials::revoke),
+
+        post("/api/v1/desktop/pair/start", Public, pairing::start),
+        post("/api/v1/desktop/pair/poll", Public, pairing::poll),
+        post("/api/v1/desktop/pair/confirm", Team(PairDevices), pairing::confirm),
+        post("/api/v1/auth/device/revoke", Device, pairing::revoke),
 
         post("/api/v1/containers", Team(CreateServices), services::create),
         get("/api/v1/containers", Team(ReadServices), services::list),
@@ -116,6 +121,7 @@ pub fn router(app: &App) -> Router {
         router = router.route(route.path, route.handler.route_layer(guard));
     }
     router
+        .merge(pair_page::router())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(conditional::tag))

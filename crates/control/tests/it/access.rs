@@ -14,6 +14,8 @@ enum Who {
     /// Nobody in particular, and signed-in users; a key is refused.
     Anybody,
     SignedIn,
+    /// A device, about its own key.
+    Device,
     /// These roles, and whether these keys: `sk-read`, `sk-invoke`, `sk-manage`, `dk` (of an admin).
     Team([bool; 4], [bool; 4]),
 }
@@ -57,6 +59,10 @@ const TABLE: &[(&str, &str, Who)] = &[
     ("POST", "/api/v1/credentials", KEYS),
     ("GET", "/api/v1/credentials", KEYS),
     ("DELETE", "/api/v1/credentials/{id}", KEYS),
+    ("POST", "/api/v1/desktop/pair/start", Who::Everybody),
+    ("POST", "/api/v1/desktop/pair/poll", Who::Everybody),
+    ("POST", "/api/v1/desktop/pair/confirm", MEMBERS),
+    ("POST", "/api/v1/auth/device/revoke", Who::Device),
     ("POST", "/api/v1/containers", MANAGE),
     ("GET", "/api/v1/containers", READ),
     ("GET", "/api/v1/containers/{id}", READ),
@@ -104,7 +110,10 @@ async fn the_table_holds() {
     for &(method, path, who) in TABLE {
         for (index, caller) in callers.iter().enumerate() {
             // Whoever is let through here takes others away.
-            if matches!((method, path), ("DELETE", "/api/v1/teams/current") | (_, "/api/v1/teams/current/leave")) {
+            if matches!(
+                (method, path),
+                ("DELETE", "/api/v1/teams/current") | (_, "/api/v1/teams/current/leave" | "/api/v1/auth/device/revoke")
+            ) {
                 let server = TestServer::start().await;
                 let callers = self::callers(&server);
                 try_row(&server, (method, path, who), index, &callers[index]).await;
@@ -134,6 +143,7 @@ async fn try_row(
         _ if matches!(*name, "nobody" | "ak") => Some((401, "unauthenticated")),
         Who::SignedIn if is_key => Some((401, "unauthenticated")),
         Who::SignedIn => None,
+        Who::Device => (*name != "dk").then_some((403, "forbidden")),
         Who::Team(roles, _) if index < 4 => (!roles[index]).then_some((403, "forbidden")),
         Who::Team(_, keys) => (!keys[index - 4]).then_some((403, "forbidden")),
     };

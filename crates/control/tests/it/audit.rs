@@ -14,6 +14,7 @@ const EXEMPT: &[(&str, &str)] = &[
     ("POST /api/v1/teams", "its entry is in the log of the new team: teams::somebody_makes_a_further_team_and_owns_it"),
     ("POST /api/v1/teams/current/leave", "the owner, who watches, cannot leave: members::leaving_is_for_everybody"),
     ("DELETE /api/v1/teams/current", "the log goes with its team"),
+    ("POST /api/v1/desktop/pair/start", "nobody is known yet, and it concerns no team"),
     ("POST /api/v1/r/containers/{slug}/ticket", "a permission of thirty seconds to do what is not told either: a call"),
 ];
 
@@ -103,6 +104,14 @@ async fn call_everything(watch: &mut Watch<'_>) {
     let wished = json!({"kind": "integration", "display_name": "ci"});
     let key = watch.call(&owner, "POST /api/v1/credentials", &none, wished, "credential.create").await;
     watch.call(&owner, "DELETE /api/v1/credentials/{id}", &key["id"], Value::Null, "credential.revoke").await;
+
+    let started = watch.server.act(&nobody, "/api/v1/desktop/pair/start").await.json(200);
+    let confirm = json!({"user_code": started["user_code"], "device_name": "laptop"});
+    watch.call(&owner, "POST /api/v1/desktop/pair/confirm", &none, confirm, "device.pair").await;
+    let poll = json!({"device_code": started["device_code"]});
+    let keys = watch.call(&nobody, "POST /api/v1/desktop/pair/poll", &none, poll, "credential.create").await;
+    let device = Caller::bearer(keys["raw_key"].as_str().unwrap());
+    watch.call(&device, "POST /api/v1/auth/device/revoke", &none, Value::Null, "credential.revoke").await;
 
     let wished = json!({"name": "key", "value": "hunter2"});
     let secret = watch.call(&owner, "POST /api/v1/secrets", &none, wished, "secret.create").await["id"].clone();

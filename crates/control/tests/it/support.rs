@@ -59,6 +59,15 @@ impl TestServer {
 
     /// Starts with other settings.
     pub async fn start_with(change: impl FnOnce(&mut ServerConfig)) -> Self {
+        Self::start_as(change, Arc::new(SystemClock)).await
+    }
+
+    /// Starts at another time of day. Tokens are issued by the machine's.
+    pub async fn start_at(clock: Arc<dyn Clock>) -> Self {
+        Self::start_as(|_| {}, clock).await
+    }
+
+    async fn start_as(change: impl FnOnce(&mut ServerConfig), clock: Arc<dyn Clock>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = ServerConfig::new(directory.path().join("data"));
         // Tests ask faster than people; the limits have tests of their own.
@@ -70,7 +79,7 @@ impl TestServer {
         };
         change(&mut config);
         let (ours, theirs) = fill(&config).await;
-        let server = start(&config).await;
+        let server = start_at(&config, clock).await;
         Self { router: router(server.app()), server, config, ours, theirs, _directory: directory }
     }
 
@@ -230,8 +239,12 @@ pub fn with(slug: &str, field: &str, value: Value) -> Value {
 }
 
 pub async fn start(config: &ServerConfig) -> Server {
+    start_at(config, Arc::new(SystemClock)).await
+}
+
+async fn start_at(config: &ServerConfig, clock: Arc<dyn Clock>) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    Server::start(config.clone(), listener, Arc::new(SystemClock)).await.unwrap()
+    Server::start(config.clone(), listener, clock).await.unwrap()
 }
 
 /// What the API of today cannot make is written into the database before the server starts.
@@ -288,6 +301,7 @@ async fn fill_team(tx: &mut Tx, name: &str, password_hash: &Secret<String>) -> T
             revoked_at: None,
             last_used_at: None,
             services: None,
+            companion_id: None,
         };
         tx.insert_credential(&row).await.unwrap();
         keys.insert(name, key.expose().clone());

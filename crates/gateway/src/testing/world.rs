@@ -26,7 +26,7 @@ use towline_tunnel::message::{Refusal, Report};
 
 use super::{AgentKind, Answer, Container, RawCaller, SimAgent, wait_until, within};
 use crate::{
-    AccessTokens, AgentEvent, CallerBody, Credential, CredentialTable, Gateway, GatewayConfig, InstanceRoute,
+    AccessTokens, AgentEvent, CallerBody, Credential, CredentialTable, Gateway, GatewayConfig, InstanceRoute, LastUse,
     RequestIdText, RouteTable, ServiceRoute, Snapshot,
     access_token::TokenHolder,
     snapshot::{Timeouts, Upstream},
@@ -131,6 +131,7 @@ impl World {
                 scopes,
                 services: None,
                 expires_at: None,
+                last_use: LastUse::default(),
             };
             known.keys.push((key, credential));
         }

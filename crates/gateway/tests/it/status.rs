@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use towline_gateway::{
-    Credential, GatewayConfig,
+    Credential, GatewayConfig, LastUse,
     testing::{AgentKind, Answer, Container, SimAgent, World},
 };
 use towline_model::{Clock, CredentialId, KeyKind, Role, Scope, ServiceId, ServiceStatus, SystemClock, TeamId, UserId};
@@ -43,6 +43,7 @@ async fn whoever_is_not_known_is_told_why() {
         scopes: Scope::DEFAULT.to_vec(),
         services: None,
         expires_at: Some(SystemClock.now()),
+        last_use: LastUse::default(),
     };
     let expired = world.add_key(expired);
     let revoked = world.team();
@@ -120,6 +121,7 @@ async fn to_a_key_with_a_list_other_services_are_missing() {
             scopes: Scope::DEFAULT.to_vec(),
             services: Some(services.into()),
             expires_at: None,
+            last_use: LastUse::default(),
         })
     };
     let (limited, empty) = (key(&[hello]), key(&[]));
@@ -161,6 +163,7 @@ async fn keys_may_do_what_their_scopes_and_their_users_may() {
         scopes: scopes.to_vec(),
         services: None,
         expires_at: None,
+        last_use: LastUse::default(),
     };
     let viewer = UserId::generate();
     world.add_member(viewer, team.id, Role::Viewer);

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, header};
 use towline_gateway::{
-    Credential, GatewayError,
+    Credential, GatewayError, LastUse,
     testing::{Answer, Container, RawCaller, World, wait_until, within},
 };
 use towline_model::{CredentialId, KeyKind, Principal, Scope, ServiceStatus, SignInId};
@@ -165,6 +165,7 @@ async fn a_ticket_is_made_for_what_could_be_called_now() {
         scopes: vec![Scope::Read],
         services: None,
         expires_at: None,
+        last_use: LastUse::default(),
     });
     let user = Principal::User {
         user_id: team.member,

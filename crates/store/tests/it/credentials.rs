@@ -1,5 +1,7 @@
 //! Keys: listed, revoked, and handed to the gateway's snapshot.
 
+use std::collections::BTreeSet;
+
 use towline_model::{CredentialId, KeyKind, Scope, ServiceId, TeamId, UserId};
 use towline_store::{Constraint, CredentialRow, Store, StoreError};
 
@@ -15,6 +17,7 @@ for_each_engine!(
     a_key_is_revoked_once_and_only_by_its_team,
     the_snapshot_holds_what_opens_something,
     the_time_of_use_only_moves_forward,
+    a_companion_ends_with_its_device,
 );
 
 async fn add(store: &Store, credential: &CredentialRow) {
@@ -146,4 +149,43 @@ async fn the_time_of_use_only_moves_forward(database: &Database) {
         assert_eq!(found.unwrap().last_used_at, Some(expected));
     }
     assert_eq!(store.revision().await.unwrap(), before, "no gateway needs to know");
+}
+
+async fn a_companion_ends_with_its_device(database: &Database) {
+    let store = database.connect().await;
+    let (team, other_team) = (add_team(&store).await, add_team(&store).await);
+    let pair = async |team| {
+        let agent = credential_row(team, KeyKind::Agent);
+        let device = CredentialRow { companion_id: Some(agent.id), ..credential_row(team, KeyKind::Device) };
+        add(&store, &agent).await;
+        add(&store, &device).await;
+        (device.id, agent.id)
+    };
+    let (first, second, foreign) = (pair(team).await, pair(team).await, pair(other_team).await);
+    let lone = credential_row(team, KeyKind::Agent);
+    add(&store, &lone).await;
+    let active = async || {
+        let rows = store.read().await.unwrap().active_credentials(at(1)).await.unwrap();
+        rows.into_iter().map(|row| row.id).collect::<BTreeSet<_>>()
+    };
+    let mut tx = store.write().await.unwrap();
+    assert!(tx.revoke_credential(team.id, first.0, at(1)).await.unwrap());
+    tx.commit().await.unwrap();
+    assert_eq!(active().await, BTreeSet::from([second.0, second.1, foreign.0, foreign.1, lone.id]));
+    let before = store.revision().await.unwrap();
+    let mut tx = store.write().await.unwrap();
+    tx.revoke_companions_of(team.id, team.owner, at(1)).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(active().await, BTreeSet::from([second.0, foreign.0, foreign.1, lone.id]));
+    assert_eq!(store.revision().await.unwrap(), before + 1);
+    let third = pair(team).await;
+    let mut tx = store.write().await.unwrap();
+    tx.revoke_device_keys_of(team.id, team.owner, at(1)).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(active().await, BTreeSet::from([foreign.0, foreign.1, lone.id]));
+    let nobody =
+        CredentialRow { companion_id: Some(CredentialId::generate()), ..credential_row(team, KeyKind::Device) };
+    let refused = store.write().await.unwrap().insert_credential(&nobody).await;
+    assert!(matches!(refused, Err(StoreError::NotFound)), "{refused:?}");
+    assert!(store.read().await.unwrap().find_credential(team.id, third.1).await.unwrap().unwrap().revoked_at.is_some());
 }

@@ -167,6 +167,7 @@ pub(crate) fn credential_row(team: Team, kind: KeyKind) -> CredentialRow {
         revoked_at: None,
         last_used_at: None,
         services: None,
+        companion_id: None,
     }
 }
 

@@ -6,6 +6,7 @@ mod agents;
 mod audit;
 mod connect;
 mod credentials;
+mod device_pairings;
 mod events;
 mod fixtures;
 mod harness;
