@@ -66,12 +66,11 @@ impl Browser {
         browser
     }
 
-    /// Goes to a page with this `Authorization`, and sends none from then on.
+    /// Goes to a page.
     ///
     /// # Panics
-    /// When the page does not load.
-    pub async fn open(&mut self, url: &str, authorization: &str) {
-        self.command("Network.setExtraHTTPHeaders", json!({"headers": {"Authorization": authorization}})).await;
+    /// When it does not load.
+    pub async fn visit(&mut self, url: &str) {
         let opened = self.command("Page.navigate", json!({"url": url})).await;
         assert!(opened.get("errorText").is_none(), "{url}: {opened}");
         wait_until(&format!("{url} is loaded"), SOON, async || {
@@ -79,6 +78,15 @@ impl Browser {
             if at.as_str() == Some(&format!("complete {url}")) { Ok(()) } else { Err(at.to_string()) }
         })
         .await;
+    }
+
+    /// Goes to a page with this `Authorization`, and sends none from then on.
+    ///
+    /// # Panics
+    /// When the page does not load.
+    pub async fn open(&mut self, url: &str, authorization: &str) {
+        self.command("Network.setExtraHTTPHeaders", json!({"headers": {"Authorization": authorization}})).await;
+        self.visit(url).await;
         self.command("Network.setExtraHTTPHeaders", json!({"headers": {}})).await;
     }
 

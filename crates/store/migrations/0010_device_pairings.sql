@@ -14,3 +14,4 @@ CREATE INDEX device_pairings_by_expiry ON device_pairings (expires_at);
 
 -- The agent's key that was made together with a device's key, and ends with it.
 ALTER TABLE credentials ADD COLUMN companion_id TEXT REFERENCES credentials (id);
+CREATE INDEX credentials_by_companion ON credentials (companion_id);

@@ -87,7 +87,7 @@ pub enum Command {
     Server(Box<cmd::server::ServerArgs>),
     /// Run an agent: it dials the server and runs containers on this machine. It listens on no port.
     Agent(Box<cmd::agent::AgentArgs>),
-    /// Sign in to a server with e-mail address and password.
+    /// Sign in to a server: somebody lets this machine in at a page of the server.
     Login(cmd::login::LoginArgs),
     /// Forget a sign-in, here and at the server.
     Logout(cmd::login::LogoutArgs),

@@ -24,7 +24,7 @@ use towline_model::{Secret, TeamId, service::is_slug};
 use url::{Host, Url};
 
 pub use self::{
-    credentials::CredentialsFile,
+    credentials::{CredentialsFile, DeviceLogin, Kept, Login},
     error::ClientError,
     sign_in::{SignIn, Tokens},
     types::Service,
@@ -66,6 +66,14 @@ impl Client {
     /// When the machine's trusted certificates cannot be read.
     pub fn new(base: Url, identity: Identity) -> Result<Self, ClientError> {
         Ok(Self { http: http_client(&base)?, base, identity })
+    }
+
+    /// The key that calls are made with, if it is a key.
+    pub const fn key(&self) -> Option<&Secret<String>> {
+        match &self.identity {
+            Identity::Key(key) => Some(key),
+            Identity::Nobody | Identity::User { .. } => None,
+        }
     }
 
     /// The server's base URL.

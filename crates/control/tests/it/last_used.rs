@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use http::Method;
 use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use towline_gateway::testing::{SimAgent, within};
 use towline_model::{CredentialId, Timestamp};
 use towline_store::{Store, StoreOptions};
@@ -43,9 +46,13 @@ async fn every_kind_of_key_is_told_when_it_was_used() {
         assert!(used(&server, name).await >= Timestamp::parse(&before).unwrap(), "{name}");
     }
     // A call of a service, in the gateway: that the service is unknown makes no difference.
-    let url = format!("{}/api/v1/r/containers/no-such/", server.server.url());
-    let call = reqwest::Client::new().request(Method::GET, url).bearer_auth(&server.ours.keys["sk-invoke"]);
-    assert_eq!(call.send().await.unwrap().status(), 404);
+    let mut socket = TcpStream::connect(server.server.addr()).await.unwrap();
+    let key = &server.ours.keys["sk-invoke"];
+    let head = "GET /api/v1/r/containers/no-such/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer";
+    socket.write_all(format!("{head} {key}\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("an answer", socket.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
     used(&server, "sk-invoke").await;
     let unused = keys(&server).await.iter().filter(|key| key["last_used_at"].is_null()).count();
     assert_eq!(unused, 2, "sk and sk-manage");

@@ -13,6 +13,7 @@ mod external;
 mod mail;
 mod netns;
 mod oidc;
+mod pairing;
 mod registry;
 mod sdk;
 mod stalled_readers;

@@ -53,8 +53,12 @@ impl World {
 
     /// Signs in as a browser does, and gives the last answer.
     async fn sign_in(&self, login: &str) -> Response {
+        self.sign_in_from("/auth/oidc/start", login).await
+    }
+
+    async fn sign_in_from(&self, start: &str, login: &str) -> Response {
         let mut browser = Browser::new();
-        let start = self.server.api().url("/auth/oidc/start");
+        let start = self.server.api().url(start);
         let mut response = browser.get(&start).await;
         loop {
             while let Some(target) = redirect(&response) {
@@ -165,6 +169,16 @@ async fn an_invited_person_signs_in_and_is_in_the_team() {
     assert_eq!(owner.get("/invitations").await.expect(200)["page_meta"]["total_count"], 0);
     let again = world.user(&world.tokens("verified.ada@example.com").await);
     assert_eq!(again.get("/users/me").await.expect(200)["id"], me["id"]);
+    // So far without a password: the page that devices are paired on takes the person as signed in.
+    let page = world.sign_in_from("/auth/oidc/start?pair", "verified.ada@example.com").await;
+    assert_eq!(
+        (page.status().as_u16(), page.headers()[header::CONTENT_TYPE].as_bytes()),
+        (200, &b"text/html; charset=utf-8"[..])
+    );
+    let page = page.text().await.unwrap();
+    let (_, token) = page.split_once("data-access-token=\"").unwrap();
+    let token = json!({"access_token": token.split('"').next().unwrap()});
+    assert_eq!(world.user(&token).get("/users/me").await.expect(200)["id"], me["id"]);
     for password in ["", "x"] {
         let body = json!({"email_address": "verified.ada@example.com", "user_password": password});
         ada.anonymous().post("/auth/login", &body).await.problem(401, "invalid_login");

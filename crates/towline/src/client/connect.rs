@@ -14,7 +14,7 @@ use url::Url;
 use super::{
     Client, Identity, SignIn,
     bootstrap::Bootstrap,
-    credentials::{Credentials, CredentialsFile},
+    credentials::{Credentials, CredentialsFile, DeviceLogin},
     shown,
     sign_in::Owner,
 };
@@ -52,18 +52,47 @@ pub fn connect(args: &ClientArgs, context: &Context) -> Result<Client, Failure> 
         .clone()
         .map_or_else(|| credentials.current.as_deref().map(parse_stored).transpose(), |url| Ok(Some(url)))?;
     if let (Some(server), Some(file)) = (server, file)
-        && let Some(login) = credentials.logins.get(server.as_str())
+        && let Some(client) = signed_in(&server, file, &credentials, context)?
     {
-        context.verbose(|| {
-            format!("signed in to {} as {} ({})", shown(&server), login.email_address, file.path().display())
-        });
-        let sign_in = Box::new(SignIn::new(server.clone(), file, None));
-        return Ok(Client::new(server, Identity::User { sign_in, team_id: login.team_id })?);
+        return Ok(client);
     }
     match matching(args, local(args, context)?) {
         Some(local) => local.client(context),
         None => Err(nobody(args)),
     }
+}
+
+/// The client of a server that there is a sign-in to.
+fn signed_in(
+    server: &Url,
+    file: CredentialsFile,
+    credentials: &Credentials,
+    context: &Context,
+) -> Result<Option<Client>, Failure> {
+    if let Some(device) = credentials.devices.get(server.as_str()) {
+        context.verbose(|| format!("using this machine's key at {} ({})", shown(server), file.path().display()));
+        return Ok(Some(Client::new(server.clone(), Identity::Key(device.device_key.clone()))?));
+    }
+    if let Some(login) = credentials.logins.get(server.as_str()) {
+        context.verbose(|| {
+            format!("signed in to {} as {} ({})", shown(server), login.email_address, file.path().display())
+        });
+        let sign_in = Box::new(SignIn::new(server.clone(), file, None));
+        return Ok(Some(Client::new(server.clone(), Identity::User { sign_in, team_id: login.team_id })?));
+    }
+    Ok(None)
+}
+
+/// The key that an agent of this machine joins with, when this client is this machine's by `towline login`, and the key
+/// came with that.
+///
+/// # Errors
+/// When the file of sign-ins cannot be read.
+pub fn companion_key(client: &Client, context: &Context) -> Result<Option<Secret<String>>, Failure> {
+    let Some(file) = credentials_file(context) else { return Ok(None) };
+    let device = file.read()?.devices.remove(client.base().as_str());
+    let is_it = |device: &DeviceLogin| client.key().is_some_and(|key| key.expose() == device.device_key.expose());
+    Ok(device.filter(is_it).and_then(|device| device.agent_key))
 }
 
 /// What the first start of that server wrote, if it is on this machine and for us to read.

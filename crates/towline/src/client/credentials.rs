@@ -1,4 +1,5 @@
-//! `credentials.json`: who has signed in where, readable by nobody but the user.
+//! `credentials.json`: who has signed in where, with tokens or with keys of this machine's own, readable by nobody but the
+//! user.
 //!
 //! Refresh tokens are used once: each use gives a new one and ends the old. So the file is locked while a token is
 //! being renewed, read again under the lock, and replaced whole before the new token is used.
@@ -39,6 +40,26 @@ pub struct Login {
     pub access_expires_at: Timestamp,
 }
 
+/// Keys of this machine's own at one server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceLogin {
+    /// The key that calls are made with (`dk-`). It names its team by itself.
+    #[serde(serialize_with = "expose")]
+    pub device_key: Secret<String>,
+    /// The key that an agent on this machine joins with (`ak-`), when there is one.
+    #[serde(default, serialize_with = "expose_optional", skip_serializing_if = "Option::is_none")]
+    pub agent_key: Option<Secret<String>>,
+}
+
+/// A sign-in of either kind.
+#[derive(Debug, Clone)]
+pub enum Kept {
+    /// Tokens of a user.
+    Login(Login),
+    /// Keys of this machine's own.
+    Device(DeviceLogin),
+}
+
 /// The content of the file.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Credentials {
@@ -48,6 +69,31 @@ pub struct Credentials {
     /// The sign-ins by the server's URL.
     #[serde(default)]
     pub logins: BTreeMap<String, Login>,
+    /// This machine's keys by the server's URL. A server is here or among the sign-ins with tokens.
+    #[serde(default)]
+    pub devices: BTreeMap<String, DeviceLogin>,
+}
+
+impl Credentials {
+    /// Keeps the sign-in to a server, in place of any other to it.
+    pub fn keep(&mut self, server: &str, kept: Kept) {
+        self.take(server);
+        match kept {
+            Kept::Login(login) => drop(self.logins.insert(server.to_owned(), login)),
+            Kept::Device(device) => drop(self.devices.insert(server.to_owned(), device)),
+        }
+    }
+
+    /// Forgets the sign-in to a server, and gives it.
+    pub fn take(&mut self, server: &str) -> Option<Kept> {
+        let login = self.logins.remove(server).map(Kept::Login);
+        self.devices.remove(server).map(Kept::Device).or(login)
+    }
+
+    /// Every server that there is a sign-in to.
+    pub fn servers(&self) -> impl Iterator<Item = &String> {
+        self.logins.keys().chain(self.devices.keys())
+    }
 }
 
 /// Where sign-ins are kept.
@@ -132,7 +178,7 @@ impl Locked<'_> {
         self.file.read()
     }
 
-    /// Replaces the file: either the old or the new content is there, whatever happens meanwhile.
+    /// Replaces the file, or removes it when nothing is left to keep: either the old or the new content is there, whatever happens meanwhile.
     ///
     /// # Errors
     /// When the directory cannot be written to.
@@ -142,6 +188,12 @@ impl Locked<'_> {
 
     fn replace(&self, credentials: &Credentials) -> io::Result<()> {
         let path = &self.file.0;
+        if credentials.servers().next().is_none() {
+            return match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                Ok(()) | Err(_) => Ok(()),
+            };
+        }
         let fresh = path.with_extension("json.new");
         let _ = fs::remove_file(&fresh);
         let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&fresh)?;
@@ -155,6 +207,13 @@ impl Locked<'_> {
 
 fn expose<S: Serializer>(secret: &Secret<String>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(secret.expose())
+}
+
+fn expose_optional<S: Serializer>(secret: &Option<Secret<String>>, serializer: S) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(secret) => expose(secret, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 #[cfg(test)]
@@ -184,8 +243,29 @@ mod tests {
         locked.write(&credentials).unwrap();
         drop(locked);
         assert_eq!(file.read().unwrap().logins["http://a/"].refresh_token.expose(), "r");
+        assert_eq!(file.read().unwrap().current.as_deref(), Some("http://a/"));
         assert_eq!(fs::metadata(file.path()).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(file.path().parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[tokio::test]
+    async fn a_server_has_one_sign_in_and_an_empty_file_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = CredentialsFile::at(dir.path().join("credentials.json"));
+        let locked = file.lock().await.unwrap();
+        let mut credentials = Credentials::default();
+        credentials.keep("http://a/", Kept::Login(login("r")));
+        let device = DeviceLogin { device_key: Secret::new("dk-1".to_owned()), agent_key: None };
+        credentials.keep("http://a/", Kept::Device(device));
+        assert!(credentials.logins.is_empty());
+        locked.write(&credentials).unwrap();
+        let mut credentials = locked.read().unwrap();
+        assert_eq!(credentials.servers().collect::<Vec<_>>(), ["http://a/"]);
+        assert!(matches!(credentials.take("http://a/"), Some(Kept::Device(device)) if device.agent_key.is_none()));
+        assert!(credentials.take("http://a/").is_none());
+        locked.write(&credentials).unwrap();
+        assert!(!file.path().exists());
+        locked.write(&credentials).unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -141,11 +141,11 @@ impl ProblemAnswer {
             }
             "forbidden" => Some(
                 "a key can do what its scopes allow (`towline key create --scope manage` makes one that changes services); \
-                 keys themselves are made by people: `towline login`"
+                 keys themselves are made by people: `towline login --email ADDRESS`"
                     .to_owned(),
             ),
             "already_exists" if self.error_message.contains("sign in and accept") => {
-                Some("`towline login`, then the same command with --signed-in".to_owned())
+                Some("`towline login --email ADDRESS`, then the same command with --signed-in".to_owned())
             }
             _ => None,
         };

@@ -36,8 +36,8 @@ Example:
 It goes on until Ctrl-C when the agent runs in this process; the service then answers 503 until it is exposed again. When an \
 agent of this machine is online already (`towline up`, `towline agent`), that one takes the service, and the command ends.
 
-An agent in this process needs an agent key (ak-…): --agent-key, TOWLINE_AGENT_KEY, or the bootstrap.json of a server on \
-this machine. `towline key create --kind agent --name this-machine` makes one.";
+An agent in this process needs an agent key (ak-…): --agent-key, TOWLINE_AGENT_KEY, the one that came with `towline login`, or the \
+bootstrap.json of a server on this machine. `towline key create --kind agent --name this-machine` makes one.";
 
 /// The label of agents that run in this command: they attach to one process only.
 const EXPOSE_LABEL: &str = "towline.expose";

@@ -158,7 +158,7 @@ struct AcceptArgs {
     /// The server's URL [default: the one signed in to last, else http://127.0.0.1:7070].
     #[arg(long, value_name = "URL", value_parser = parse_server_url)]
     server: Option<Url>,
-    /// Accept as the user who has signed in with `towline login`; without it, a new account is made.
+    /// Accept as the user who has signed in with `towline login --email`; without it, a new account is made.
     #[arg(long, conflicts_with_all = ["name", "password_stdin"])]
     signed_in: bool,
     /// Your name, for the other members: 1 to 100 characters.
@@ -290,9 +290,9 @@ async fn accept(args: AcceptArgs, context: &Context) -> Result<(), Failure> {
     let done: Value = client.post("/invitations/accept", Some(&body)).await?;
     let (server, team, role) = (shown(client.base()), text(&done, "team_id"), text(&done, "role"));
     context.output.show(&done, || {
-        let address = if args.signed_in { "" } else { " --email <your address>" };
         format!(
-            "you are {role} of the team {team}; work in it with: towline login --server {server}{address} --team {team}"
+            "you are {role} of the team {team}; work in it with: towline login --server {server} (or, with a password, add \
+             --email <your address> --team {team})"
         )
     })
 }

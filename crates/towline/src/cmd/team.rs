@@ -179,7 +179,7 @@ async fn create(args: &CreateArgs, context: &Context) -> Result<(), Failure> {
     let id = text(&made, "id");
     context.output.show(&made, || {
         format!(
-            "made {}; make it the one that commands are about with: towline login --team {id}",
+            "made {}; make it the one that commands are about with: towline login --email <your address> --team {id}",
             printable(&args.name)
         )
     })

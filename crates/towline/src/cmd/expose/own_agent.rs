@@ -12,7 +12,7 @@ use crate::{
     client::{
         Client,
         bootstrap::Bootstrap,
-        connect::{bootstrap_of, read_secret_file},
+        connect::{bootstrap_of, companion_key, read_secret_file},
         shown,
     },
     cmd::{Context, agent},
@@ -100,11 +100,14 @@ fn key(args: &ExposeArgs, client: &Client, context: &Context) -> Result<Secret<S
         (None, Some(path)) => return read_secret_file(path),
         (None, None) => {}
     }
+    if let Some(key) = companion_key(client, context)? {
+        return Ok(key);
+    }
     let bootstrap: Option<Bootstrap> = bootstrap_of(client.base(), &args.client, context)?;
     bootstrap.and_then(|bootstrap| bootstrap.agent_key).ok_or_else(|| {
         Failure::new("no agent runs on this machine, and one in this process needs an agent key (ak-…)").hint(format!(
-            "make one with `towline key create --kind agent --name this-machine --server {server}` and give it with --agent-key \
-             or TOWLINE_AGENT_KEY, or start an agent here with `towline agent --server {server} --key ak-…`",
+            "`towline login --server {server}` brings one; or make one with `towline key create --kind agent --name this-machine \
+             --server {server}` and give it with --agent-key or TOWLINE_AGENT_KEY, or start an agent here with `towline agent --server {server} --key ak-…`",
             server = shown(client.base())
         ))
     })
