@@ -28,7 +28,7 @@ use super::{
     ),
     tags(
         (name = "people", description = "Signing in, who one is, teams, their members and invitations."),
-        (name = "credentials", description = "Keys of programs and agents."),
+        (name = "credentials", description = "Keys of programs, agents and devices; pairing of devices."),
         (name = "services", description = "Services: define, deploy, look at."),
         (name = "secrets", description = "Values that definitions refer to and that nobody gets to see again."),
         (name = "agents", description = "The machines of the team."),

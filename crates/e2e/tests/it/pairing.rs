@@ -142,8 +142,11 @@ async fn who_has_signed_in_exposes_with_nothing_else() {
     expose.wait_for_output("is the service ollama").await;
     let echo = server.api().get("/r/containers/ollama/echo").await.expect(200);
     assert_eq!(echo["method"], "GET");
-    // The keys end together, and with them the agent.
     let key = machine.key(&server, "device_key");
+    let echo = server.api().with_key(&key).get("/r/containers/ollama/echo").await;
+    assert!(!echo.text().contains(&key[12..]), "the process does not see the key");
+    assert_eq!(echo.expect(200)["method"], "GET");
+    // The keys end together, and with them the agent.
     server.api().with_key(&key).post("/auth/device/revoke", &json!({})).await.expect(200);
     wait_until("nothing is behind the service", SOON, async || {
         let reply = server.api().get("/r/containers/ollama/echo").await;
