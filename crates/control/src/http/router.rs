@@ -74,9 +74,9 @@ pub fn routes() -> Vec<Route> {
         get("/api/v1/credentials", Team(ReadCredentials), credentials::list),
         delete("/api/v1/credentials/{id}", Team(ManageCredentials), credentials::revoke),
 
-        post("/api/v1/desktop/pair/start", Public, pairing::start),
+        post("/api/v1/desktop/pair/start", Public, pairing::start).counted(Limit::SignIn),
         post("/api/v1/desktop/pair/poll", Public, pairing::poll),
-        post("/api/v1/desktop/pair/confirm", Team(PairDevices), pairing::confirm),
+        post("/api/v1/desktop/pair/confirm", Team(PairDevices), pairing::confirm).counted(Limit::SignIn),
         post("/api/v1/auth/device/revoke", Device, pairing::revoke),
 
         post("/api/v1/containers", Team(CreateServices), services::create),

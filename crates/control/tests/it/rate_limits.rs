@@ -38,11 +38,12 @@ fn refused(answer: &Answer) {
 
 #[tokio::test]
 async fn attempts_to_get_in_are_counted_by_address() {
-    let server = server(|limits| limits.sign_in_per_address = Some("3/m".parse().unwrap())).await;
+    let server = server(|limits| limits.sign_in_per_address = Some("4/m".parse().unwrap())).await;
     let attempts = [
         (Method::POST, LOGIN, json!({"email_address": "nobody@ours.example", "user_password": "wrong wrong"})),
         (Method::POST, "/api/v1/invitations/accept", json!({"invitation_token": "wrong"})),
         (Method::GET, "/api/v1/auth/oidc/start", json!({})),
+        (Method::POST, "/api/v1/desktop/pair/confirm", json!({"user_code": "BCDF-GHJK"})),
     ];
     for (method, path, body) in &attempts {
         let answer = server.send(from("192.0.2.1", Caller::NOBODY.request(method.clone(), path, Some(body)))).await;
