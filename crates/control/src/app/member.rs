@@ -56,7 +56,7 @@ impl App {
             // Whoever may not invite any more has no invitations open.
             tx.delete_invitations_by(team_id, user_id).await?;
         }
-        if !(Principal::User { user_id, team_id, role }).may(Action::ManageCredentials) {
+        if role < Action::ManageCredentials.minimum_role() {
             // Whoever may make no keys for agents has none that came with a device.
             tx.revoke_companions_of(team_id, user_id, self.now()).await?;
         }

@@ -174,8 +174,8 @@ impl App {
         let taken = taken.and_then(|row| row.paired_with).ok_or(PairingError::UnknownDeviceCode)?;
         let membership = tx.find_membership(taken.team_id, taken.user_id).await?;
         let role = membership.ok_or(PairingError::UnknownDeviceCode)?.role;
-        let user = Principal::User { user_id: taken.user_id, team_id: taken.team_id, role };
-        let agent = user.may(Action::ManageCredentials).then(|| make(KeyKind::Agent, &taken, now));
+        let may_bring_agents = role >= Action::ManageCredentials.minimum_role();
+        let agent = may_bring_agents.then(|| make(KeyKind::Agent, &taken, now));
         let mut device = make(KeyKind::Device, &taken, now);
         device.row.user_id = Some(taken.user_id);
         device.row.companion_id = agent.as_ref().map(|agent| agent.row.id);
