@@ -8,7 +8,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpStream, task::JoinSet};
 use towline_gateway::{
-    Credential,
+    Credential, LastUse,
     access_token::TokenHolder,
     testing::{Container, RawCaller, TeamSetup, World, wait_until, within},
 };
@@ -62,6 +62,7 @@ fn device(team: &TeamSetup) -> Credential {
         scopes: Vec::new(),
         services: None,
         expires_at: None,
+        last_use: LastUse::default(),
     }
 }
 
