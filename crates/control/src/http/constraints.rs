@@ -32,6 +32,7 @@ pub(super) fn add_to_schemas(schemas: &mut Value) {
         ("TeamRequest", "team_name"),
         ("UpdateMeRequest", "display_name"),
         ("AcceptRequest", "display_name"),
+        ("ConfirmPairingRequest", "device_name"),
     ];
     for (schema, field) in names {
         schemas[schema]["properties"][field]["pattern"] = json!(NO_CONTROLS);
