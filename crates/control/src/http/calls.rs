@@ -43,6 +43,7 @@ const ERRORS: &[ErrorCode] = &[
     ErrorCode::TlsProtocolError,
     ErrorCode::UpstreamProtocolError,
     ErrorCode::UpstreamTimeout,
+    ErrorCode::ServiceBusy,
     ErrorCode::NoReadyInstance,
     ErrorCode::AgentUnreachable,
 ];

@@ -56,6 +56,11 @@ pub(super) fn add_to_schemas(schemas: &mut Value) {
         {"properties": {"current_password": {"type": "null"}, "refresh_token": {"type": "null"}}},
         {"properties": {"new_password": {"type": "string"}}, "required": ["new_password"]},
     ]);
+    // A line has a length only where there is one.
+    schemas["ServiceSpec"]["anyOf"] = json!([
+        {"properties": {"max_queued_requests": {"type": "null"}}},
+        {"properties": {"max_concurrent_requests": {"type": "integer"}}, "required": ["max_concurrent_requests"]},
+    ]);
     schemas["EnvEntry"]["oneOf"] = json!([
         {"properties": {"env_value": {"type": "string"}, "secret_id": {"type": "null"}}, "required": ["env_value"]},
         {"properties": {"secret_id": {"type": "string"}, "env_value": {"type": "null"}}, "required": ["secret_id"]},
