@@ -1,7 +1,8 @@
 //! Signing in: a password becomes an access token and a refresh token; a refresh token becomes the next pair.
 //!
-//! An access token is short-lived and needs no look-up but in the short list of sign-ins that were just ended. A refresh token is 256 random bits, stored as a hash, and works
-//! once: when one comes back that was used before, somebody has a copy, and the whole sign-in is ended.
+//! An access token is short-lived and needs no look-up but in the short list of sign-ins that were just ended. A refresh
+//! token is 256 random bits, stored as a hash, and works once: when one comes back that was used before, somebody has a
+//! copy, and the whole sign-in is ended.
 
 use std::time::Duration;
 
@@ -108,8 +109,8 @@ impl App {
         }
     }
 
-    /// Ends the sign-in that a refresh token belongs to, with its access tokens and what they have in flight. Doing so twice, or with an unknown token, is no error: there is
-    /// nothing left to end.
+    /// Ends the sign-in that a refresh token belongs to, with its access tokens and what they have in flight. Doing so twice,
+    /// or with an unknown token, is no error: there is nothing left to end.
     ///
     /// # Errors
     /// When the database does not answer.

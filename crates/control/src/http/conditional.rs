@@ -25,9 +25,9 @@ const HASH_BYTES: usize = 16;
 
 /// The version of the thing that an answer shows; a handler makes it a part of its answer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RowVersion(pub(super) i64);
+pub(super) struct ThingVersion(pub(super) i64);
 
-impl IntoResponseParts for RowVersion {
+impl IntoResponseParts for ThingVersion {
     type Error = Infallible;
 
     fn into_response_parts(self, mut parts: ResponseParts) -> Result<ResponseParts, Infallible> {
@@ -64,11 +64,11 @@ fn is_whole_json(response: &Response) -> bool {
     is_json && response.body().size_hint().exact().is_some_and(|length| length <= MAX_TAGGED_BYTES)
 }
 
-fn entity_tag(version: Option<RowVersion>, bytes: &[u8]) -> String {
+fn entity_tag(version: Option<ThingVersion>, bytes: &[u8]) -> String {
     let digest = Sha256::digest(bytes);
     let hash: String = digest.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect();
     match version {
-        Some(RowVersion(version)) => format!("\"{version}-{hash}\""),
+        Some(ThingVersion(version)) => format!("\"{version}-{hash}\""),
         None => format!("\"{hash}\""),
     }
 }
@@ -128,9 +128,9 @@ mod tests {
 
     #[test]
     fn a_tag_tells_its_version_and_others_tell_none() {
-        let tag = entity_tag(Some(RowVersion(7)), b"{}");
+        let tag = entity_tag(Some(ThingVersion(7)), b"{}");
         assert_eq!(version_of(&tag), Some(7));
-        assert_ne!(tag, entity_tag(Some(RowVersion(7)), b"{ }"));
+        assert_ne!(tag, entity_tag(Some(ThingVersion(7)), b"{ }"));
         for other in [&entity_tag(None, b"{}"), &format!("W/{tag}"), "\"7\"", "\"7-abc\"", "7", "", "\"", "\"\""] {
             assert_eq!(version_of(other), None, "{other}");
         }

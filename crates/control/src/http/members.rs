@@ -8,7 +8,7 @@ use towline_store::MemberRow;
 
 use super::{
     access::Caller,
-    conditional::RowVersion,
+    conditional::ThingVersion,
     extract::{JsonBody, PathParam},
     page::{PageMeta, PageParams, PageQuery},
     problem::ApiResult,
@@ -94,9 +94,9 @@ pub async fn show(
     State(app): State<App>,
     Caller(principal): Caller,
     PathParam(id): PathParam<UserId>,
-) -> ApiResult<(RowVersion, Json<MemberItem>)> {
+) -> ApiResult<(ThingVersion, Json<MemberItem>)> {
     let member = app.member(principal.team_id(), id).await?;
-    Ok((RowVersion(version(member.role)), Json(member.into())))
+    Ok((ThingVersion(version(member.role)), Json(member.into())))
 }
 
 /// Give a member another role.

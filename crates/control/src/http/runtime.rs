@@ -12,7 +12,7 @@ use towline_gateway::TICKET_LIFETIME;
 use super::{
     access::Caller,
     agents::{self, AgentList},
-    conditional::RowVersion,
+    conditional::ThingVersion,
     extract::PathParam,
     page::{PageParams, PageQuery},
     problem::ApiResult,
@@ -53,9 +53,9 @@ pub async fn show_service(
     State(app): State<App>,
     Caller(principal): Caller,
     PathParam(slug): PathParam<String>,
-) -> ApiResult<(RowVersion, Json<Service>)> {
+) -> ApiResult<(ThingVersion, Json<Service>)> {
     let service = app.service_by_slug(&principal, &slug).await?;
-    Ok((RowVersion(service.row.version), Json(Service::seen_by(&principal, service))))
+    Ok((ThingVersion(service.row.version), Json(Service::seen_by(&principal, service))))
 }
 
 /// A WebSocket ticket.

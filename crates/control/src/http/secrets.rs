@@ -8,7 +8,7 @@ use towline_model::{Secret, SecretId, ServiceId, Timestamp};
 
 use super::{
     access::Caller,
-    conditional::RowVersion,
+    conditional::ThingVersion,
     extract::{JsonBody, PathParam},
     page::{PageMeta, PageParams, PageQuery},
     problem::ApiResult,
@@ -206,9 +206,9 @@ pub async fn show(
     State(app): State<App>,
     Caller(principal): Caller,
     PathParam(id): PathParam<SecretId>,
-) -> ApiResult<(RowVersion, Json<SecretItem>)> {
+) -> ApiResult<(ThingVersion, Json<SecretItem>)> {
     let secret = app.secret(principal.team_id(), id).await?;
-    Ok((RowVersion(secret.row.version), Json(secret.into())))
+    Ok((ThingVersion(secret.row.version), Json(secret.into())))
 }
 
 /// Change a secret.

@@ -10,7 +10,7 @@ use towline_store::Paged;
 use super::{
     SUCCESS, Success,
     access::Caller,
-    conditional::RowVersion,
+    conditional::ThingVersion,
     extract::{JsonObject, PathParam},
     page::{PageMeta, PageParams, PageQuery},
     problem::ApiResult,
@@ -222,9 +222,9 @@ pub async fn show(
     State(app): State<App>,
     Caller(principal): Caller,
     PathParam(id): PathParam<ServiceId>,
-) -> ApiResult<(RowVersion, Json<Service>)> {
+) -> ApiResult<(ThingVersion, Json<Service>)> {
     let service = app.service(&principal, id).await?;
-    Ok((RowVersion(service.row.version), Json(Service::seen_by(&principal, service))))
+    Ok((ThingVersion(service.row.version), Json(Service::seen_by(&principal, service))))
 }
 
 /// Change fields of a definition.

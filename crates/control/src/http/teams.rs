@@ -8,7 +8,7 @@ use towline_model::{ErrorCode, Principal, Role, TeamId, Timestamp, UserId};
 use super::{
     SUCCESS, Success,
     access::{Caller, SignedIn},
-    conditional::RowVersion,
+    conditional::ThingVersion,
     extract::JsonBody,
     page::{PageMeta, PageParams, PageQuery},
     problem::{ApiError, ApiResult},
@@ -134,12 +134,12 @@ pub async fn list(
     tag = "people",
     responses((status = 200, description = "The team.", body = TeamResponse))
 )]
-pub async fn show(State(app): State<App>, Caller(principal): Caller) -> ApiResult<(RowVersion, Json<TeamResponse>)> {
+pub async fn show(State(app): State<App>, Caller(principal): Caller) -> ApiResult<(ThingVersion, Json<TeamResponse>)> {
     let (Principal::User { role, .. } | Principal::Device { role, .. }) = principal else {
         return Err(ApiError::new(ErrorCode::Forbidden, "a key has no role in a team; sign in"));
     };
     let details = app.team(principal.team_id()).await?;
-    let version = RowVersion(details.version());
+    let version = ThingVersion(details.version());
     let team = TeamResponse {
         id: details.team.id,
         team_name: details.team.name,

@@ -6,7 +6,7 @@ use towline_model::{Role, Secret, TeamId, Timestamp, UserId, ValidationError};
 
 use super::{
     access::SignedIn,
-    conditional::RowVersion,
+    conditional::ThingVersion,
     extract::{JsonBody, nullable},
     problem::ApiResult,
 };
@@ -52,10 +52,10 @@ pub struct UserTeam {
     tag = "people",
     responses((status = 200, description = "The user with the teams.", body = UserResponse))
 )]
-pub async fn me(State(app): State<App>, SignedIn(user_id): SignedIn) -> ApiResult<(RowVersion, Json<UserResponse>)> {
+pub async fn me(State(app): State<App>, SignedIn(user_id): SignedIn) -> ApiResult<(ThingVersion, Json<UserResponse>)> {
     let details = app.user(user_id).await?;
     let details = details.ok_or(UserError::NoSuchUser)?;
-    let version = RowVersion(details.version());
+    let version = ThingVersion(details.version());
     let team_list =
         details.teams.into_iter().map(|(team, role)| UserTeam { team_id: team.id, team_name: team.name, role });
     let user = UserResponse {
