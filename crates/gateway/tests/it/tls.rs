@@ -1,6 +1,6 @@
 //! Callers under TLS: the same as without it, told apart by ALPN and in what the container is told.
 
-use std::{fs, sync::Arc};
+use std::{fs, sync::Arc, time::Duration};
 
 use http::{Request, Version};
 use http_body_util::{BodyExt as _, Empty};
@@ -143,9 +143,48 @@ async fn a_slow_reader_gets_all_of_a_large_answer() {
     while count < LENGTH {
         // Somebody who takes turns with everything else there is to do.
         tokio::task::yield_now().await;
-        count += within("more", stream.read(&mut piece)).await.unwrap();
+        let more = within("more", stream.read(&mut piece)).await.unwrap();
+        assert!(more > 0, "it ended early");
+        count += more;
     }
     assert_eq!(count, LENGTH);
+}
+
+/// TLS takes more than its socket does. What it holds back when an answer is over must still be sent once its caller reads,
+/// though nobody writes any more. Which length brings that about depends on the system's buffers, so lengths are tried
+/// until one is too long for all of them.
+#[tokio::test]
+async fn the_end_of_an_answer_is_not_kept_back() {
+    const STEP: usize = 32 << 10;
+    let container = Container::start(|mut exchange, _| async move {
+        let head = exchange.head().await?.unwrap();
+        let length: usize = head.split("length=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+        exchange.write(head).await?;
+        exchange.write(vec![b'x'; length]).await
+    })
+    .await;
+    let tls = TlsWorld::start().await;
+    let (team, agent, _) = tls.world.hello(&container).await;
+    for length in (STEP..).step_by(STEP) {
+        let mut stream = tls.connect(&[]).await;
+        let request = get(&team.key).replace("/hello/a ", &format!("/hello/a?length={length} "));
+        stream.write_all(request.as_bytes()).await.unwrap();
+        wait_until("the container is asked", || container.accepted() >= length / STEP).await;
+        let all_taken = wait_until("the gateway has taken all of the answer", || agent.streams() == 0);
+        let fits = tokio::time::timeout(Duration::from_millis(500), all_taken).await.is_ok();
+        let mut read = 0;
+        let mut piece = vec![0; 64 << 10];
+        while read < length {
+            let count = within("the rest of the answer", stream.read(&mut piece)).await.unwrap();
+            assert!(count > 0, "it ended early");
+            read += count;
+        }
+        if !fits {
+            assert!(length > 3 * STEP, "the system's buffers hold more than this");
+            return;
+        }
+    }
 }
 
 #[tokio::test]
