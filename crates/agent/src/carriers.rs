@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -12,18 +13,18 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use towline_tunnel::{
-    Budget, Carrier, CarrierConfig, agent_carrier,
-    message::{CARRIER_PATH, CARRIER_UPGRADE},
+    Budget, Carrier, CarrierConfig, CarrierEnd, agent_carrier, message::ConnectionKind,
 };
 
 use crate::{
-    connect::{Dialler, UpgradedSocket},
+    connect::{Dialled, Dialler},
     runtime::Runtime,
     streams::Streams,
 };
@@ -106,13 +107,13 @@ impl<R: Runtime> Carriers<R> {
         self.streams.finished().await;
     }
 
-    async fn dial(&self, ticket: &str, asked_at: Instant) -> Option<UpgradedSocket> {
+    async fn dial(&self, ticket: &str, asked_at: Instant) -> Option<Dialled> {
         let dial = async {
             let _turn = self.dials.acquire().await.expect("the semaphore is never closed");
-            self.dialler.dial(CARRIER_PATH, CARRIER_UPGRADE, ticket).await
+            self.dialler.dial(ConnectionKind::Carrier, ticket).await
         };
         match timeout(TICKET_LIFETIME.saturating_sub(asked_at.elapsed()), dial).await {
-            Ok(Ok(socket)) => Some(socket),
+            Ok(Ok(dialled)) => Some(dialled),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "a carrier could not be dialled");
                 None
@@ -164,9 +165,9 @@ impl<R: Runtime> SessionCarriers<R> {
             let (carriers, own, ended) = (Arc::clone(&self.carriers), Arc::clone(&self.own), self.ended.clone());
             let asked_at = Instant::now();
             self.carriers.tasks.spawn(async move {
-                let socket = ended.run_until_cancelled(carriers.dial(&ticket, asked_at)).await;
-                if let Some(Some(socket)) = socket {
-                    serve(&carriers, socket, &own, &ended).await;
+                let dialled = ended.run_until_cancelled(carriers.dial(&ticket, asked_at)).await;
+                if let Some(Some(dialled)) = dialled {
+                    serve(&carriers, dialled, &own, &ended).await;
                 }
                 drop(seat);
             });
@@ -184,15 +185,15 @@ impl<R> Drop for SessionCarriers<R> {
     }
 }
 
-/// Serves one carrier until its connection ends.
+/// Serves one carrier until its connection ends. It takes no new streams when it is about to be cut on its way.
 async fn serve<R: Runtime>(
     carriers: &Arc<Carriers<R>>,
-    socket: UpgradedSocket,
+    Dialled { transport, rung, at }: Dialled,
     own: &Mutex<HashMap<u64, Carrier>>,
     ended: &CancellationToken,
 ) {
     let config = CarrierConfig { budget: carriers.budget.clone(), ..CarrierConfig::default() };
-    let (carrier, mut incoming, driver) = agent_carrier(socket, config);
+    let (carrier, mut incoming, driver) = agent_carrier(transport, config);
     let id = carriers.next_id.fetch_add(1, Ordering::Relaxed);
     carriers.live().insert(id, carrier.clone());
     own.lock().unwrap_or_else(PoisonError::into_inner).insert(id, carrier.clone());
@@ -203,13 +204,24 @@ async fn serve<R: Runtime>(
     }
     // The driver has a task of its own: it is awake for every read, the loop below only for new streams.
     let driver = carriers.tasks.spawn(driver.run());
-    while let Some(stream) = incoming.next().await {
-        carriers.streams.serve(stream);
+    let lifetimes = carriers.dialler.lifetimes();
+    let mut is_old = pin!(lifetimes.wait_until_old(rung, at).fuse());
+    loop {
+        tokio::select! {
+            stream = incoming.next() => match stream {
+                Some(stream) => carriers.streams.serve(stream),
+                None => break,
+            },
+            () = &mut is_old => carrier.go_away(),
+        }
     }
     own.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
     carriers.live().remove(&id);
     let end = carrier.closed().await;
     let _ = driver.await;
+    if matches!(end, CarrierEnd::PeerClosed | CarrierEnd::Io(_)) {
+        lifetimes.note_cut(rung, at, Instant::now());
+    }
     tracing::debug!(carrier = id, %end, "carrier ended");
 }
 

@@ -9,12 +9,15 @@ use towline_model::{
 };
 use url::Url;
 
-use crate::{identity, reach::policy::ReachPolicy};
+use crate::{connect::ProxyConfig, identity, reach::policy::ReachPolicy};
 
 /// The most carriers that one session may have.
 pub const MAX_CARRIERS: usize = 64;
 /// The most labels of an agent.
 pub const MAX_LABELS: usize = 64;
+
+/// A shorter life of connections would be spent on opening them.
+const SHORTEST_LIFETIME: Duration = Duration::from_secs(5);
 
 /// How an agent is set up.
 #[derive(Debug, Clone)]
@@ -37,6 +40,11 @@ pub struct AgentConfig {
     pub reach: ReachPolicy,
     /// Certificates (PEM) that the server's is checked against, instead of the machine's trusted roots.
     pub ca_file: Option<PathBuf>,
+    /// Through which proxy the server is reached.
+    pub proxy: ProxyConfig,
+    /// The age at which connections are cut on the way to the server: they are replaced before. What is observed counts
+    /// too.
+    pub connection_lifetime: Option<Duration>,
     /// How long streams that run may go on after the agent was told to stop.
     pub leave_deadline: Duration,
 }
@@ -55,6 +63,8 @@ impl AgentConfig {
             max_streams: 8192,
             reach: ReachPolicy::default(),
             ca_file: None,
+            proxy: ProxyConfig::None,
+            connection_lifetime: None,
             leave_deadline: Duration::from_secs(10),
         }
     }
@@ -95,6 +105,9 @@ impl AgentConfig {
         if self.max_streams == 0 {
             return Err(ConfigError::MaxStreams);
         }
+        if self.connection_lifetime.is_some_and(|limit| limit < SHORTEST_LIFETIME) {
+            return Err(ConfigError::ConnectionLifetime);
+        }
         Ok(())
     }
 }
@@ -134,6 +147,15 @@ pub enum ConfigError {
     /// No stream would be allowed.
     #[error("the most streams must be at least 1")]
     MaxStreams,
+    /// A proxy that cannot be one. Its URL may hold a password and is not repeated.
+    #[error("the proxy must be http://host:port or https://host:port, with user:password@ before the host if it wants them")]
+    Proxy,
+    /// Credentials for the proxy that are no pair.
+    #[error("the proxy's credentials must be user:password")]
+    ProxyCredentials,
+    /// Connections would be replaced all the time.
+    #[error("the connections' lifetime must be at least 5 seconds")]
+    ConnectionLifetime,
     /// The file with the certificates cannot be used.
     #[error("the CA file {path} cannot be used: {reason}")]
     CaFile {
@@ -189,6 +211,7 @@ mod tests {
         check(&|c| c.labels = vec!["towline.agent=me".to_owned()], "by itself");
         check(&|c| c.max_carriers = 65, "1 to 64");
         check(&|c| c.max_streams = 0, "at least 1");
+        check(&|c| c.connection_lifetime = Some(Duration::from_secs(4)), "5 seconds");
     }
 
     #[test]

@@ -1,22 +1,42 @@
-//! Dialling the server: addresses, TCP, TLS and the HTTP upgrade, every step with a deadline.
+//! Dialling the server: addresses, TCP, proxies, TLS and the HTTP upgrade, every step with a deadline.
 //!
-//! A [`Dialler`] holds no connection and no state that could go stale: names are resolved anew each time.
+//! A [`Dialler`] holds no connection, and names are resolved anew each time. What it remembers are guesses: which way
+//! to the server worked last ([`ladder`]), and how long connections live on it ([`lifetimes`]).
 
+mod ladder;
+mod lifetimes;
+mod proxy;
 pub(crate) mod socket;
 mod tls;
 mod upgrade;
 
 use std::{io, net::SocketAddr, time::Duration};
 
-use http::{HeaderValue, Uri};
-use tokio::{net::lookup_host, time::timeout};
+use http::{HeaderValue, StatusCode, Uri};
+use tokio::{
+    net::lookup_host,
+    time::{Instant, timeout},
+};
+use towline_tunnel::{
+    SessionEnd,
+    message::{ConnectionKind, Framing},
+    ping,
+};
 use url::{Host, Url};
 
-pub use self::{
-    tls::ServerSocket,
-    upgrade::{Rejection, UpgradedSocket},
+use self::{
+    ladder::{Ladder, Reach},
+    lifetimes::Lifetimes,
+    proxy::Proxy,
+    tls::Tls,
+    upgrade::UpgradeRequest,
 };
-use self::{tls::Tls, upgrade::UpgradeRequest};
+pub use self::{
+    ladder::Rung,
+    proxy::ProxyConfig,
+    tls::ServerSocket,
+    upgrade::{Rejection, Transport},
+};
 use crate::config::{AgentConfig, ConfigError};
 
 /// How long looking up the server's addresses may take.
@@ -25,8 +45,12 @@ const RESOLVE_DEADLINE: Duration = Duration::from_secs(5);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the TLS handshake may take.
 const TLS_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a proxy may take to connect to the server.
+const PROXY_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the server may take to switch protocols.
 const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the server may take to answer a ping, where a way is tested.
+const PING_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Opens connections to one server.
 #[derive(Debug)]
@@ -37,6 +61,20 @@ pub struct Dialler {
     /// The path of the base URL, without a slash at its end.
     prefix: String,
     tls: Option<Tls>,
+    proxy: Option<Proxy>,
+    ladder: Ladder,
+    lifetimes: Lifetimes,
+}
+
+/// A connection that was opened.
+#[derive(Debug)]
+pub struct Dialled {
+    /// The connection.
+    pub transport: Transport,
+    /// The way that it took.
+    pub rung: Rung,
+    /// When.
+    pub at: Instant,
 }
 
 impl Dialler {
@@ -53,12 +91,16 @@ impl Dialler {
             "https" => Some(Tls::new(&host, config.ca_file.as_deref())?),
             _ => None,
         };
+        let proxy = Proxy::of(config)?;
         Ok(Self {
             authority: authority_of(server).ok_or_else(unusable)?,
             prefix: server.path().trim_end_matches('/').to_owned(),
             host,
             port,
             tls,
+            ladder: Ladder::new(rungs(proxy.is_some(), &config.proxy)),
+            proxy,
+            lifetimes: Lifetimes::new(config.connection_lifetime),
         })
     }
 
@@ -73,40 +115,93 @@ impl Dialler {
         self.tls.is_none() && !is_loopback
     }
 
-    /// Dials the server and switches the connection to `protocol`.
+    /// Opens a connection for frames, the way that worked last or another one.
     ///
     /// # Errors
-    /// Which step failed and why. Takes at most 25 seconds, plus 5 for each further address of the server.
-    pub async fn dial(&self, path: &str, protocol: &'static str, bearer: &str) -> Result<UpgradedSocket, ConnectError> {
-        let request = self.request(path, protocol, bearer)?;
-        let addresses = self.resolve().await?;
-        let tcp = socket::connect(&addresses, CONNECT_DEADLINE).await?;
+    /// Which step failed and why. One way takes at most 45 seconds, plus 5 for each further address of the server, and there
+    /// are at most four.
+    pub async fn dial(&self, kind: ConnectionKind, bearer: &str) -> Result<Dialled, ConnectError> {
+        let (transport, rung) = ladder::choose(&self.ladder, |rung| self.dial_on(rung, kind, bearer)).await?;
+        Ok(Dialled { transport, rung, at: Instant::now() })
+    }
+
+    /// Tests now and again whether a better way to the server than the present one works by now, for ever.
+    pub async fn retest(&self, key: &str) {
+        ladder::retest(&self.ladder, |rung| self.probe(rung, key)).await;
+    }
+
+    /// Tests one way. Frames have to pass, not only the request: a session is opened, nothing is said but a ping, and that is all.
+    async fn probe(&self, rung: Rung, key: &str) -> Result<(), ConnectError> {
+        let transport = self.dial_on(rung, ConnectionKind::Session, key).await?;
+        let answer = timeout(PING_DEADLINE, ping(transport)).await;
+        answer.map_err(|_| ConnectError::Timeout("ping"))?.map_err(ConnectError::Frames)
+    }
+
+    /// Which ways to the server there are.
+    pub(crate) const fn ladder(&self) -> &Ladder {
+        &self.ladder
+    }
+
+    /// How long connections live.
+    pub(crate) const fn lifetimes(&self) -> &Lifetimes {
+        &self.lifetimes
+    }
+
+    async fn dial_on(&self, rung: Rung, kind: ConnectionKind, bearer: &str) -> Result<Transport, ConnectError> {
+        let request = self.request(rung.framing, kind, bearer)?;
+        let socket = match &self.proxy {
+            Some(proxy) if rung.via_proxy => self.through(proxy).await?,
+            _ => ServerSocket::Plain(socket::connect(&self.resolve().await?, CONNECT_DEADLINE).await?),
+        };
         let socket = match &self.tls {
-            None => ServerSocket::Plain(tcp),
-            Some(tls) => timeout(TLS_DEADLINE, tls.connect(tcp)).await.map_err(|_| ConnectError::Timeout("TLS"))??,
+            None => socket,
+            Some(tls) => timeout(TLS_DEADLINE, tls.connect(socket)).await.map_err(|_| ConnectError::Timeout("TLS"))??,
         };
         timeout(UPGRADE_DEADLINE, request.send(socket)).await.map_err(|_| ConnectError::Timeout("HTTP"))?
     }
 
-    fn request(&self, path: &str, protocol: &'static str, bearer: &str) -> Result<UpgradeRequest, ConnectError> {
-        let uri: Uri = format!("{}{path}", self.prefix).parse().map_err(|_| ConnectError::Ticket)?;
+    /// A connection to the server through a proxy, which looks its name up.
+    async fn through(&self, proxy: &Proxy) -> Result<ServerSocket, ConnectError> {
+        let unreachable =
+            |error: ConnectError| ConnectError::ProxyBroken { proxy: proxy.to_string(), reason: error.to_string() };
+        let addresses = resolve(&proxy.host, proxy.port).await.map_err(unreachable)?;
+        let socket = socket::connect(&addresses, CONNECT_DEADLINE).await.map_err(unreachable)?;
+        let secured = timeout(TLS_DEADLINE, proxy.secure(ServerSocket::Plain(socket))).await;
+        let socket = secured.map_err(|_| unreachable(ConnectError::Timeout("TLS")))?.map_err(unreachable)?;
+        let target = format!("{}:{}", self.host, self.port);
+        let connected = timeout(PROXY_DEADLINE, proxy.connect(socket, &target)).await;
+        connected.map_err(|_| unreachable(ConnectError::Timeout("CONNECT")))?
+    }
+
+    fn request(&self, framing: Framing, kind: ConnectionKind, bearer: &str) -> Result<UpgradeRequest, ConnectError> {
+        let uri: Uri = format!("{}{}", self.prefix, kind.path()).parse().map_err(|_| ConnectError::Ticket)?;
         let mut authorization = HeaderValue::from_str(&format!("Bearer {bearer}")).map_err(|_| ConnectError::Ticket)?;
         authorization.set_sensitive(true);
-        Ok(UpgradeRequest { uri, protocol, host: self.authority.clone(), authorization })
+        Ok(UpgradeRequest { uri, kind, framing, host: self.authority.clone(), authorization })
     }
 
     async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
-        let name = match &self.host {
-            Host::Domain(name) => name.as_str(),
-            Host::Ipv4(address) => return Ok(vec![(*address, self.port).into()]),
-            Host::Ipv6(address) => return Ok(vec![(*address, self.port).into()]),
-        };
-        let failed = |source| ConnectError::Resolve { host: name.to_owned(), source };
-        let lookup = timeout(RESOLVE_DEADLINE, lookup_host((name, self.port)));
-        let found: Vec<_> =
-            lookup.await.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?.map_err(failed)?.collect();
-        if found.is_empty() { Err(failed(io::ErrorKind::NotFound.into())) } else { Ok(found) }
+        resolve(&self.host, self.port).await
     }
+}
+
+/// The ways to the server, from the top. A proxy that somebody has named is never gone around.
+fn rungs(has_proxy: bool, config: &ProxyConfig) -> Vec<Rung> {
+    let through = has_proxy.then(|| Rung::pair(true)).into_iter().flatten();
+    let without = !(has_proxy && matches!(config, ProxyConfig::Always { .. }));
+    through.chain(without.then(|| Rung::pair(false)).into_iter().flatten()).collect()
+}
+
+async fn resolve(host: &Host<String>, port: u16) -> Result<Vec<SocketAddr>, ConnectError> {
+    let name = match host {
+        Host::Domain(name) => name.as_str(),
+        Host::Ipv4(address) => return Ok(vec![(*address, port).into()]),
+        Host::Ipv6(address) => return Ok(vec![(*address, port).into()]),
+    };
+    let failed = |source| ConnectError::Resolve { host: name.to_owned(), source };
+    let lookup = timeout(RESOLVE_DEADLINE, lookup_host((name, port)));
+    let found: Vec<_> = lookup.await.map_err(|_| failed(io::ErrorKind::TimedOut.into()))?.map_err(failed)?.collect();
+    if found.is_empty() { Err(failed(io::ErrorKind::NotFound.into())) } else { Ok(found) }
 }
 
 fn authority_of(server: &Url) -> Option<HeaderValue> {
@@ -146,6 +241,27 @@ pub enum ConnectError {
     /// The server answered, and not with a switch of protocols.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// The proxy cannot be reached, or does not behave as one.
+    #[error("no way through the proxy {proxy}: {reason}")]
+    ProxyBroken {
+        /// The proxy.
+        proxy: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// The proxy does not connect to the server.
+    #[error("the proxy {proxy} refuses to connect to {target} (status {}): {}", .status.as_u16(), proxy::advice(*.status))]
+    ProxyRefused {
+        /// The proxy.
+        proxy: String,
+        /// The server's host and port.
+        target: String,
+        /// The proxy's answer.
+        status: StatusCode,
+    },
+    /// The connection was switched, and frames do not pass.
+    #[error("frames do not pass to the server: {0}")]
+    Frames(SessionEnd),
     /// A key or ticket that cannot be sent in a header.
     #[error("the key or ticket has characters that cannot be sent")]
     Ticket,
@@ -160,7 +276,21 @@ impl ConnectError {
     /// Whether trying again soon is in vain: somebody has to change something first.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
-        matches!(self, Self::Rejected(rejection) if rejection.is_lasting())
+        match self {
+            Self::Rejected(rejection) => rejection.is_lasting(),
+            Self::ProxyRefused { status, .. } => !status.is_server_error(),
+            _ => false,
+        }
+    }
+
+    /// How far it reaches: whether another way to the server may work.
+    pub(crate) fn reach(&self) -> Reach {
+        match self {
+            Self::Ticket => Reach::Everywhere,
+            Self::Rejected(rejection) => rejection.reach(),
+            Self::Http(_) | Self::Frames(_) | Self::Timeout("HTTP" | "ping") => Reach::Rung,
+            _ => Reach::Route,
+        }
     }
 }
 
@@ -176,12 +306,13 @@ mod tests {
 
     #[test]
     fn the_path_of_the_base_url_stays_in_front() {
-        let request = dialler("http://example.com:8080/tow/").request("/api/v1/agent/session", "x", "k").unwrap();
+        let request = dialler("http://example.com:8080/tow/");
+        let request = request.request(Framing::Bare, ConnectionKind::Session, "k").unwrap();
         assert_eq!(request.uri, "/tow/api/v1/agent/session");
         assert_eq!(request.host, "example.com:8080");
         assert!(request.authorization.is_sensitive());
-        let request = dialler("http://[::1]").request("/api", "x", "k").unwrap();
-        assert_eq!((request.uri.path(), request.host.to_str().unwrap()), ("/api", "[::1]"));
+        let request = dialler("http://[::1]").request(Framing::Bare, ConnectionKind::Carrier, "k").unwrap();
+        assert_eq!((request.uri.path(), request.host.to_str().unwrap()), ("/api/v1/agent/carrier", "[::1]"));
     }
 
     #[test]
@@ -204,9 +335,10 @@ mod tests {
         let port = silent.local_addr().unwrap().port();
         for (scheme, step) in [("http", "HTTP"), ("https", "TLS")] {
             let began = tokio::time::Instant::now();
-            let error = dialler(&format!("{scheme}://127.0.0.1:{port}")).dial("/x", "x/1", "k").await.unwrap_err();
+            let dialler = dialler(&format!("{scheme}://127.0.0.1:{port}"));
+            let error = dialler.dial(ConnectionKind::Session, "k").await.unwrap_err();
             assert!(matches!(error, ConnectError::Timeout(at) if at == step), "{error}");
-            assert!(began.elapsed() <= UPGRADE_DEADLINE + Duration::from_secs(1));
+            assert!(began.elapsed() <= 2 * UPGRADE_DEADLINE + Duration::from_secs(1), "two ways");
         }
     }
 

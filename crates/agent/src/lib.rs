@@ -47,6 +47,7 @@ use self::{
 };
 pub use self::{
     config::{AgentConfig, ConfigError},
+    connect::ProxyConfig,
     reach::{
         policy::ReachPolicy,
         rule::{InvalidRule, Rule},
@@ -120,8 +121,11 @@ pub async fn run_with_status<R: Runtime>(
     let streams = Arc::new(Streams::new(runtime, Arc::clone(&observed), reach, config.max_streams));
     let carriers = Arc::new(Carriers::new(Arc::clone(&dialler), streams, config.max_carriers));
     let _closing = CloseOnDrop(Arc::clone(&carriers));
+    let config = Arc::new(config);
+    let (retested, key) = (Arc::clone(&dialler), config.key.clone());
+    let _retesting = task::spawn_owned(async move { retested.retest(key.expose()).await });
     let sessions = Sessions {
-        config: Arc::new(config),
+        config,
         dialler,
         carriers: Arc::clone(&carriers),
         observed,

@@ -1,22 +1,30 @@
 //! Sessions: one control connection at a time, and a next one when it is lost.
 //!
 //! [`Sessions::run`] owns the backoff, `connect_once` owns one session from the dial to its end. A lost session stops
-//! nothing: containers run on, and so do the streams on its carriers.
+//! nothing: containers run on, and so do the streams on its carriers. A session that is about to be cut on its way to the
+//! server is replaced before: the new one first, then the old one ends.
 
 mod hello;
 mod sleep_watch;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     sync::watch,
     time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use towline_model::{Clock, SessionId};
 use towline_tunnel::{
     SessionConfig, SessionEnd, SessionReceiver, SessionSender, agent_session,
-    message::{AgentMessage, Desired, Refusal, SESSION_PATH, SESSION_UPGRADE, ServerMessage, Welcome},
+    message::{AgentMessage, ConnectionKind, Desired, Refusal, ServerMessage, Welcome},
 };
 
 use self::sleep_watch::SleepWatch;
@@ -25,7 +33,7 @@ use crate::{
     backoff::Reconnect,
     carriers::{Carriers, SessionCarriers},
     config::AgentConfig,
-    connect::{ConnectError, Dialler},
+    connect::{ConnectError, Dialled, Dialler, Rung},
     converge::Wish,
     observed::{AgentReport, Observed},
     runtime::{Owner, Runtime},
@@ -42,6 +50,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 const REPORT_GAP: Duration = Duration::from_millis(100);
 /// How long the last words of a session may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// How long to wait before a session that is to follow another one is opened anew.
+const RENEW_AGAIN: Duration = Duration::from_secs(1);
 /// How often the clocks are compared.
 const CLOCK_TICK: Duration = Duration::from_secs(2);
 /// The same failure is said aloud again after so many repetitions.
@@ -101,6 +111,15 @@ enum Ended {
     Failed(Failure, Duration),
 }
 
+/// What became of a session that was welcomed.
+enum Held<R> {
+    /// Another one has taken its place.
+    Renewed(Box<Session<R>>),
+    /// The agent was told to stop, and has said goodbye.
+    Left,
+    Failed(Failure),
+}
+
 /// One welcomed session.
 struct Session<R> {
     sender: SessionSender<AgentMessage>,
@@ -108,6 +127,9 @@ struct Session<R> {
     owner: Owner,
     id: SessionId,
     carriers: SessionCarriers<R>,
+    driver: AbortOnDropHandle<SessionEnd>,
+    rung: Rung,
+    opened: Instant,
 }
 
 impl<R: Runtime> Sessions<R> {
@@ -137,35 +159,86 @@ impl<R: Runtime> Sessions<R> {
         }
     }
 
-    /// One session, from the dial to its end.
+    /// One session, from the dial to its end, and those that take its place in time.
     async fn connect_once(&self, shutdown: &CancellationToken) -> Ended {
         let opened = tokio::select! {
             opened = self.open() => opened,
             () = shutdown.cancelled() => return Ended::Left,
         };
-        let (mut session, driver) = match opened {
+        let mut session = match opened {
             Ok(opened) => opened,
             Err(failure) => return Ended::Failed(failure, Duration::ZERO),
         };
         let began = Instant::now();
-        tracing::info!(agent = %session.owner.agent_id, session = %session.id, "connected to the server");
-        self.status.send_replace(AgentStatus::Connected { agent_id: session.owner.agent_id });
+        loop {
+            let (agent, id) = (session.owner.agent_id, session.id);
+            tracing::info!(%agent, session = %id, way = %session.rung, "connected to the server");
+            self.status.send_replace(AgentStatus::Connected { agent_id: session.owner.agent_id });
+            match self.hold(&mut session, shutdown).await {
+                // With the old session its carriers take no new streams; those that run are finished.
+                Held::Renewed(next) => session = *next,
+                Held::Left => return Ended::Left,
+                Held::Failed(failure) => return Ended::Failed(failure, began.elapsed()),
+            }
+        }
+    }
+
+    /// Keeps a session until another one has taken its place, it fails, or the agent is stopped.
+    async fn hold(&self, session: &mut Session<R>, shutdown: &CancellationToken) -> Held<R> {
+        let is_renewing = AtomicBool::new(false);
+        let mut successor = pin!(self.succeed(session.rung, session.opened, &is_renewing));
         let failure = tokio::select! {
-            failure = self.attend(&mut session) => failure,
+            failure = self.attend(session) => failure,
+            next = &mut successor => return Held::Renewed(Box::new(next)),
             () = shutdown.cancelled() => {
-                self.leave(&mut session).await;
+                self.leave(session).await;
                 session.sender.close();
-                let _ = timeout(CLOSE_DEADLINE, driver).await;
-                return Ended::Left;
+                let _ = timeout(CLOSE_DEADLINE, &mut session.driver).await;
+                return Held::Left;
             }
         };
-        Ended::Failed(failure, began.elapsed())
+        if let Failure::Lost(end @ (SessionEnd::PeerClosed | SessionEnd::Io(_))) = &failure {
+            // The server ends a session whose successor it has welcomed; this may be heard before the welcome.
+            if is_renewing.load(Ordering::Relaxed)
+                && let Ok(next) = timeout(WELCOME_DEADLINE, successor).await
+            {
+                return Held::Renewed(Box::new(next));
+            }
+            tracing::debug!(%end, age = ?session.opened.elapsed(), "the session was cut");
+            self.dialler.lifetimes().note_cut(session.rung, session.opened, Instant::now());
+        }
+        Held::Failed(failure)
+    }
+
+    /// Opens the session that follows one in time, before that one is cut on its way.
+    async fn succeed(&self, rung: Rung, opened: Instant, is_renewing: &AtomicBool) -> Session<R> {
+        self.dialler.lifetimes().wait_until_old(rung, opened).await;
+        is_renewing.store(true, Ordering::Relaxed);
+        loop {
+            match self.open().await {
+                Ok(next) => return next,
+                Err(failure) => {
+                    tracing::debug!("the session that is to follow was not opened: {failure}");
+                    sleep(RENEW_AGAIN).await;
+                }
+            }
+        }
     }
 
     /// Dials, says hello and waits to be welcomed.
-    async fn open(&self) -> Result<(Session<R>, impl Future + Unpin + use<R>), Failure> {
-        let socket = self.dialler.dial(SESSION_PATH, SESSION_UPGRADE, self.config.key.expose()).await?;
-        let (sender, mut receiver, driver) = agent_session(socket, SessionConfig::default());
+    async fn open(&self) -> Result<Session<R>, Failure> {
+        let dialled = self.dialler.dial(ConnectionKind::Session, self.config.key.expose()).await?;
+        let rung = dialled.rung;
+        let opened = self.introduce(dialled).await;
+        if let Err(Failure::Lost(_) | Failure::Silent(_)) = &opened {
+            // The request has passed, and what came behind it has not.
+            self.dialler.ladder().broke(rung);
+        }
+        opened
+    }
+
+    async fn introduce(&self, Dialled { transport, rung, at: opened }: Dialled) -> Result<Session<R>, Failure> {
+        let (sender, mut receiver, driver) = agent_session(transport, SessionConfig::default());
         let driver = spawn_owned(driver.run());
         let hello = hello::hello(&self.config, &self.observed, self.gpu_count).await;
         send(&sender, &AgentMessage::Hello(hello)).await?;
@@ -178,7 +251,7 @@ impl<R: Runtime> Sessions<R> {
         let Welcome { agent_id, session_id: id, .. } = welcome;
         let owner = Owner { agent_id, server: self.config.server.to_string() };
         let carriers = self.carriers.for_session();
-        Ok((Session { sender, receiver, owner, id, carriers }, driver))
+        Ok(Session { sender, receiver, owner, id, carriers, driver, rung, opened })
     }
 
     /// Passes wishes in and reports out until the session is lost.

@@ -173,6 +173,12 @@ impl Carrier {
         self.inner().ended().await
     }
 
+    /// Whether one of the two sides wants no new streams here, for good.
+    #[must_use]
+    pub fn is_going_away(&self) -> bool {
+        !self.inner().lock().mux.takes_streams()
+    }
+
     /// When the last stream ended, or the carrier was made. Of meaning only while there are no streams.
     #[must_use]
     pub fn idle_since(&self) -> Instant {

@@ -4,9 +4,10 @@
 //! * [`frame`]: the frames of sessions and carriers, byte by byte.
 //! * [`mux`]: streams inside one carrier, without any I/O; [`carrier`]: the same on a socket.
 //! * [`placement`]: which carrier a stream goes on, when to ask for more carriers, which ones to give up.
+//! * [`websocket`]: the same frames inside a WebSocket.
 //! * [`end`]: how streams and carriers end, and who ended them.
 //!
-//! This crate knows nothing of HTTP beyond the names of the two upgrade requests, and nothing of containers.
+//! This crate knows nothing of HTTP beyond the names in the upgrade requests, and nothing of containers.
 
 pub mod budget;
 pub mod carrier;
@@ -18,6 +19,7 @@ pub mod mux;
 pub mod placement;
 pub mod session;
 pub mod target;
+pub mod websocket;
 
 pub use budget::Budget;
 pub use carrier::{
@@ -26,6 +28,6 @@ pub use carrier::{
 };
 pub use end::{CarrierEnd, ProtocolError, RefuseCode, Refused, ResetCode, StreamEnd};
 pub use session::{
-    SessionConfig, SessionDriver, SessionEnd, SessionReceiver, SessionSender, agent_session, server_session,
+    SessionConfig, SessionDriver, SessionEnd, SessionReceiver, SessionSender, agent_session, ping, server_session,
 };
 pub use target::{LogsRequest, OpenTarget};

@@ -13,16 +13,17 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{Notify, mpsc},
 };
 
 pub use self::driver::SessionDriver;
 use crate::{
     end::{CarrierEnd, ProtocolError},
+    frame::{self, Frame},
     message::{AgentMessage, MAX_MESSAGE_BYTES, ServerMessage},
 };
 
@@ -219,4 +220,32 @@ where
     let driver = SessionDriver::new(Box::new(io), &config, to_send, received, Arc::clone(&shared));
     let sender = SessionSender { queue: send, shared: Arc::clone(&shared), message: PhantomData };
     (sender, SessionReceiver { queue: receive, shared, knows, message: PhantomData }, driver)
+}
+
+/// Asks a server for a sign of life on a connection that nothing else is said on, and closes it: shows that frames pass in both
+/// directions. Takes as long as the server does.
+///
+/// # Errors
+/// When the connection ends before the answer, or something else than the answer comes.
+pub async fn ping<T: AsyncRead + AsyncWrite + Unpin>(mut io: T) -> Result<(), SessionEnd> {
+    const NUMBER: u64 = 1;
+    let failed = |error: std::io::Error| SessionEnd::Io(Arc::new(error));
+    let mut bytes = BytesMut::new();
+    Frame::Ping(NUMBER).encode(&mut bytes);
+    io.write_all(&bytes).await.map_err(failed)?;
+    io.flush().await.map_err(failed)?;
+    bytes.clear();
+    loop {
+        match frame::decode(&mut bytes).map_err(SessionEnd::Protocol)? {
+            Some(Frame::Pong(NUMBER)) => break,
+            // The server may be curious as well.
+            Some(Frame::Ping(_) | Frame::Ignored) => {}
+            Some(_) => return Err(SessionEnd::Protocol(ProtocolError::Unexpected("session's"))),
+            None if io.read_buf(&mut bytes).await.map_err(failed)? == 0 => return Err(SessionEnd::PeerClosed),
+            None => {}
+        }
+    }
+    // The answer is there; how the connection ends tells nothing more.
+    let _ = io.shutdown().await;
+    Ok(())
 }

@@ -60,9 +60,15 @@ impl Tls {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
-    pub(super) async fn connect(&self, socket: TcpStream) -> Result<ServerSocket, ConnectError> {
-        let socket = self.connector.connect(self.name.clone(), socket).await.map_err(ConnectError::Tls)?;
-        Ok(ServerSocket::Tls(Box::new(socket)))
+    pub(super) async fn connect(&self, socket: ServerSocket) -> Result<ServerSocket, ConnectError> {
+        let name = self.name.clone();
+        let secured = match socket {
+            ServerSocket::Plain(socket) => {
+                self.connector.connect(name, socket).await.map(|socket| ServerSocket::Tls(Box::new(socket)))
+            }
+            socket => self.connector.connect(name, socket).await.map(|socket| ServerSocket::Nested(Box::new(socket))),
+        };
+        secured.map_err(ConnectError::Tls)
     }
 }
 
@@ -84,6 +90,8 @@ pub enum ServerSocket {
     Plain(TcpStream),
     /// TLS over TCP.
     Tls(Box<TlsStream<TcpStream>>),
+    /// TLS to the server inside TLS to a proxy.
+    Nested(Box<TlsStream<Self>>),
 }
 
 impl AsyncRead for ServerSocket {
@@ -91,6 +99,7 @@ impl AsyncRead for ServerSocket {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
             Self::Tls(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Nested(socket) => Pin::new(socket).poll_read(cx, buf),
         }
     }
 }
@@ -100,6 +109,7 @@ impl AsyncWrite for ServerSocket {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write(cx, data),
             Self::Tls(socket) => Pin::new(socket).poll_write(cx, data),
+            Self::Nested(socket) => Pin::new(socket).poll_write(cx, data),
         }
     }
 
@@ -111,6 +121,7 @@ impl AsyncWrite for ServerSocket {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, data),
             Self::Tls(socket) => Pin::new(socket).poll_write_vectored(cx, data),
+            Self::Nested(socket) => Pin::new(socket).poll_write_vectored(cx, data),
         }
     }
 
@@ -118,6 +129,7 @@ impl AsyncWrite for ServerSocket {
         match self {
             Self::Plain(socket) => socket.is_write_vectored(),
             Self::Tls(socket) => socket.is_write_vectored(),
+            Self::Nested(socket) => socket.is_write_vectored(),
         }
     }
 
@@ -125,6 +137,7 @@ impl AsyncWrite for ServerSocket {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
             Self::Tls(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Nested(socket) => Pin::new(socket).poll_flush(cx),
         }
     }
 
@@ -132,6 +145,7 @@ impl AsyncWrite for ServerSocket {
         match self.get_mut() {
             Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
             Self::Tls(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Nested(socket) => Pin::new(socket).poll_shutdown(cx),
         }
     }
 }
@@ -179,7 +193,7 @@ mod tests {
         };
         let tls = Tls::new(&Host::parse(host).unwrap(), Some(trusted.path())).unwrap();
         let connect = async {
-            let mut socket = tls.connect(socket).await?;
+            let mut socket = tls.connect(ServerSocket::Plain(socket)).await?;
             let mut said = String::new();
             socket.read_to_string(&mut said).await.unwrap();
             let ServerSocket::Tls(socket) = socket else { panic!("it is not secure") };

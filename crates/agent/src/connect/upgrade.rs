@@ -18,8 +18,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::timeout,
 };
+use tokio_util::either::Either;
+use towline_tunnel::{
+    message::{ConnectionKind, Framing},
+    websocket::{WebSocketIo, derive_accept_key, generate_key},
+};
 
-use super::{ConnectError, ServerSocket};
+use super::{ConnectError, ServerSocket, ladder::Reach};
 
 /// The most of a refusal's body that is read, in bytes.
 const REFUSAL_LIMIT: usize = 16 << 10;
@@ -28,67 +33,116 @@ const REFUSAL_DEADLINE: Duration = Duration::from_secs(2);
 /// The most of a foreign answer's words that is repeated, in characters.
 const QUOTE_LIMIT: usize = 300;
 
+/// Bytes of an answer's head, and lines in it, before it is given up.
+const HEAD_LIMIT: (usize, usize) = (16 << 10, 64);
+/// What the agent calls itself.
+pub(super) const USER_AGENT: &str = concat!("towline-agent/", env!("CARGO_PKG_VERSION"));
+
 /// One request to switch protocols.
 #[derive(Debug)]
 pub(super) struct UpgradeRequest {
     pub(super) uri: Uri,
-    pub(super) protocol: &'static str,
+    pub(super) kind: ConnectionKind,
+    pub(super) framing: Framing,
     pub(super) host: HeaderValue,
     pub(super) authorization: HeaderValue,
 }
 
+/// A connection to the server on which frames are sent and received.
+pub type Transport = Either<UpgradedSocket, WebSocketIo<UpgradedSocket>>;
+
 impl UpgradeRequest {
     /// Sends the request on a fresh connection and takes the connection over when the server switches.
-    pub(super) async fn send(self, socket: ServerSocket) -> Result<UpgradedSocket, ConnectError> {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
-        // It can end together with the answer; fused, it may still be polled after that.
-        let mut connection = pin!(connection.with_upgrades().fuse());
-        let protocol = self.protocol;
-        let mut answer = pin!(sender.send_request(self.into_request()));
-        let response = tokio::select! {
-            response = &mut answer => response?,
-            ended = &mut connection => {
-                ended?;
-                // The connection's last words may be the answer.
-                answer.await?
-            }
+    pub(super) async fn send(self, socket: ServerSocket) -> Result<Transport, ConnectError> {
+        let (kind, framing, key) = (self.kind, self.framing, generate_key());
+        let request = self.into_request(&key)?;
+        let switches = |response: &Response<Incoming>| match framing {
+            Framing::Bare => switches_to(response, kind.upgrade()),
+            Framing::WebSocket => opens_websocket(response, kind.subprotocol(), &key),
         };
-        if !switches_to(&response, protocol) {
-            let rejection = tokio::select! {
-                biased;
-                rejection = read_rejection(response) => rejection,
-                _ = &mut connection => Rejection::bare(StatusCode::BAD_GATEWAY),
-            };
-            return Err(rejection.into());
-        }
-        let mut upgraded = pin!(hyper::upgrade::on(response));
-        let upgraded = poll_fn(|cx| {
-            // What goes wrong with the connection is told to the upgrade that waits for it.
-            let _ = connection.as_mut().poll(cx);
-            upgraded.as_mut().poll(cx)
-        });
-        Ok(UpgradedSocket::new(upgraded.await?))
+        let (_, socket) = exchange(socket, request, switches).await?;
+        Ok(match framing {
+            Framing::Bare => Either::Left(socket),
+            Framing::WebSocket => Either::Right(WebSocketIo::client(socket).await),
+        })
     }
 
-    fn into_request(self) -> Request<Empty<Bytes>> {
+    fn into_request(self, key: &str) -> Result<Request<Empty<Bytes>>, ConnectError> {
         let mut request = Request::new(Empty::new());
         *request.method_mut() = Method::GET;
         *request.uri_mut() = self.uri;
         let headers = request.headers_mut();
         headers.insert(header::HOST, self.host);
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static(self.protocol));
+        match self.framing {
+            Framing::Bare => {
+                headers.insert(header::UPGRADE, HeaderValue::from_static(self.kind.upgrade()));
+            }
+            Framing::WebSocket => {
+                let key = HeaderValue::from_str(key).map_err(|_| ConnectError::Ticket)?;
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+                headers.insert(header::SEC_WEBSOCKET_KEY, key);
+                let subprotocol = HeaderValue::from_static(self.kind.subprotocol());
+                headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+            }
+        }
         headers.insert(header::AUTHORIZATION, self.authorization);
-        let agent = concat!("towline-agent/", env!("CARGO_PKG_VERSION"));
-        headers.insert(header::USER_AGENT, HeaderValue::from_static(agent));
-        request
+        headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        Ok(request)
     }
+}
+
+/// Sends one request on a fresh connection, and gives the connection back when its answer is the one that is hoped for.
+pub(super) async fn exchange(
+    socket: ServerSocket,
+    request: Request<Empty<Bytes>>,
+    is_hoped_for: impl FnOnce(&Response<Incoming>) -> bool,
+) -> Result<(StatusCode, UpgradedSocket), ConnectError> {
+    let mut client = http1::Builder::new();
+    client.max_buf_size(HEAD_LIMIT.0).max_headers(HEAD_LIMIT.1);
+    let (mut sender, connection) = client.handshake(TokioIo::new(socket)).await?;
+    // It can end together with the answer; fused, it may still be polled after that.
+    let mut connection = pin!(connection.with_upgrades().fuse());
+    let mut answer = pin!(sender.send_request(request));
+    let response = tokio::select! {
+        response = &mut answer => response?,
+        ended = &mut connection => {
+            ended?;
+            // The connection's last words may be the answer.
+            answer.await?
+        }
+    };
+    if !is_hoped_for(&response) {
+        let rejection = tokio::select! {
+            biased;
+            rejection = read_rejection(response) => rejection,
+            _ = &mut connection => Rejection::bare(StatusCode::BAD_GATEWAY),
+        };
+        return Err(rejection.into());
+    }
+    let status = response.status();
+    let mut upgraded = pin!(hyper::upgrade::on(response));
+    let upgraded = poll_fn(|cx| {
+        // What goes wrong with the connection is told to the upgrade that waits for it.
+        let _ = connection.as_mut().poll(cx);
+        upgraded.as_mut().poll(cx)
+    });
+    Ok((status, UpgradedSocket::new(upgraded.await?)))
 }
 
 fn switches_to(response: &Response<Incoming>, protocol: &str) -> bool {
     let upgrade = response.headers().get(header::UPGRADE);
     response.status() == StatusCode::SWITCHING_PROTOCOLS
         && upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(protocol.as_bytes()))
+}
+
+/// Whether the answer opens the WebSocket that was asked for (RFC 6455 §4.1).
+fn opens_websocket(response: &Response<Incoming>, subprotocol: &str, key: &str) -> bool {
+    let is = |name, expected: &str| response.headers().get(name).is_some_and(|value| value == expected);
+    switches_to(response, "websocket")
+        && is(header::SEC_WEBSOCKET_ACCEPT, &derive_accept_key(key.as_bytes()))
+        && is(header::SEC_WEBSOCKET_PROTOCOL, subprotocol)
 }
 
 async fn read_rejection(response: Response<Incoming>) -> Rejection {
@@ -105,20 +159,39 @@ pub struct Rejection {
     status: StatusCode,
     /// What the server said in its problem body; empty when it is not one of ours.
     said: String,
+    /// Whether a Towline server said it, and nobody on the way.
+    is_ours: bool,
     location: Option<String>,
 }
 
 impl Rejection {
     fn new(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
         let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-        let said = problem.as_ref().and_then(|problem| problem.get("error_message")?.as_str()).unwrap_or_default();
+        let field = |name| problem.as_ref().and_then(|problem| problem.get(name)?.as_str());
+        let is_ours = field("error_message").is_some() && field("error_code").is_some();
+        let said = field("error_message").unwrap_or_default();
         let said = said.chars().filter(|c| !c.is_control()).take(QUOTE_LIMIT).collect();
         let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-        Self { status, said, location: location.map(|text| text.chars().take(QUOTE_LIMIT).collect()) }
+        Self { status, said, is_ours, location: location.map(|text| text.chars().take(QUOTE_LIMIT).collect()) }
     }
 
     const fn bare(status: StatusCode) -> Self {
-        Self { status, said: String::new(), location: None }
+        Self { status, said: String::new(), is_ours: false, location: None }
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_test(status: StatusCode, body: &str) -> Self {
+        Self::new(status, &HeaderMap::new(), body.as_bytes())
+    }
+
+    pub(super) const fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Whether another way to the server could lead to another answer. The server's own answers are the same everywhere, but
+    /// for the one that says that no upgrade has arrived.
+    pub(super) fn reach(&self) -> Reach {
+        if self.is_ours && self.status != StatusCode::UPGRADE_REQUIRED { Reach::Everywhere } else { Reach::Rung }
     }
 
     /// Whether somebody has to change something before trying again can help. Rate limits and failures pass.
@@ -140,7 +213,8 @@ impl Rejection {
                 "there is no Towline server at this URL (404 Not Found); check the server's URL".to_owned()
             }
             426 => format!(
-                "the server speaks another version of the agents' protocol; install an agent of its version{said}"
+                "the server speaks another version of the agents' protocol, or a proxy before it passes neither `Upgrade` nor \
+                 WebSockets on; install an agent of its version, or have the proxy pass them{said}"
             ),
             300..=399 => {
                 let location = self.location.as_deref().unwrap_or("another URL");
@@ -171,6 +245,14 @@ enum Switched {
 }
 
 impl UpgradedSocket {
+    /// The socket, if nothing was received on it yet.
+    pub(super) fn into_fresh(self) -> Option<ServerSocket> {
+        match self.socket {
+            Switched::Direct(socket) if self.ahead.is_empty() => Some(socket),
+            _ => None,
+        }
+    }
+
     fn new(upgraded: Upgraded) -> Self {
         match upgraded.downcast::<TokioIo<ServerSocket>>() {
             Ok(parts) => Self { ahead: parts.read_buf, socket: Switched::Direct(parts.io.into_inner()) },
@@ -245,13 +327,22 @@ mod tests {
     use super::*;
 
     /// Sends the upgrade request to a server that answers with exactly these bytes.
-    async fn answered_with(answer: &[u8]) -> (String, Result<UpgradedSocket, ConnectError>) {
+    async fn answered_with(answer: &[u8]) -> (String, Result<Transport, ConnectError>) {
+        asked(Framing::Bare, |_| answer.to_vec()).await
+    }
+
+    /// The same, to a server whose answer depends on the request.
+    async fn asked(
+        framing: Framing,
+        answer: impl FnOnce(&str) -> Vec<u8>,
+    ) -> (String, Result<Transport, ConnectError>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut server, _) = listener.accept().await.unwrap();
         let request = UpgradeRequest {
             uri: "/api/v1/agent/session".parse().unwrap(),
-            protocol: "towline-session/1",
+            kind: ConnectionKind::Session,
+            framing,
             host: HeaderValue::from_static("example.com"),
             authorization: HeaderValue::from_static("Bearer ak-1"),
         };
@@ -260,9 +351,10 @@ mod tests {
             while !head.ends_with(b"\r\n\r\n") {
                 head.push(server.read_u8().await.unwrap());
             }
-            server.write_all(answer).await.unwrap();
+            let head = String::from_utf8(head).unwrap();
+            server.write_all(&answer(&head)).await.unwrap();
             server.shutdown().await.unwrap();
-            String::from_utf8(head).unwrap()
+            head
         };
         let (head, outcome) = tokio::join!(serve, request.send(ServerSocket::Plain(client)));
         (head, outcome)
@@ -279,11 +371,70 @@ mod tests {
         {
             assert!(head.contains(&format!("{line}\r\n")), "{line} is not in {head}");
         }
-        let mut socket = outcome.unwrap();
+        let Ok(Either::Left(mut socket)) = outcome else { panic!("{outcome:?}") };
         assert!(matches!(socket.socket, Switched::Direct(_)));
         let mut frames = String::new();
         socket.read_to_string(&mut frames).await.unwrap();
         assert_eq!(frames, "frames");
+    }
+
+    /// The answer of a server that takes the WebSocket, with one field's value changed.
+    fn websocket_answer(head: &str, wrong: &str) -> Vec<u8> {
+        let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap();
+        let value = |name: &str, right: &str| if name == wrong { "wrong".to_owned() } else { right.to_owned() };
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: {}\r\nsec-websocket-accept: {}\r\n\
+             sec-websocket-protocol: {}\r\n\r\n",
+            value("upgrade", "WebSocket"),
+            value("accept", &derive_accept_key(key.as_bytes())),
+            value("protocol", "towline-session.1"),
+        );
+        // Right behind it a binary message that is not masked, as servers send them.
+        [answer.as_bytes(), b"\x82\x06frames\x88\x00"].concat()
+    }
+
+    #[tokio::test]
+    async fn a_websocket_is_opened_and_checked() {
+        let (head, outcome) = asked(Framing::WebSocket, |head| websocket_answer(head, "")).await;
+        for line in [
+            "upgrade: websocket",
+            "connection: Upgrade",
+            "sec-websocket-version: 13",
+            "sec-websocket-protocol: towline-session.1",
+            "authorization: Bearer ak-1",
+        ] {
+            assert!(head.contains(&format!("{line}\r\n")), "{line} is not in {head}");
+        }
+        let mut frames = [0; 6];
+        outcome.unwrap().read_exact(&mut frames).await.unwrap();
+        assert_eq!(&frames, b"frames");
+        for wrong in ["upgrade", "accept", "protocol"] {
+            let (_, outcome) = asked(Framing::WebSocket, |head| websocket_answer(head, wrong)).await;
+            let error = outcome.unwrap_err();
+            assert!(error.to_string().contains("answered 101"), "{wrong}: {error}");
+            assert_eq!(error.reach(), Reach::Rung);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_server_itself_says_is_final_and_nothing_else_is() {
+        let reach = async |status: &str, body: &str| {
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            answered_with(answer.as_bytes()).await.1.unwrap_err().reach()
+        };
+        let ours = r#"{"error_message":"no","error_code":"some_code"}"#;
+        for status in ["401 No", "403 No", "429 No", "503 No"] {
+            assert_eq!(reach(status, ours).await, Reach::Everywhere, "{status}");
+        }
+        assert_eq!(reach("426 No", ours).await, Reach::Rung, "no upgrade has arrived");
+        for status in ["200 Ok", "301 No", "400 No", "401 No", "403 No", "404 No", "426 No", "502 No", "503 No"] {
+            assert_eq!(reach(status, "<html>").await, Reach::Rung, "{status}");
+            assert_eq!(reach(status, r#"{"message":"no"}"#).await, Reach::Rung, "{status}");
+        }
+        assert_eq!(answered_with(b"").await.1.unwrap_err().reach(), Reach::Rung, "closed without an answer");
+        let endless = [b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'x'; 32 << 10]].concat();
+        let error = answered_with(&endless).await.1.unwrap_err();
+        assert!(matches!(error, ConnectError::Http(_)), "{error}");
     }
 
     #[tokio::test]

@@ -5,12 +5,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tokio::{sync::oneshot, time::Instant};
 use towline_model::{ErrorCode, Problem};
+use tokio_util::either::Either;
 use towline_tunnel::{
     CarrierConfig, gateway_carrier,
-    message::{CARRIER_UPGRADE, SESSION_UPGRADE},
+    message::{ConnectionKind, Framing},
+    websocket::{WebSocketIo, derive_accept_key},
 };
 
 use super::{
@@ -45,18 +48,19 @@ pub(crate) fn session(
     id: &RequestIdText,
     handover: Option<Handover>,
 ) -> Response<ResponseBody> {
-    let newcomer = match check_session(shared, active, request, id) {
-        Ok(newcomer) => newcomer,
+    let (wanted, newcomer) = match check_session(shared, active, request, id) {
+        Ok(accepted) => accepted,
         Err(refused) => return *refused,
     };
     active.caller().note_upgrade();
     let task = Arc::clone(shared);
+    let framing = wanted.framing();
     shared.tasks.spawn(async move {
-        if let Some(upgraded) = upgraded(handover).await {
+        if let Some(upgraded) = upgraded(handover, framing).await {
             handshake::run(task, upgraded, newcomer).await;
         }
     });
-    switching(SESSION_UPGRADE, id)
+    switching(ConnectionKind::Session, &wanted, id)
 }
 
 fn check_session(
@@ -64,8 +68,8 @@ fn check_session(
     active: &Active,
     request: &Request<CallerBody>,
     id: &RequestIdText,
-) -> Result<Newcomer, Refused> {
-    check_upgrade(request, SESSION_UPGRADE, id)?;
+) -> Result<(Wanted, Newcomer), Refused> {
+    let wanted = check_upgrade(request, ConnectionKind::Session, id)?;
     let state = shared.state.load();
     let authority = shared.authority(&state);
     let credential =
@@ -82,13 +86,15 @@ fn check_session(
             id,
         ));
     }
-    Ok(Newcomer {
+    let newcomer = Newcomer {
         credential_id: credential.id,
         team_id: credential.team_id,
         expires_at: credential.expires_at,
         revoked,
         admission,
-    })
+        framing: wanted.framing(),
+    };
+    Ok((wanted, newcomer))
 }
 
 /// Answers an agent that brings a carrier.
@@ -99,27 +105,33 @@ pub(crate) fn carrier(
     id: &RequestIdText,
     handover: Option<Handover>,
 ) -> Response<ResponseBody> {
-    let arriving = match check_carrier(shared, request, id) {
-        Ok(arriving) => arriving,
+    let (wanted, arriving) = match check_carrier(shared, request, id) {
+        Ok(accepted) => accepted,
         Err(refused) => return *refused,
     };
     active.caller().note_upgrade();
     let task = Arc::clone(shared);
+    let framing = wanted.framing();
     shared.tasks.spawn(async move {
-        if let Some(upgraded) = upgraded(handover).await {
+        if let Some(upgraded) = upgraded(handover, framing).await {
             run_carrier(&task, upgraded, arriving).await;
         }
     });
-    switching(CARRIER_UPGRADE, id)
+    switching(ConnectionKind::Carrier, &wanted, id)
 }
 
-fn check_carrier(shared: &Arc<Shared>, request: &Request<CallerBody>, id: &RequestIdText) -> Result<Arriving, Refused> {
-    check_upgrade(request, CARRIER_UPGRADE, id)?;
+fn check_carrier(
+    shared: &Arc<Shared>,
+    request: &Request<CallerBody>,
+    id: &RequestIdText,
+) -> Result<(Wanted, Arriving), Refused> {
+    let wanted = check_upgrade(request, ConnectionKind::Carrier, id)?;
     let ticket = presented::bearer(request.headers()).map_err(|error| unauthorised(&error, id))?;
-    shared.agents.redeem(ticket, Instant::now()).ok_or_else(|| {
+    let arriving = shared.agents.redeem(ticket, Instant::now()).ok_or_else(|| {
         let message = "the ticket is unknown, was used before, or has expired; wait for a new one on the session";
         refusal(&Problem::new(ErrorCode::Unauthenticated, message), id)
-    })
+    })?;
+    Ok((wanted, arriving))
 }
 
 async fn run_carrier(shared: &Arc<Shared>, io: Upgraded, arriving: Arriving) {
@@ -139,15 +151,21 @@ async fn run_carrier(shared: &Arc<Shared>, io: Upgraded, arriving: Arriving) {
     session.remove(&link);
 }
 
-/// An agent's socket after the `101`.
-pub(crate) type Upgraded = Rewound<CallerStream>;
+/// An agent's socket after the `101`, as HTTP gives it.
+pub(crate) type Switched = Rewound<CallerStream>;
+
+/// The same, as frames are sent and received on it.
+pub(crate) type Upgraded = Either<Switched, WebSocketIo<Switched>>;
 
 /// Where an agent's socket is handed over once the `101` is written.
-pub(crate) type Handover = oneshot::Receiver<Upgraded>;
+pub(crate) type Handover = oneshot::Receiver<Switched>;
 
-async fn upgraded(handover: Option<Handover>) -> Option<Upgraded> {
+async fn upgraded(handover: Option<Handover>, framing: Framing) -> Option<Upgraded> {
     match tokio::time::timeout(UPGRADE_DEADLINE, handover?).await {
-        Ok(Ok(upgraded)) => Some(upgraded),
+        Ok(Ok(switched)) => Some(match framing {
+            Framing::Bare => Either::Left(switched),
+            Framing::WebSocket => Either::Right(WebSocketIo::server(switched).await),
+        }),
         Ok(Err(_)) => {
             tracing::debug!("an agent went away before its connection was switched");
             None
@@ -156,25 +174,64 @@ async fn upgraded(handover: Option<Handover>) -> Option<Upgraded> {
     }
 }
 
-/// Checks that a request is an upgrade to exactly this protocol (RFC 9110 §7.8, §15.5.22).
-fn check_upgrade(request: &Request<CallerBody>, protocol: &'static str, id: &RequestIdText) -> Result<(), Refused> {
-    let headers = request.headers();
-    if request.method() == Method::GET
-        && request.version() == Version::HTTP_11
-        && header_has_token(headers, &header::CONNECTION, "upgrade")
-        && offers(headers, protocol)
-    {
-        return Ok(());
+/// What an agent asks to switch to.
+enum Wanted {
+    Bare,
+    WebSocket {
+        /// What proves that the request was understood (RFC 6455 §4.2.2).
+        accept: HeaderValue,
+    },
+}
+
+impl Wanted {
+    const fn framing(&self) -> Framing {
+        match self {
+            Self::Bare => Framing::Bare,
+            Self::WebSocket { .. } => Framing::WebSocket,
+        }
     }
-    let message = format!("this is where agents connect: GET over HTTP/1.1 with `Upgrade: {protocol}`");
+}
+
+/// Checks that a request is an upgrade to frames of exactly this kind (RFC 9110 §7.8, §15.5.22), bare or in a WebSocket.
+fn check_upgrade(request: &Request<CallerBody>, kind: ConnectionKind, id: &RequestIdText) -> Result<Wanted, Refused> {
+    let headers = request.headers();
+    let may_upgrade = request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && header_has_token(headers, &header::CONNECTION, "upgrade");
+    if may_upgrade && header_has_token(headers, &header::UPGRADE, kind.upgrade()) {
+        return Ok(Wanted::Bare);
+    }
+    if may_upgrade && let Some(accept) = accept_websocket(headers, kind.subprotocol()) {
+        return Ok(Wanted::WebSocket { accept });
+    }
+    let message = format!(
+        "this is where agents connect: GET over HTTP/1.1 with `Upgrade: {}`, or `Upgrade: websocket` (version 13) and \
+         `Sec-WebSocket-Protocol: {}`; every proxy on the way has to pass one of the two",
+        kind.upgrade(),
+        kind.subprotocol()
+    );
     let problem = Problem::new(ErrorCode::UpgradeRequired, message).with_request_id(id.as_str());
     let mut response = problem_response(&problem, id);
-    put_switching_hops(response.headers_mut(), HeaderValue::from_static(protocol));
+    put_switching_hops(response.headers_mut(), offered(kind));
+    response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
     Err(Box::new(response))
 }
 
-fn offers(headers: &HeaderMap, protocol: &str) -> bool {
-    header_has_token(headers, &header::UPGRADE, protocol)
+const fn offered(kind: ConnectionKind) -> HeaderValue {
+    HeaderValue::from_static(match kind {
+        ConnectionKind::Session => "towline-session/1, websocket",
+        ConnectionKind::Carrier => "towline-carrier/1, websocket",
+    })
+}
+
+/// The accept value for a request that opens a WebSocket with this subprotocol (RFC 6455 §4.2.1).
+fn accept_websocket(headers: &HeaderMap, subprotocol: &str) -> Option<HeaderValue> {
+    let is_ours = header_has_token(headers, &header::UPGRADE, "websocket")
+        && headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13")
+        && header_has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| is_ours)?.as_bytes();
+    let is_nonce = STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16);
+    is_nonce.then(|| HeaderValue::from_str(&derive_accept_key(key)).ok()).flatten()
 }
 
 fn unauthorised(error: &AuthError, id: &RequestIdText) -> Refused {
@@ -189,11 +246,18 @@ fn refusal(problem: &Problem, id: &RequestIdText) -> Refused {
     Box::new(problem_response(&problem.clone().with_request_id(id.as_str()), id))
 }
 
-fn switching(protocol: &'static str, id: &RequestIdText) -> Response<ResponseBody> {
+fn switching(kind: ConnectionKind, wanted: &Wanted, id: &RequestIdText) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::empty());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    put_switching_hops(headers, HeaderValue::from_static(protocol));
+    match wanted {
+        Wanted::Bare => put_switching_hops(headers, HeaderValue::from_static(kind.upgrade())),
+        Wanted::WebSocket { accept } => {
+            put_switching_hops(headers, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept.clone());
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(kind.subprotocol()));
+        }
+    }
     headers.insert::<HeaderName>(X_REQUEST_ID, id.value().clone());
     response
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use towline_model::{AgentId, CredentialId, SessionId, TeamId, Timestamp};
 use towline_tunnel::{
     ProtocolError, SessionConfig, SessionEnd, SessionReceiver, SessionSender,
-    message::{AgentMessage, Desired, Hello, PROTOCOL_VERSION, Refusal, Report, ServerMessage, Welcome},
+    message::{AgentMessage, Desired, Framing, Hello, PROTOCOL_VERSION, Refusal, Report, ServerMessage, Welcome},
     server_session,
 };
 
@@ -39,6 +39,8 @@ pub(crate) struct Newcomer {
     /// Cancelled when the key is revoked.
     pub revoked: CancellationToken,
     pub admission: Admission,
+    /// What its frames are wrapped in.
+    pub framing: Framing,
 }
 
 /// Why a session is over.
@@ -46,6 +48,8 @@ pub(crate) struct Newcomer {
 enum Over {
     #[error("the agent's side ended: {0}")]
     Agent(SessionEnd),
+    #[error("the agent looked whether it gets through this way")]
+    OnlyLooked,
     #[error("the agent did not say hello in time")]
     NoHello,
     #[error("the agent spoke out of turn")]
@@ -111,7 +115,11 @@ pub(crate) async fn run(shared: Arc<Shared>, io: Upgraded, newcomer: Newcomer) {
             _ = &mut driver => work.await,
         }
     };
-    tracing::info!(team = %newcomer.team_id, credential = %newcomer.credential_id, reason = %ended, "agent session ended");
+    let (team, credential) = (newcomer.team_id, newcomer.credential_id);
+    match ended {
+        Over::OnlyLooked => tracing::debug!(%team, %credential, "{ended}"),
+        ended => tracing::info!(%team, %credential, reason = %ended, "agent session ended"),
+    }
     drop(newcomer.admission);
 }
 
@@ -142,7 +150,7 @@ async fn hold(
     let session = Session::new(session_id, slot, shared.clock.now(), shared.config.placement);
     let session = Arc::new(session.under(newcomer.revoked.clone()));
     let guard = Registered::enter(shared, &session);
-    tracing::info!(agent = %agent_id, session = %session_id, "agent session accepted");
+    tracing::info!(agent = %agent_id, session = %session_id, transport = %newcomer.framing, "agent session accepted");
     let _ = shared.events.send(AgentEvent::Joined { session_id, agent_id }).await;
     let over = attend(shared, line, newcomer, &session).await;
     match over {
@@ -161,9 +169,11 @@ async fn say_hello(
     newcomer: &Newcomer,
     session_id: SessionId,
 ) -> Result<AgentId, Over> {
-    let hello = match timeout(HELLO_DEADLINE, line.receiver.next()).await.map_err(|_| Over::NoHello)?? {
-        AgentMessage::Hello(hello) => hello,
-        _ => return Err(Over::OutOfTurn),
+    let hello = match timeout(HELLO_DEADLINE, line.receiver.next()).await.map_err(|_| Over::NoHello)? {
+        Ok(AgentMessage::Hello(hello)) => hello,
+        Ok(_) => return Err(Over::OutOfTurn),
+        Err(SessionEnd::PeerClosed) => return Err(Over::OnlyLooked),
+        Err(end) => return Err(end.into()),
     };
     match ask_control(shared, newcomer, session_id, hello).await {
         Ok(agent_id) => Ok(agent_id),

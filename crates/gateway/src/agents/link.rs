@@ -45,6 +45,11 @@ impl CarrierLink {
         self.retired.load(Ordering::Relaxed)
     }
 
+    /// Whether either side has said that it takes no new streams.
+    pub(crate) fn is_going_away(&self) -> bool {
+        !self.carrier.accepts_streams() && self.carrier.is_going_away()
+    }
+
     pub(crate) const fn carrier(&self) -> &Carrier {
         &self.carrier
     }

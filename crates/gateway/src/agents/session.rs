@@ -185,9 +185,11 @@ impl Session {
         Some(Arriving(Arc::clone(self)))
     }
 
-    /// Gives up carriers that have not been needed for long.
+    /// Gives up carriers that have not been needed for long, and those that the agent gives up: what still runs on them is
+    /// finished, and their idle connections are used no more.
     pub(crate) fn retire_idle(&self, now: Instant) {
         let carriers = self.carriers();
+        carriers.links.iter().filter(|link| !link.is_retired() && link.is_going_away()).for_each(|link| link.retire());
         let loads: Vec<CarrierLoad> = carriers.links.iter().map(|link| link.load(now, 0)).collect();
         for index in plan_retirement(&loads, &self.limits) {
             carriers.links[index].retire();

@@ -71,16 +71,49 @@ async fn an_agent_of_another_age_is_told_which_protocol_is_spoken() {
     ] {
         let answer = world.call(request).await;
         assert_eq!(code(&answer), (426, "upgrade_required".to_owned()));
-        assert_eq!(answer.header("upgrade"), Some(SESSION_UPGRADE));
+        assert_eq!(answer.header("upgrade"), Some("towline-session/1, websocket"));
     }
     let answer = world.call(upgrade(CARRIER_PATH, "websocket", "x")).await;
-    assert_eq!((answer.status, answer.header("upgrade")), (426, Some(CARRIER_UPGRADE)));
+    assert_eq!((answer.status, answer.header("upgrade")), (426, Some("towline-carrier/1, websocket")));
 
     let mut hello = SimAgent::hello("future");
     hello.protocol_versions = vec![7, 8];
     let refusal = SimAgent::connect(world.address, &team.agent_key, hello).await.unwrap_err();
     assert!(!refusal.retry && refusal.reason.contains("version 1"), "{refusal:?}");
     assert!(world.gateway.sessions().is_empty());
+}
+
+#[tokio::test]
+async fn a_websocket_is_a_session_when_everything_about_it_is_right() {
+    let world = World::start().await;
+    let team = world.team();
+    let fields = [
+        ("Connection: keep-alive, Upgrade", "Connection: close"),
+        ("Upgrade: WebSocket", "Upgrade: h2c"),
+        ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 8"),
+        ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Key: dGhlIHNhbXBsZQ=="),
+        ("Sec-WebSocket-Protocol: chat, towline-session.1", "Sec-WebSocket-Protocol: towline-carrier.1"),
+    ];
+    let ask = async |wrong: Option<usize>, secret: &str| {
+        let lines: Vec<_> = fields
+            .iter()
+            .enumerate()
+            .map(|(index, field)| if Some(index) == wrong { field.1 } else { field.0 })
+            .collect();
+        let head = format!("GET {SESSION_PATH} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {secret}\r\n");
+        world.call(format!("{head}{}\r\n\r\n", lines.join("\r\n"))).await
+    };
+    for wrong in 0..fields.len() {
+        let answer = ask(Some(wrong), &team.agent_key).await;
+        assert_eq!(code(&answer), (426, "upgrade_required".to_owned()), "{:?}", fields[wrong]);
+        assert_eq!(answer.header("sec-websocket-version"), Some("13"));
+    }
+    assert_eq!(ask(None, "ak-nonsense").await.status, 401);
+    let answer = ask(None, &team.agent_key).await;
+    assert_eq!((answer.status, answer.header("upgrade")), (101, Some("websocket")));
+    // The example of RFC 6455 §1.3.
+    assert_eq!(answer.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    assert_eq!(answer.header("sec-websocket-protocol"), Some("towline-session.1"));
 }
 
 #[tokio::test]

@@ -1,22 +1,26 @@
 //! `towline agent`: joins a server and runs containers on this machine.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum, ValueHint};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use towline_agent::{AgentConfig, AgentStatus, DockerConfig, DockerRuntime, ReachPolicy, Rule, Runtime, VolumeRules};
+use towline_agent::{
+    AgentConfig, AgentStatus, DockerConfig, DockerRuntime, ProxyConfig, ReachPolicy, Rule, Runtime, VolumeRules,
+};
 use towline_model::Secret;
 use url::Url;
 
 use crate::{
-    cli::parse_server_url, client::connect::read_secret_file, cmd::Context, failure::Failure, signals::SignalWatch,
+    cli::parse_server_url, client::connect::read_secret_file, cmd::Context, config::Environment, failure::Failure,
+    signals::SignalWatch, units::parse_duration,
 };
 
 const EXAMPLE: &str = "\
 Example:
   towline agent --server https://towline.example.com --key ak-… --label gpu --label eu
   towline agent --server http://10.0.0.5:7070 --key-file /etc/towline/agent.key --name lab-machine
+  towline agent --server https://towline.example.com --key-file agent.key --proxy http://proxy.corp:3128
 
 The agent dials the server and listens on no port. It finds the container engine by --docker-host, DOCKER_HOST, or at \
 the usual sockets of Docker and Podman, and waits for one when there is none. When it is stopped, its containers go on \
@@ -88,6 +92,29 @@ pub struct AgentArgs {
     /// A PEM file with the certificates that the server's is checked against [default: the machine's trusted ones].
     #[arg(id = "agent.ca_file", long = "ca-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
     ca_file: Option<PathBuf>,
+    /// The HTTP proxy that the server is reached through by CONNECT, and never without it: http://[user:password@]host:port,
+    /// or https:// to the proxy itself; none for no proxy
+    /// [default: as HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY say].
+    #[arg(id = "agent.proxy", long = "proxy", value_name = "URL")]
+    proxy: Option<Secret<String>>,
+    /// A file that holds only user:password for the proxy.
+    #[arg(
+        id = "agent.proxy_credentials_file",
+        long = "proxy-credentials-file",
+        value_name = "FILE",
+        requires = "agent.proxy",
+        value_hint = ValueHint::FilePath
+    )]
+    proxy_credentials_file: Option<PathBuf>,
+    /// The age at which a balancer before the server cuts every connection, also busy ones: each is replaced at 70 to 80 % of it,
+    /// so that streams shorter than the rest are not cut [default: as observed].
+    #[arg(
+        id = "agent.connection_lifetime",
+        long = "connection-lifetime",
+        value_name = "DURATION",
+        value_parser = parse_duration
+    )]
+    connection_lifetime: Option<Duration>,
     #[command(flatten)]
     identity: AgentIdentityArgs,
 }
@@ -103,7 +130,17 @@ pub async fn run(args: AgentArgs, context: &Context) -> Result<(), Failure> {
         (None, Some(path)) => read_secret_file(path)?,
         (None, None) => return Err(Failure::usage("a key is needed").hint("give --key or --key-file")),
     };
-    let config = AgentConfig { ca_file: args.ca_file, ..config(args.server, key, &args.identity)? };
+    let proxy = match (args.proxy, &args.proxy_credentials_file) {
+        (Some(url), _) if url.expose() == "none" => ProxyConfig::None,
+        (Some(url), file) => {
+            ProxyConfig::Always { url, credentials: file.as_deref().map(read_secret_file).transpose()? }
+        }
+        (None, _) => conventional_proxy(&context.environment),
+    };
+    let (ca_file, connection_lifetime) = (args.ca_file, args.connection_lifetime);
+    let config =
+        AgentConfig { ca_file, proxy, connection_lifetime, ..config(args.server, key, &args.identity)? };
+    config.validate().map_err(|error| Failure::usage(error.to_string()))?;
     let mut agent = Some(start(config, runtime(&args.identity, context)));
     let shutdown = signals.shutdown();
     tokio::select! {
@@ -134,6 +171,21 @@ pub fn config(server: Url, key: Secret<String>, args: &AgentIdentityArgs) -> Res
     };
     config.validate().map_err(|error| Failure::usage(error.to_string()))?;
     Ok(config)
+}
+
+/// The proxy of the conventional variables, which most programs take in either case.
+pub fn conventional_proxy(environment: &Environment) -> ProxyConfig {
+    let text = |name: &str| {
+        let value = environment.text(name).or_else(|| environment.text(&name.to_ascii_lowercase()));
+        value.unwrap_or_default().to_owned()
+    };
+    let secret = |name| Secret::new(text(name));
+    ProxyConfig::Conventional {
+        all: secret("ALL_PROXY"),
+        http: secret("HTTP_PROXY"),
+        https: secret("HTTPS_PROXY"),
+        no: text("NO_PROXY"),
+    }
 }
 
 /// What runs the containers. Nothing is connected to yet.

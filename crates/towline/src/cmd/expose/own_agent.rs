@@ -36,7 +36,8 @@ impl OwnAgent {
         context: &Context,
         shutdown: &CancellationToken,
     ) -> Result<Self, Failure> {
-        let config = config(args, client, key(args, client, context)?)?;
+        let mut config = config(args, client, key(args, client, context)?)?;
+        config.proxy = agent::conventional_proxy(&context.environment);
         let name = config.name.clone();
         let status = watch::Sender::new(AgentStatus::Connecting);
         let mut statuses = status.subscribe();
