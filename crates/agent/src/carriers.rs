@@ -19,9 +19,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use towline_tunnel::{
-    Budget, Carrier, CarrierConfig, CarrierEnd, agent_carrier, message::ConnectionKind,
-};
+use towline_tunnel::{Budget, Carrier, CarrierConfig, CarrierEnd, agent_carrier, message::ConnectionKind};
 
 use crate::{
     connect::{Dialled, Dialler},

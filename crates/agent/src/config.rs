@@ -148,7 +148,9 @@ pub enum ConfigError {
     #[error("the most streams must be at least 1")]
     MaxStreams,
     /// A proxy that cannot be one. Its URL may hold a password and is not repeated.
-    #[error("the proxy must be http://host:port or https://host:port, with user:password@ before the host if it wants them")]
+    #[error(
+        "the proxy must be http://host:port or https://host:port, with user:password@ before the host if it wants them"
+    )]
     Proxy,
     /// Credentials for the proxy that are no pair.
     #[error("the proxy's credentials must be user:password")]

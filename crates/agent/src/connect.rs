@@ -24,18 +24,18 @@ use towline_tunnel::{
 };
 use url::{Host, Url};
 
+pub use self::{
+    ladder::Rung,
+    proxy::ProxyConfig,
+    tls::ServerSocket,
+    upgrade::{Rejection, Transport},
+};
 use self::{
     ladder::{Ladder, Reach},
     lifetimes::Lifetimes,
     proxy::Proxy,
     tls::Tls,
     upgrade::UpgradeRequest,
-};
-pub use self::{
-    ladder::Rung,
-    proxy::ProxyConfig,
-    tls::ServerSocket,
-    upgrade::{Rejection, Transport},
 };
 use crate::config::{AgentConfig, ConfigError};
 
@@ -155,7 +155,9 @@ impl Dialler {
         };
         let socket = match &self.tls {
             None => socket,
-            Some(tls) => timeout(TLS_DEADLINE, tls.connect(socket)).await.map_err(|_| ConnectError::Timeout("TLS"))??,
+            Some(tls) => {
+                timeout(TLS_DEADLINE, tls.connect(socket)).await.map_err(|_| ConnectError::Timeout("TLS"))??
+            }
         };
         timeout(UPGRADE_DEADLINE, request.send(socket)).await.map_err(|_| ConnectError::Timeout("HTTP"))?
     }

@@ -1,12 +1,13 @@
 //! A TCP connection that can be cut: a forwarder on loopback that an agent dials instead of the server.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
+    time::timeout,
 };
 
 /// What happens on the cable.
@@ -34,11 +35,19 @@ impl Cable {
     /// # Panics
     /// When loopback has no free port.
     pub async fn to(target: SocketAddr) -> Self {
+        Self::with_lifetime(target, Duration::MAX).await
+    }
+
+    /// The same, which ends every connection when it is so old, whatever flows on it.
+    ///
+    /// # Panics
+    /// When loopback has no free port.
+    pub async fn with_lifetime(target: SocketAddr, lifetime: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port of loopback");
         let address = listener.local_addr().expect("a listener has an address");
         let state = Arc::new(watch::Sender::new(State::Whole));
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(listener, target, state.subscribe()));
+        tasks.spawn(accept(listener, target, lifetime, state.subscribe()));
         Self { address, state, _tasks: tasks }
     }
 
@@ -64,12 +73,13 @@ impl Cable {
     }
 }
 
-async fn accept(listener: TcpListener, target: SocketAddr, state: watch::Receiver<State>) {
+async fn accept(listener: TcpListener, target: SocketAddr, lifetime: Duration, state: watch::Receiver<State>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((near, _)) = listener.accept().await else { return };
         while connections.try_join_next().is_some() {}
-        connections.spawn(forward(near, target, state.clone()));
+        let flow = forward(near, target, state.clone());
+        connections.spawn(async move { drop(timeout(lifetime, flow).await) });
     }
 }
 

@@ -6,6 +6,7 @@
 #![allow(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
 
 pub mod api;
+pub mod between;
 pub mod browser;
 pub mod cable;
 pub mod dir;

@@ -115,10 +115,7 @@ impl Ladder {
 ///
 /// # Errors
 /// When no way works: of the failures, the first that may pass by itself, else the first.
-pub(super) async fn choose<T, F>(
-    ladder: &Ladder,
-    mut dial: impl FnMut(Rung) -> F,
-) -> Result<(T, Rung), ConnectError>
+pub(super) async fn choose<T, F>(ladder: &Ladder, mut dial: impl FnMut(Rung) -> F) -> Result<(T, Rung), ConnectError>
 where
     F: Future<Output = Result<T, ConnectError>>,
 {

@@ -139,7 +139,8 @@ impl Proxy {
 /// What a proxy's refusal means.
 pub(super) fn advice(status: StatusCode) -> &'static str {
     match status.as_u16() {
-        407 => {
+        // 401 is no proxy's word, and tinyproxy's for a wrong password all the same.
+        401 | 407 => {
             "it wants a user name and a password, or does not accept these; give them with --proxy-credentials-file, or in the \
              proxy's URL (http://user:password@host:port)"
         }
@@ -165,10 +166,7 @@ fn is_loopback(server: &Url) -> bool {
     }
 }
 
-fn with_credentials(
-    url: &Secret<String>,
-    credentials: Option<&Secret<String>>,
-) -> Result<Secret<String>, ConfigError> {
+fn with_credentials(url: &Secret<String>, credentials: Option<&Secret<String>>) -> Result<Secret<String>, ConfigError> {
     let Some(credentials) = credentials else { return Ok(url.clone()) };
     let (user, password) = credentials.expose().split_once(':').ok_or(ConfigError::ProxyCredentials)?;
     let scheme = if url.expose().contains("://") { "" } else { "http://" };

@@ -17,12 +17,8 @@ fn config(server: &str, proxy: ProxyConfig) -> AgentConfig {
 
 /// The proxy for a server by the variables `all`, `http`, `https` and `no`, as `host:port`.
 fn conventional(server: &str, [all, http, https, no]: [&str; 4]) -> Option<String> {
-    let proxy = ProxyConfig::Conventional {
-        all: secret(all),
-        http: secret(http),
-        https: secret(https),
-        no: no.to_owned(),
-    };
+    let proxy =
+        ProxyConfig::Conventional { all: secret(all), http: secret(http), https: secret(https), no: no.to_owned() };
     Proxy::of(&config(server, proxy)).unwrap().map(|proxy| proxy.to_string())
 }
 
@@ -113,7 +109,12 @@ async fn the_proxy_is_asked_by_name_and_its_refusal_says_what_to_do() {
     assert!(head.contains("proxy-authorization: Basic YWRhOmh1bnRlcjI=\r\n"), "{head}");
     assert!(matches!(socket.unwrap(), ServerSocket::Plain(_)));
     for (answer, expected, lasting) in [
-        (&b"HTTP/1.1 407 No\r\nproxy-authenticate: Basic\r\ncontent-length: 0\r\n\r\n"[..], "--proxy-credentials-file", true),
+        (
+            &b"HTTP/1.1 407 No\r\nproxy-authenticate: Basic\r\ncontent-length: 0\r\n\r\n"[..],
+            "--proxy-credentials-file",
+            true,
+        ),
+        (b"HTTP/1.0 407 No\r\nproxy-authenticate: Basic\r\n\r\n<html>", "--proxy-credentials-file", true),
         (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n", "allowed", true),
         (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n", "cannot reach the server", false),
         (b"HTTP/1.1 301 No\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n", "takes CONNECT", true),

@@ -114,10 +114,11 @@ pub(super) async fn exchange(
         }
     };
     if !is_hoped_for(&response) {
+        let mut rejection = pin!(read_rejection(response));
         let rejection = tokio::select! {
-            biased;
-            rejection = read_rejection(response) => rejection,
-            _ = &mut connection => Rejection::bare(StatusCode::BAD_GATEWAY),
+            rejection = &mut rejection => rejection,
+            // What came before the end can still be read.
+            _ = &mut connection => rejection.await,
         };
         return Err(rejection.into());
     }
@@ -173,10 +174,6 @@ impl Rejection {
         let said = said.chars().filter(|c| !c.is_control()).take(QUOTE_LIMIT).collect();
         let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
         Self { status, said, is_ours, location: location.map(|text| text.chars().take(QUOTE_LIMIT).collect()) }
-    }
-
-    const fn bare(status: StatusCode) -> Self {
-        Self { status, said: String::new(), is_ours: false, location: None }
     }
 
     #[cfg(test)]

@@ -10,6 +10,7 @@ mod browser;
 mod deploy_sim;
 mod docker;
 mod external;
+mod ladder;
 mod mail;
 mod netns;
 mod oidc;

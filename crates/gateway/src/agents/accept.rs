@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tokio::{sync::oneshot, time::Instant};
-use towline_model::{ErrorCode, Problem};
 use tokio_util::either::Either;
+use towline_model::{ErrorCode, Problem};
 use towline_tunnel::{
     CarrierConfig, gateway_carrier,
     message::{ConnectionKind, Framing},

@@ -103,9 +103,9 @@ async fn a_websocket_is_a_session_when_everything_about_it_is_right() {
         let head = format!("GET {SESSION_PATH} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {secret}\r\n");
         world.call(format!("{head}{}\r\n\r\n", lines.join("\r\n"))).await
     };
-    for wrong in 0..fields.len() {
+    for (wrong, field) in fields.iter().enumerate() {
         let answer = ask(Some(wrong), &team.agent_key).await;
-        assert_eq!(code(&answer), (426, "upgrade_required".to_owned()), "{:?}", fields[wrong]);
+        assert_eq!(code(&answer), (426, "upgrade_required".to_owned()), "{field:?}");
         assert_eq!(answer.header("sec-websocket-version"), Some("13"));
     }
     assert_eq!(ask(None, "ak-nonsense").await.status, 401);

@@ -138,8 +138,7 @@ pub async fn run(args: AgentArgs, context: &Context) -> Result<(), Failure> {
         (None, _) => conventional_proxy(&context.environment),
     };
     let (ca_file, connection_lifetime) = (args.ca_file, args.connection_lifetime);
-    let config =
-        AgentConfig { ca_file, proxy, connection_lifetime, ..config(args.server, key, &args.identity)? };
+    let config = AgentConfig { ca_file, proxy, connection_lifetime, ..config(args.server, key, &args.identity)? };
     config.validate().map_err(|error| Failure::usage(error.to_string()))?;
     let mut agent = Some(start(config, runtime(&args.identity, context)));
     let shutdown = signals.shutdown();
