@@ -240,7 +240,7 @@ impl<R: Runtime> Sessions<R> {
     async fn introduce(&self, Dialled { transport, rung, at: opened }: Dialled) -> Result<Session<R>, Failure> {
         let (sender, mut receiver, driver) = agent_session(transport, SessionConfig::default());
         let driver = spawn_owned(driver.run());
-        let hello = hello::hello(&self.config, &self.observed, self.gpu_count).await;
+        let hello = hello::hello(&self.config, &self.observed, self.gpu_count, rung.via_proxy).await;
         send(&sender, &AgentMessage::Hello(hello)).await?;
         let answer = timeout(WELCOME_DEADLINE, receiver.next()).await.map_err(|_| Failure::Silent("hello"))??;
         let welcome = match answer {

@@ -16,6 +16,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 use tokio_rustls::server::TlsStream;
+use towline_tunnel::tcp;
 
 use crate::caller::{Caller, CallerGuard};
 
@@ -45,6 +46,13 @@ impl CallerStream {
     /// Whether the caller has not reset the connection, as far as is known here.
     pub(crate) fn has_no_error(&self) -> bool {
         matches!(self.socket.tcp().take_error(), Ok(None))
+    }
+
+    /// Sets the options of a connection that carries frames from now on. It works without them, too.
+    pub(crate) fn tune_for_frames(&self) {
+        if let Err(error) = tcp::tune(self.socket.tcp()) {
+            tracing::debug!(%error, "an agent's connection goes without its options");
+        }
     }
 
     /// Reads and forgets what still comes, until the caller closes or the time is over.

@@ -20,6 +20,10 @@ impl<T> Rewound<T> {
     pub(crate) const fn new(early: BytesMut, io: T) -> Self {
         Self { early, io }
     }
+
+    pub(crate) const fn get_ref(&self) -> &T {
+        &self.io
+    }
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Rewound<T> {

@@ -31,6 +31,11 @@ pub struct AgentRow {
     pub engine_ready: bool,
     /// Why the engine cannot be used, or which engine it is.
     pub engine_message: Option<String>,
+    /// What the frames of its last session were wrapped in: `upgrade` or `websocket`. Unknown for who has not joined since
+    /// this is written down.
+    pub transport: Option<String>,
+    /// Whether its last session led through a proxy.
+    pub via_proxy: bool,
     /// Its session, while it has one.
     pub session_id: Option<SessionId>,
     /// When it was last heard of.
@@ -41,8 +46,8 @@ pub struct AgentRow {
 
 macro_rules! columns {
     () => {
-        "id, team_id, name, machine_id, agent_version, labels, capabilities, gpu_count, engine_ready, engine_message, session_id, \
-         last_seen_at, created_at"
+        "id, team_id, name, machine_id, agent_version, labels, capabilities, gpu_count, engine_ready, engine_message, transport, via_proxy, \
+         session_id, last_seen_at, created_at"
     };
 }
 
@@ -59,6 +64,8 @@ impl FromRow for AgentRow {
             gpu_count: row.take("gpu_count")?,
             engine_ready: row.take("engine_ready")?,
             engine_message: row.take("engine_message")?,
+            transport: row.take("transport")?,
+            via_proxy: row.take("via_proxy")?,
             session_id: row.take("session_id")?,
             last_seen_at: row.take("last_seen_at")?,
             created_at: row.take("created_at")?,
@@ -83,6 +90,10 @@ pub struct AgentRegistration {
     pub engine_ready: bool,
     /// Why the engine cannot be used, or which engine it is.
     pub engine_message: Option<String>,
+    /// What its frames are wrapped in.
+    pub transport: String,
+    /// Whether it comes through a proxy.
+    pub via_proxy: bool,
 }
 
 /// What is heard of an agent while it has a session.
@@ -110,12 +121,13 @@ impl Tx {
     ) -> Result<AgentRow, StoreError> {
         let upsert = query(concat!(
             "INSERT INTO agents (id, team_id, name, machine_id, agent_version, labels, capabilities, gpu_count, \
-             engine_ready, engine_message, last_seen_at, created_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11) \
+             engine_ready, engine_message, transport, via_proxy, last_seen_at, created_at) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $13) \
              ON CONFLICT (team_id, name) DO UPDATE SET machine_id = excluded.machine_id, \
              agent_version = excluded.agent_version, labels = excluded.labels, \
              capabilities = excluded.capabilities, gpu_count = excluded.gpu_count, \
              engine_ready = excluded.engine_ready, engine_message = excluded.engine_message, \
+             transport = excluded.transport, via_proxy = excluded.via_proxy, \
              last_seen_at = excluded.last_seen_at RETURNING ",
             columns!()
         ))
@@ -129,6 +141,8 @@ impl Tx {
         .bind(registration.gpu_count)
         .bind(registration.engine_ready)
         .bind(registration.engine_message.as_ref())
+        .bind(&registration.transport)
+        .bind(registration.via_proxy)
         .bind(now);
         self.fetch_one(upsert).await
     }

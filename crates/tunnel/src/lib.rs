@@ -5,6 +5,7 @@
 //! * [`mux`]: streams inside one carrier, without any I/O; [`carrier`]: the same on a socket.
 //! * [`placement`]: which carrier a stream goes on, when to ask for more carriers, which ones to give up.
 //! * [`websocket`]: the same frames inside a WebSocket.
+//! * [`tcp`]: options of the TCP connection below.
 //! * [`end`]: how streams and carriers end, and who ended them.
 //!
 //! This crate knows nothing of HTTP beyond the names in the upgrade requests, and nothing of containers.
@@ -19,6 +20,7 @@ pub mod mux;
 pub mod placement;
 pub mod session;
 pub mod target;
+pub mod tcp;
 pub mod websocket;
 
 pub use budget::Budget;

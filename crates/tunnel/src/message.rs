@@ -163,6 +163,9 @@ pub struct Hello {
     /// How many GPUs containers can be given.
     #[serde(default)]
     pub gpu_count: u32,
+    /// Whether this session leads through a proxy (CONNECT).
+    #[serde(default)]
+    pub via_proxy: bool,
     /// The container engine.
     pub engine: EngineStatus,
 }

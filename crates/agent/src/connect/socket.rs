@@ -9,15 +9,12 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use towline_tunnel::tcp;
+
 use super::ConnectError;
 
 /// The next address is tried beside the ones before it after so long (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
-/// The kernel gives a connection up whose bytes were not acknowledged for so long.
-const USER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Bytes that may wait unsent in the kernel: more only delays what is urgent (pings, resets, small answers).
-const NOTSENT_LOWAT: u32 = 128 << 10;
-
 /// Connects to the first address that answers.
 pub(crate) async fn connect(addresses: &[SocketAddr], deadline: Duration) -> Result<TcpStream, ConnectError> {
     let mut waiting = addresses.iter().copied();
@@ -49,18 +46,9 @@ async fn attempt(address: SocketAddr, deadline: Duration) -> Result<TcpStream, C
 }
 
 fn tune(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
-    let socket = SockRef::from(socket);
+    tcp::tune(socket)?;
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
-    socket.set_tcp_keepalive(&keepalive)?;
-    #[cfg(target_os = "linux")]
-    {
-        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-        socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-        // Worth thirty times the throughput on a lossy path. Kernels without it refuse, and keep what they have.
-        let _ = socket.set_tcp_congestion(b"bbr");
-    }
-    Ok(())
+    SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::{config::AgentConfig, observed::Observed};
 const ENGINE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Who this agent is and what its machine has.
-pub(super) async fn hello(config: &AgentConfig, observed: &Arc<Observed>, gpu_count: u32) -> Hello {
+pub(super) async fn hello(config: &AgentConfig, observed: &Arc<Observed>, gpu_count: u32, via_proxy: bool) -> Hello {
     Hello {
         protocol_versions: vec![PROTOCOL_VERSION],
         name: config.name.clone(),
@@ -21,6 +21,7 @@ pub(super) async fn hello(config: &AgentConfig, observed: &Arc<Observed>, gpu_co
         labels: config.labels.clone(),
         capabilities: [CAN_ATTACH, CAN_REACH_OUT].map(str::to_owned).to_vec(),
         gpu_count,
+        via_proxy,
         engine: engine(observed).await,
     }
 }

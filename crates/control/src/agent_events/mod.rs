@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use towline_gateway::{AgentEvent, Gateway};
 use towline_model::{AgentId, Clock, SessionId, TeamId, service};
 use towline_store::{AgentRegistration, Store, StoreError};
-use towline_tunnel::message::{EngineStatus, Hello, Refusal};
+use towline_tunnel::message::{EngineStatus, Framing, Hello, Refusal};
 
 use crate::{
     app::App,
@@ -68,8 +68,8 @@ impl AgentEvents {
             };
             match event {
                 None => return,
-                Some(AgentEvent::Hello { session_id, team_id, hello, reply, .. }) => {
-                    self.hello(session_id, team_id, hello, reply).await;
+                Some(AgentEvent::Hello { session_id, team_id, framing, hello, reply, .. }) => {
+                    self.hello(session_id, team_id, (hello, framing), reply).await;
                 }
                 // The reconciler sends it what it should run.
                 Some(AgentEvent::Joined { .. }) => self.wake.wake(),
@@ -85,12 +85,12 @@ impl AgentEvents {
         &mut self,
         session_id: SessionId,
         team_id: TeamId,
-        hello: Hello,
+        (hello, framing): (Hello, Framing),
         reply: oneshot::Sender<Result<AgentId, Refusal>>,
     ) {
         let engine = hello.engine.clone();
         let name = hello.name.clone();
-        let answer = match self.register(session_id, team_id, hello).await {
+        let answer = match self.register(session_id, team_id, hello, framing).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "an agent could not be registered");
@@ -117,6 +117,7 @@ impl AgentEvents {
         session_id: SessionId,
         team_id: TeamId,
         hello: Hello,
+        framing: Framing,
     ) -> Result<Result<AgentId, Refusal>, StoreError> {
         if let Err(refusal) = check(&hello) {
             return Ok(Err(refusal));
@@ -140,6 +141,8 @@ impl AgentEvents {
             gpu_count: i32::try_from(hello.gpu_count).unwrap_or(i32::MAX),
             engine_ready,
             engine_message: Some(engine_message),
+            transport: framing.to_string(),
+            via_proxy: hello.via_proxy,
         };
         let agent = tx.upsert_agent(team_id, &hello.name, &registration, now).await?;
         tx.set_session(agent.id, session_id, now).await?;

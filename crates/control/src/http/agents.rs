@@ -32,6 +32,22 @@ pub enum EngineState {
     Unavailable,
 }
 
+/// What an agent's connections are wrapped in.
+#[derive(Debug, Clone, Copy, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentTransport {
+    /// Nothing: HTTP is switched to the agents' own protocol.
+    Upgrade,
+    /// WebSockets: something on the way lets nothing else pass.
+    Websocket,
+}
+
+impl AgentTransport {
+    fn of(text: &str) -> Self {
+        if text == "websocket" { Self::Websocket } else { Self::Upgrade }
+    }
+}
+
 /// A machine of the team.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct AgentItem {
@@ -59,6 +75,10 @@ pub struct AgentItem {
     /// Which engine it is, or why it cannot be used.
     #[schema(example = "Docker 28.2.2")]
     engine_message: Option<String>,
+    /// How its connections reach the server, as of its last session; null for one that has not joined for long.
+    transport: Option<AgentTransport>,
+    /// Whether they lead through an HTTP proxy.
+    via_proxy: bool,
     /// The version of its program.
     #[schema(example = "0.1.0")]
     agent_version: String,
@@ -89,6 +109,8 @@ impl From<AgentRow> for AgentItem {
             gpu_count: row.gpu_count,
             engine_status: if row.engine_ready { EngineState::Ready } else { EngineState::Unavailable },
             engine_message: row.engine_message,
+            transport: row.transport.as_deref().map(AgentTransport::of),
+            via_proxy: row.via_proxy,
             agent_version: row.agent_version,
             last_seen_at: row.last_seen_at,
             created_at: row.created_at,

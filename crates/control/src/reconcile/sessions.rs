@@ -69,6 +69,8 @@ mod tests {
             gpu_count: 0,
             engine_ready: true,
             engine_message: None,
+            transport: None,
+            via_proxy: false,
             session_id,
             last_seen_at: Some(heard),
             created_at: heard,

@@ -81,6 +81,8 @@ mod tests {
             gpu_count: 0,
             engine_ready: true,
             engine_message: None,
+            transport: None,
+            via_proxy: false,
             session_id: None,
             last_seen_at: None,
             created_at: NOW,

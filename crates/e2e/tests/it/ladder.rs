@@ -158,6 +158,10 @@ async fn each_rung_is_found_behind_what_lets_it_pass_and_carries_everything() {
         let asked_before = proxy.process.output().matches("CONNECT ").count();
         let agent = world.serve(slug, &url, arguments).await;
         assert_eq!(way(&agent), expected, "{slug}");
+        let agents = world.server.api().get("/r/agents?per_page=100").await.expect(200);
+        let row = agents["agent_list"].as_array().unwrap().iter().find(|row| row["display_name"] == slug).unwrap();
+        let is_shown = (row["transport"].as_str().unwrap(), row["via_proxy"].as_bool().unwrap());
+        assert_eq!(is_shown, (expected.split(' ').next().unwrap(), expected.contains("proxy")), "{slug}");
         world.assert_that_everything_passes(slug).await;
         let asked = proxy.process.output().matches("CONNECT ").count() > asked_before;
         assert_eq!(asked, expected.contains("proxy"), "{slug}");

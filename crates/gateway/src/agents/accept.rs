@@ -162,10 +162,13 @@ pub(crate) type Handover = oneshot::Receiver<Switched>;
 
 async fn upgraded(handover: Option<Handover>, framing: Framing) -> Option<Upgraded> {
     match tokio::time::timeout(UPGRADE_DEADLINE, handover?).await {
-        Ok(Ok(switched)) => Some(match framing {
-            Framing::Bare => Either::Left(switched),
-            Framing::WebSocket => Either::Right(WebSocketIo::server(switched).await),
-        }),
+        Ok(Ok(switched)) => {
+            switched.get_ref().tune_for_frames();
+            Some(match framing {
+                Framing::Bare => Either::Left(switched),
+                Framing::WebSocket => Either::Right(WebSocketIo::server(switched).await),
+            })
+        }
         Ok(Err(_)) => {
             tracing::debug!("an agent went away before its connection was switched");
             None

@@ -214,6 +214,7 @@ async fn ask_control(
         session_id,
         team_id: newcomer.team_id,
         credential_id: newcomer.credential_id,
+        framing: newcomer.framing,
         hello,
         reply,
     };

@@ -13,7 +13,7 @@ pub(crate) mod slot;
 
 use tokio::sync::oneshot;
 use towline_model::{AgentId, CredentialId, SessionId, TeamId, Timestamp};
-use towline_tunnel::message::{Hello, Refusal, Report};
+use towline_tunnel::message::{Framing, Hello, Refusal, Report};
 
 /// Something that happened on a session; the control plane takes these from one bounded queue.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub enum AgentEvent {
         team_id: TeamId,
         /// That key.
         credential_id: CredentialId,
+        /// What its frames are wrapped in.
+        framing: Framing,
         /// What it says of itself.
         hello: Hello,
         /// Takes the agent's id, or why it is refused.

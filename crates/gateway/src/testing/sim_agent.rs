@@ -90,6 +90,7 @@ impl SimAgent {
             labels: Vec::new(),
             capabilities: ["attached".to_owned(), "external".to_owned()].into(),
             gpu_count: 0,
+            via_proxy: false,
             engine: EngineStatus::Ready { version: "Simulated 1.0".to_owned() },
         }
     }

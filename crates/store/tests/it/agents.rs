@@ -41,6 +41,8 @@ async fn an_agent_that_joins_again_keeps_its_id_and_session(database: &Database)
         gpu_count: -1,
         engine_ready: false,
         engine_message: None,
+        transport: "websocket".to_owned(),
+        via_proxy: true,
     };
     let again = tx.upsert_agent(team.id, "box", &upgraded, at(2)).await.unwrap();
     tx.commit().await.unwrap();
@@ -48,6 +50,8 @@ async fn an_agent_that_joins_again_keeps_its_id_and_session(database: &Database)
     assert_eq!((again.machine_id.as_str(), again.agent_version.as_str()), ("machine-2", "0.2.0"));
     assert_eq!((again.labels.len(), again.gpu_count, again.engine_ready), (0, -1, false));
     assert!(again.capabilities.is_empty());
+    assert_eq!((first.transport.as_deref(), first.via_proxy), (Some("upgrade"), false));
+    assert_eq!((again.transport.as_deref(), again.via_proxy), (Some("websocket"), true));
     assert_eq!((again.engine_message.as_deref(), again.last_seen_at), (None, Some(at(2))));
     let mut tx = store.read().await.unwrap();
     assert_eq!(tx.find_agent(team.id, first.id).await.unwrap().as_ref(), Some(&again));

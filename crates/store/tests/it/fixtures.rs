@@ -140,6 +140,8 @@ pub(crate) fn registration() -> AgentRegistration {
         gpu_count: 2,
         engine_ready: true,
         engine_message: Some("Docker 27".to_owned()),
+        transport: "upgrade".to_owned(),
+        via_proxy: false,
     }
 }
 

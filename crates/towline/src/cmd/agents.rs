@@ -28,11 +28,14 @@ pub async fn run(args: AgentsArgs, context: &Context) -> Result<(), Failure> {
         if agents.is_empty() {
             return "no agent has joined; `towline agent --server … --key ak-…` on a machine joins one".to_owned();
         }
-        let mut table = Table::new(["NAME", "STATUS", "LABELS", "GPUS", "VERSION", "ID", "ENGINE"]);
+        let mut table = Table::new(["NAME", "STATUS", "LABELS", "GPUS", "VERSION", "TRANSPORT", "ID", "ENGINE"]);
         for agent in &agents {
-            let fields =
-                ["display_name", "agent_status", "labels", "gpu_count", "agent_version", "id", "engine_message"];
-            table.row(fields.map(|field| text(agent, field)));
+            let field = |name| text(agent, name);
+            let [name, status, labels] = ["display_name", "agent_status", "labels"].map(field);
+            let [gpus, version, id, engine] = ["gpu_count", "agent_version", "id", "engine_message"].map(field);
+            let proxy = if agent["via_proxy"] == true { " by proxy" } else { "" };
+            let transport = format!("{}{proxy}", field("transport"));
+            table.row([name, status, labels, gpus, version, transport, id, engine]);
         }
         table.text()
     })

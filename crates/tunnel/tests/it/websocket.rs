@@ -144,3 +144,22 @@ async fn a_close_message_and_a_lost_connection_are_both_the_end() {
     drop(peer);
     assert_eq!(io.read(&mut [0; 8]).await.unwrap(), 0);
 }
+
+proptest::proptest! {
+    /// Whatever a peer sends: an error or an end, within limits, and never a panic.
+    #[test]
+    fn any_bytes_are_taken(pieces in proptest::collection::vec(proptest::collection::vec(proptest::num::u8::ANY, 0..200), 0..20)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (mut peer, server) = duplex(1 << 20);
+            let mut io = WebSocketIo::server(server).await;
+            for piece in &pieces {
+                peer.write_all(piece).await.unwrap();
+            }
+            drop(peer);
+            let mut read = Vec::new();
+            let _ = io.read_to_end(&mut read).await;
+            assert!(read.len() <= pieces.iter().map(Vec::len).sum::<usize>());
+        });
+    }
+}

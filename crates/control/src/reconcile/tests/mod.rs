@@ -61,6 +61,8 @@ impl Scene {
             gpu_count: 0,
             engine_ready: true,
             engine_message: Some("Docker 28".to_owned()),
+            transport: None,
+            via_proxy: false,
             session_id: Some(SessionId::generate()),
             last_seen_at: Some(self.now),
             created_at: self.now,
