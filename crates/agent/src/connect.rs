@@ -301,6 +301,7 @@ mod tests {
     use towline_model::Secret;
 
     use super::*;
+    use crate::tests::server::{Passes, TestServer};
 
     fn dialler(server: &str) -> Dialler {
         Dialler::new(&AgentConfig::new(server.parse().unwrap(), Secret::new(String::new()))).unwrap()
@@ -341,6 +342,39 @@ mod tests {
             let error = dialler.dial(ConnectionKind::Session, "k").await.unwrap_err();
             assert!(matches!(error, ConnectError::Timeout(at) if at == step), "{error}");
             assert!(began.elapsed() <= 2 * UPGRADE_DEADLINE + Duration::from_secs(1), "two ways");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_better_way_is_taken_when_frames_pass_on_it_again() {
+        let mut server = TestServer::start().await;
+        let dialler = dialler(&format!("http://{}", server.address));
+        let dialled = async || {
+            let dialled = dialler.dial(ConnectionKind::Session, "ak-1").await.unwrap();
+            dialled.rung.framing
+        };
+        // Tests the ways once, and at the least one time more.
+        let test = async || {
+            tokio::select! {
+                () = dialler.retest("ak-1") => unreachable!("it never ends"),
+                () = tokio::time::sleep(ladder::RETEST_INTERVAL + 3 * PING_DEADLINE) => {}
+            }
+        };
+        for (passes, expected) in [
+            (Passes::WebSockets, Framing::WebSocket),
+            (Passes::WebSocketsInTruth, Framing::WebSocket),
+            (Passes::Everything, Framing::Bare),
+        ] {
+            *server.passes.lock().unwrap() = passes;
+            if passes == Passes::WebSockets {
+                assert_eq!(dialled().await, expected);
+            }
+            test().await;
+            assert_eq!(dialled().await, expected, "{passes:?}");
+        }
+        // Nothing was said on the sessions of the tests but pings, and the server has got each with the agent's key.
+        while let Some(session) = server.opened_session() {
+            assert_eq!(session.key, "ak-1");
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     runtime::fake::{FakeRuntime, Program},
     tests::{
         instance,
-        server::{TestServer, TestSession, soon},
+        server::{Passes, TestServer, TestSession, soon},
         spec,
     },
 };
@@ -96,6 +96,53 @@ async fn an_agent_says_who_it_is_and_does_what_it_is_told() {
     let report = session.report(<[_]>::is_empty).await;
     assert_eq!(report.revision, 8);
     assert_eq!(agent.engine.containers(), []);
+}
+
+#[tokio::test]
+async fn an_agent_looks_for_another_way_when_nothing_comes_through() {
+    for passes in [Passes::WebSockets, Passes::WebSocketsInTruth] {
+        let mut server = TestServer::start().await;
+        *server.passes.lock().unwrap() = passes;
+        let _agent = TestAgent::start(&server);
+        let (mut session, hello) = server.welcome().await;
+        assert!(!hello.via_proxy);
+        session.desire(1, vec![spec(1)]).await;
+        session.report(is_ready).await;
+        session.ask_for_carriers(&["ticket-1"]).await;
+        let (_, carrier) = server.next_carrier().await;
+        let mut stream = carrier.open(&OpenTarget::Instance(instance(1))).unwrap();
+        echo(&mut stream, "through the tunnel").await;
+    }
+}
+
+#[tokio::test]
+async fn connections_are_replaced_before_they_are_cut_and_streams_go_on() {
+    let mut server = TestServer::start().await;
+    let mut agent = TestAgent::start_with(&server, |config| {
+        config.connection_lifetime = Some(Duration::from_secs(5));
+    });
+    let (mut old, _) = server.welcome().await;
+    old.desire(1, vec![spec(1)]).await;
+    old.report(is_ready).await;
+    old.ask_for_carriers(&["ticket-1"]).await;
+    let (_, old_carrier) = server.next_carrier().await;
+    let mut stream = old_carrier.open(&OpenTarget::Instance(instance(1))).unwrap();
+    echo(&mut stream, "before").await;
+    // The next session comes by itself while this one lives; a server ends the old one then.
+    let (mut new, _) = server.welcome().await;
+    drop(old);
+    new.desire(2, vec![spec(1)]).await;
+    new.report(is_ready).await;
+    new.ask_for_carriers(&["ticket-2"]).await;
+    let (_, carrier) = server.next_carrier().await;
+    echo(&mut carrier.open(&OpenTarget::Instance(instance(1))).unwrap(), "on the new one").await;
+    echo(&mut stream, "after").await;
+    assert!(!old_carrier.accepts_streams() && carrier.accepts_streams());
+    let statuses = agent.status.borrow_and_update().clone();
+    assert!(matches!(statuses, AgentStatus::Connected { .. }), "it was never disconnected: {statuses:?}");
+    stream.shutdown().await.unwrap();
+    drop(stream);
+    assert_eq!(soon("the old carrier's end", old_carrier.closed()).await, towline_tunnel::CarrierEnd::Drained);
 }
 
 #[tokio::test]

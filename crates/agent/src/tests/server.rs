@@ -1,9 +1,13 @@
 //! A server for one agent: it takes the upgrades, and the test plays the server's part.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::JoinSet,
@@ -14,10 +18,11 @@ use towline_model::{AgentId, SessionId};
 use towline_tunnel::{
     Carrier, CarrierConfig, SessionConfig, SessionReceiver, SessionSender, gateway_carrier,
     message::{
-        AgentMessage, CARRIER_PATH, CARRIER_UPGRADE, Desired, Hello, InstanceReport, InstanceSpec, PROTOCOL_VERSION,
-        Report, SESSION_PATH, SESSION_UPGRADE, ServerMessage, Welcome,
+        AgentMessage, CARRIER_PATH, ConnectionKind, Desired, Hello, InstanceReport, InstanceSpec, PROTOCOL_VERSION,
+        Report, SESSION_PATH, ServerMessage, Welcome,
     },
     server_session,
+    websocket::{WebSocketIo, derive_accept_key},
 };
 
 use crate::task::spawn_owned;
@@ -28,7 +33,19 @@ pub struct TestServer {
     pub agent_id: AgentId,
     sessions: mpsc::Receiver<TestSession>,
     carriers: mpsc::Receiver<(String, Carrier)>,
+    /// What stands before the server lets pass.
+    pub passes: Arc<Mutex<Passes>>,
     _accept: AbortOnDropHandle<()>,
+}
+
+/// What of the agents' upgrades reaches a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passes {
+    Everything,
+    /// The others are answered with 400.
+    WebSockets,
+    /// The others are switched, and nothing comes through after that.
+    WebSocketsInTruth,
 }
 
 /// One session, from the server's side. Dropped, its connection is closed.
@@ -44,6 +61,7 @@ struct Queues {
     carriers: mpsc::Sender<(String, Carrier)>,
     /// Answered instead of a switch of protocols.
     rejection: Option<&'static str>,
+    passes: Arc<Mutex<Passes>>,
 }
 
 impl TestServer {
@@ -58,7 +76,10 @@ impl TestServer {
         let address = listener.local_addr().unwrap();
         let (session_sender, sessions) = mpsc::channel(16);
         let (carrier_sender, carriers) = mpsc::channel(64);
-        let queues = Arc::new(Queues { sessions: session_sender, carriers: carrier_sender, rejection });
+        let passes = Arc::new(Mutex::new(Passes::Everything));
+        let queues =
+            Queues { sessions: session_sender, carriers: carrier_sender, rejection, passes: Arc::clone(&passes) };
+        let queues = Arc::new(queues);
         let accept = spawn_owned(async move {
             let mut connections = JoinSet::new();
             loop {
@@ -66,12 +87,17 @@ impl TestServer {
                 connections.spawn(answer(socket, Arc::clone(&queues)));
             }
         });
-        Self { address, agent_id: AgentId::generate(), sessions, carriers, _accept: accept }
+        Self { address, agent_id: AgentId::generate(), sessions, carriers, passes, _accept: accept }
     }
 
     /// The next session that an agent opens, before hello.
     pub async fn next_session(&mut self) -> TestSession {
         soon("a session", self.sessions.recv()).await.unwrap()
+    }
+
+    /// A session that was opened and not taken yet.
+    pub fn opened_session(&mut self) -> Option<TestSession> {
+        self.sessions.try_recv().ok()
     }
 
     /// The next session, after hello and welcome.
@@ -142,10 +168,35 @@ async fn answer(mut socket: TcpStream, queues: Arc<Queues>) {
     let head = String::from_utf8(head).unwrap();
     let path = head.split(' ').nth(1).unwrap();
     let bearer = head.lines().find_map(|line| line.strip_prefix("authorization: Bearer ")).unwrap().to_owned();
-    let protocol = if path == SESSION_PATH { SESSION_UPGRADE } else { CARRIER_UPGRADE };
-    assert!(head.contains(&format!("upgrade: {protocol}\r\n")), "{head}");
+    let kind = if path == SESSION_PATH { ConnectionKind::Session } else { ConnectionKind::Carrier };
+    let passes = *queues.passes.lock().unwrap();
+    let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: "));
+    let protocol = match key {
+        Some(key) => format!(
+            "websocket\r\nsec-websocket-accept: {}\r\nsec-websocket-protocol: {}",
+            derive_accept_key(key.as_bytes()),
+            kind.subprotocol()
+        ),
+        None if passes == Passes::WebSockets => {
+            let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+            return;
+        }
+        None => kind.upgrade().to_owned(),
+    };
+    assert!(head.contains(&format!("upgrade: {}\r\n", protocol.lines().next().unwrap())), "{head}");
     let switch = format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\r\n");
     socket.write_all(switch.as_bytes()).await.unwrap();
+    if key.is_some() {
+        serve(path, bearer, WebSocketIo::server(socket).await, queues).await;
+    } else if passes == Passes::Everything {
+        serve(path, bearer, socket, queues).await;
+    }
+}
+
+async fn serve<T>(path: &str, bearer: String, socket: T, queues: Arc<Queues>)
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     if path == SESSION_PATH {
         let (sender, receiver, driver) = server_session(socket, SessionConfig::default());
         let driver = spawn_owned(async move { drop(driver.run().await) });
