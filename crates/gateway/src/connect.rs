@@ -42,6 +42,12 @@ pub(crate) struct Need<'a> {
     pub tls: Option<Tls<'a>>,
 }
 
+impl Need<'_> {
+    const fn kind(&self) -> StreamKind {
+        if self.upgrade { StreamKind::LongLived } else { StreamKind::Request }
+    }
+}
+
 /// With whom TLS is spoken, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tls<'a> {
@@ -59,7 +65,7 @@ pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Optio
     // Each round but the waiting one uses up a connection or a carrier that turned out to be gone.
     for _ in 0..MAX_ROUNDS {
         if !need.fresh
-            && let Some(connection) = take_exclusive(instance, need).await
+            && let Some(connection) = take_first(instance, need).await
         {
             return Ok(Some(connection));
         }
@@ -71,7 +77,7 @@ pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Optio
             instance: instance.id,
             pool: if need.fresh || instance.pool.is_empty() { None } else { Some(&instance.pool) },
             replayable: need.idempotent,
-            kind: if need.upgrade { StreamKind::LongLived } else { StreamKind::Request },
+            kind: need.kind(),
         };
         match session.place(&wanted, Instant::now()) {
             Some(Way::Idle(connection)) => {
@@ -94,8 +100,8 @@ pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Optio
     Ok(None)
 }
 
-async fn take_exclusive(instance: &Instance, need: Need<'_>) -> Option<Connection> {
-    while let Some(connection) = instance.pool.take_exclusive(Instant::now(), need.idempotent) {
+async fn take_first(instance: &Instance, need: Need<'_>) -> Option<Connection> {
+    while let Some(connection) = instance.pool.take_first(need.kind(), Instant::now(), need.idempotent) {
         if let Some(connection) = begin(connection).await {
             return Some(connection);
         }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::time::Instant;
+use towline_tunnel::placement::StreamKind;
 
 use crate::{agents::link::CarrierLink, upstream::Connection};
 
@@ -118,12 +119,18 @@ impl Pool {
         shelf.count += 1;
     }
 
-    /// The newest connection on a carrier that nobody is using.
-    pub(crate) fn take_exclusive(&self, now: Instant, replayable: bool) -> Option<Connection> {
+    /// A connection where the planning of placements would look first, found without looking at all carriers: for a request
+    /// one on the near carrier with the most company, else the newest on a carrier that nobody is using.
+    pub(crate) fn take_first(&self, kind: StreamKind, now: Instant, replayable: bool) -> Option<Connection> {
         let mut shelf = self.shelf();
-        let unused = shelf.stacks.iter().enumerate().filter(|(_, stack)| stack.link.busy() == 0);
-        let newest = unused.filter_map(|(index, stack)| Some((stack.newest(now, replayable)?, index))).max()?;
-        shelf.pop(newest.1)
+        let usable = shelf.stacks.iter().enumerate().filter_map(|(index, stack)| {
+            let since = stack.newest(now, replayable)?;
+            let busy = stack.link.busy();
+            let takes_company = kind == StreamKind::Request && stack.link.load(now, 1).takes_company();
+            (takes_company || busy == 0).then_some((takes_company, busy, since, index))
+        });
+        let (.., index) = usable.max()?;
+        shelf.pop(index)
     }
 
     /// Looks at all of them. Whoever holds this keeps others from putting connections here and taking them.

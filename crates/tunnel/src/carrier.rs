@@ -212,6 +212,13 @@ impl Carrier {
         self.inner().pump(state);
     }
 
+    /// The shortest round-trip time as measured by PING so far; `None` before the first answer. As cheap as reading a number.
+    #[must_use]
+    pub fn shortest_rtt(&self) -> Option<Duration> {
+        let micros = self.inner().gauges.shortest_rtt.load(Ordering::Relaxed);
+        (micros != u32::MAX).then(|| Duration::from_micros(micros.into()))
+    }
+
     /// Asks the peer for a sign of life and gives the round-trip time.
     ///
     /// # Errors

@@ -260,6 +260,18 @@ impl Mux {
         self.liveness.rtt()
     }
 
+    /// The shortest round-trip time so far, if one was measured.
+    #[must_use]
+    pub const fn shortest_rtt(&self) -> Option<Duration> {
+        self.liveness.shortest_rtt()
+    }
+
+    /// Streams that are on the wire.
+    #[must_use]
+    pub const fn on_wire(&self) -> u32 {
+        self.on_wire
+    }
+
     /// Whether new streams are possible as far as GOAWAY, the end and the supply of ids go.
     #[must_use]
     pub const fn takes_streams(&self) -> bool {

@@ -4,8 +4,20 @@
 //! The rule is *exclusive first*: a request gets a carrier that no other request is using while there is one, because
 //! what isolates streams from each other's loss and slowness is separate connections. Sharing starts only when there is
 //! no carrier without work; then the gateway also asks for more, up to the cap.
+//!
+//! On a *near* carrier, one with a round trip of at most [`NEAR`], it is the other way round: requests keep each other
+//! company on as few carriers as can be, as long as they are short and small. There a lost packet costs little, because it
+//! is missed and sent again at once, and what counts is the CPU: frames of many requests share a system call, a packet and
+//! a wake-up (the figures are in docs/performance.md). What lasts or carries much gets a carrier of its own there too.
 
 use std::{cmp::Reverse, time::Duration};
+
+/// The longest round trip to an agent that counts as near: the same machine, room or building.
+pub const NEAR: Duration = Duration::from_millis(2);
+/// Requests that keep each other company on one near carrier.
+const COMPANY: usize = 32;
+/// Bytes that wait on a carrier that takes more company, at most.
+const COMPANY_BYTES: usize = 64 << 10;
 
 /// What one carrier has to carry, as the gateway sees it.
 ///
@@ -26,6 +38,8 @@ pub struct CarrierLoad {
     pub queued_bytes: usize,
     /// How long the carrier has had no open stream; zero while it has one.
     pub idle_for: Duration,
+    /// Whether its round trip is at most [`NEAR`].
+    pub is_near: bool,
 }
 
 impl CarrierLoad {
@@ -36,6 +50,24 @@ impl CarrierLoad {
     /// Orders carriers from the least busy one: by what waits, then by how many work.
     const fn busyness(&self) -> (usize, usize) {
         (self.queued_bytes, self.busy_streams)
+    }
+
+    /// Whether one more short request is welcome beside those that it has.
+    #[must_use]
+    pub const fn takes_company(&self) -> bool {
+        self.is_near
+            && self.long_lived_streams == 0
+            && self.busy_streams < COMPANY
+            && self.queued_bytes < COMPANY_BYTES
+    }
+
+    /// Requests that should have a carrier of their own, and have not.
+    fn crowd(&self) -> usize {
+        match self {
+            _ if self.has_only_long_lived() => 0,
+            _ if self.is_near => self.busy_streams.saturating_sub(COMPANY),
+            _ => self.busy_streams.saturating_sub(1),
+        }
     }
 
     const fn has_only_long_lived(&self) -> bool {
@@ -86,6 +118,8 @@ pub enum Placement {
 
 /// Chooses where a stream goes. Among equals the first one is taken, so that those at the end fall idle and are given up.
 ///
+/// 0. For a request: the near carrier that has the most company and takes more; an idle keep-alive connection there before
+///    a new stream.
 /// 1. An idle keep-alive connection whose carrier has no work.
 /// 2. A new stream on a carrier without work: one without any open stream before one with idle connections of others.
 /// 3. For a long-lived stream, when half of the cap is in use: a carrier that has only such streams.
@@ -98,6 +132,17 @@ pub fn plan_placement(carriers: &[CarrierLoad], kind: StreamKind, limits: &Place
     let all = || carriers.iter().enumerate();
     let reusable = || all().filter(|(_, carrier)| carrier.reusable_connections > 0);
     let open = || all().filter(|(_, carrier)| carrier.accepts_streams);
+    if kind == StreamKind::Request {
+        let company = |(_, carrier): &(usize, &CarrierLoad)| carrier.takes_company();
+        // Of equals the first one, which `max_by_key` would not take.
+        let order = |(_, carrier): &(usize, &CarrierLoad)| Reverse(carrier.busy_streams);
+        if let Some((index, _)) = reusable().filter(company).min_by_key(order) {
+            return Placement::Reuse(index);
+        }
+        if let Some((index, _)) = open().filter(company).min_by_key(order) {
+            return Placement::Open(index);
+        }
+    }
     if let Some((index, _)) = reusable().find(|(_, carrier)| carrier.is_without_work()) {
         return Placement::Reuse(index);
     }
@@ -126,9 +171,7 @@ pub fn plan_placement(carriers: &[CarrierLoad], kind: StreamKind, limits: &Place
 #[must_use]
 pub fn plan_growth(carriers: &[CarrierLoad], pending: usize, limits: &PlacementLimits) -> usize {
     let idle = carriers.iter().filter(|carrier| carrier.accepts_streams && carrier.is_without_work()).count();
-    let wants_its_own = |carrier: &&CarrierLoad| !carrier.has_only_long_lived();
-    let sharing: usize =
-        carriers.iter().filter(wants_its_own).map(|carrier| carrier.busy_streams.saturating_sub(1)).sum();
+    let sharing: usize = carriers.iter().map(CarrierLoad::crowd).sum();
     if idle + pending >= limits.ask_below + sharing {
         return 0;
     }
@@ -166,7 +209,7 @@ mod tests {
     };
 
     /// A carrier from a short text: open/busy streams, then `l` for each long-lived, `r` reusable, `q` for KiB queued,
-    /// `x` when it takes no streams.
+    /// `x` when it takes no streams, `n` when it is near.
     fn load(text: &str) -> CarrierLoad {
         let (open, rest) = text.split_once('/').unwrap();
         let flags = rest.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -179,6 +222,7 @@ mod tests {
             reusable_connections: count('r'),
             queued_bytes: count('q') << 10,
             idle_for: Duration::ZERO,
+            is_near: count('n') > 0,
         }
     }
 
@@ -207,6 +251,12 @@ mod tests {
             ("1/1 1/1l", LongLived, Open(0), "below half of the cap WebSockets do not share by themselves"),
             ("1/1 1/1 1/1 2/2ll 1/1lq", LongLived, Open(3), "above it they do"),
             ("1/1 1/1 1/1 2/2ll 0/0", LongLived, Open(4), "but not before an idle carrier"),
+            ("0/0n 3/3n 2/2n", Request, Open(1), "near: where the most company is"),
+            ("0/0n 3/3n 2/1rn", Request, Reuse(2), "near: an idle connection before a new one"),
+            ("40/32rn 2/1rn 1/0rn", Request, Reuse(1), "near: but no more than it takes"),
+            ("2/2ln 1/1n 0/0n", Request, Open(1), "near: not beside what lasts"),
+            ("2/2n 0/0n", LongLived, Open(1), "near: what lasts is by itself"),
+            ("2/2 1/1n", Request, Open(1), "near before far"),
         ];
         for (carriers, kind, expected, why) in cases {
             assert_eq!(plan_placement(&loads(carriers), kind, &LIMITS), expected, "{carriers:?}: {why}");
@@ -228,6 +278,8 @@ mod tests {
             ("9/9 9/9 9/9 9/9 9/9 9/9 9/9 9/9", 0, 0, "the cap"),
             ("2/2ll 0/0 0/0", 0, 0, "WebSockets may share among themselves"),
             ("0/0x 0/0x", 0, 4, "draining carriers do not count as idle"),
+            ("32/32n 0/0n 0/0n", 0, 0, "near: company is wanted"),
+            ("34/34n 0/0n 0/0n", 0, 4, "near: up to a point"),
         ];
         for (carriers, pending, expected, why) in cases {
             assert_eq!(plan_growth(&loads(carriers), pending, &LIMITS), expected, "{carriers:?}+{pending}: {why}");
@@ -255,7 +307,7 @@ mod tests {
     prop_compose! {
         fn any_load()(
             accepts_streams: bool, idle in 0..4usize, busy in 0..4usize, long in 0..4usize, reusable in 0..4usize,
-            queued in 0..3usize, idle_for in 0..120u64
+            queued in 0..3usize, idle_for in 0..120u64, is_near: bool
         ) -> CarrierLoad {
             let open_streams = idle + busy;
             CarrierLoad {
@@ -266,6 +318,7 @@ mod tests {
                 reusable_connections: reusable.min(idle),
                 queued_bytes: queued << 10,
                 idle_for: Duration::from_secs(if open_streams == 0 { idle_for } else { 0 }),
+                is_near,
             }
         }
     }
@@ -289,7 +342,8 @@ mod tests {
                 }
             }
             if let Placement::Reuse(index) | Placement::Open(index) = plan_placement(&carriers, kind, &LIMITS) {
-                prop_assert!(carriers[index].is_without_work() || !carriers.iter().any(free));
+                let company = !long_lived && carriers[index].takes_company();
+                prop_assert!(company || carriers[index].is_without_work() || !carriers.iter().any(free));
             }
         }
 

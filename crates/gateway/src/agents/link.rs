@@ -9,7 +9,10 @@ use std::{
 };
 
 use tokio::time::Instant;
-use towline_tunnel::{Carrier, placement::CarrierLoad};
+use towline_tunnel::{
+    Carrier,
+    placement::{CarrierLoad, NEAR},
+};
 
 /// A carrier and the count of the requests that use it.
 ///
@@ -80,6 +83,7 @@ impl CarrierLink {
             } else {
                 Duration::ZERO
             },
+            is_near: self.carrier.shortest_rtt().is_some_and(|rtt| rtt <= NEAR),
         }
     }
 }

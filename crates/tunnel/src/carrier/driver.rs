@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{Sleep, sleep_until};
+use tokio::{
+    task::yield_now,
+    time::{Sleep, sleep_until},
+};
 
 use super::{
     inner::{Inner, now},
@@ -61,6 +64,10 @@ impl CarrierDriver {
     fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<CarrierEnd> {
         let Some(mut socket) = self.inner.check_out(cx.waker()) else { return Poll::Pending };
         let now = now();
+        if self.inner.waits_for_company() {
+            // tokio wakes what has yielded when nothing else can run, or after some sixty others have.
+            let _ = pin!(yield_now()).poll(cx);
+        }
         socket.unblock();
         if self.closing.is_none() {
             self.read(&mut socket, cx, now);

@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
     task::{Wake, Waker},
     time::{Duration, Instant},
@@ -30,11 +30,13 @@ pub struct Inner {
 }
 
 /// What is asked of every carrier for every request, and so can be read without the lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Gauges {
     pub streams: AtomicUsize,
     pub queued_bytes: AtomicUsize,
     pub has_room: AtomicBool,
+    /// The shortest round-trip time so far, in microseconds; the largest number while there is none.
+    pub shortest_rtt: AtomicU32,
 }
 
 /// What the lock protects.
@@ -44,6 +46,7 @@ pub struct State {
     socket: Option<Box<Socket>>,
     /// The driver wanted the socket while it was out.
     driver_waits: bool,
+    flush: Flush,
     /// Those who wait for an answer to a PING.
     pub pings: Vec<(u64, oneshot::Sender<Duration>)>,
     /// Every handle has been dropped.
@@ -53,6 +56,24 @@ pub struct State {
     end_told: bool,
     drain_told: bool,
 }
+
+/// How far a write is that waits for company.
+///
+/// On a carrier with several streams, those that have something to say mostly have it in the same turn: requests arrive
+/// together, and so do answers. A write of its own for each would be a system call, a packet and a wake-up at the other end
+/// for each. So the driver writes for all of them, after every other task that can run has had its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    /// Nothing waits.
+    Idle,
+    /// The driver was woken for it.
+    Asked,
+    /// The driver writes when it runs next.
+    Due,
+}
+
+/// Bytes that are written at once: waiting for more would not save anything.
+const WRITE_NOW: usize = 16 << 10;
 
 /// Wakes the driver, whichever task polled the socket last. So a stream that writes can leave a full socket to the driver.
 #[derive(Debug, Default)]
@@ -82,13 +103,19 @@ impl Inner {
             mux,
             socket,
             driver_waits: false,
+            flush: Flush::Idle,
             pings: Vec::new(),
             orphaned: false,
             finished: false,
             end_told: false,
             drain_told: false,
         };
-        let gauges = Gauges { has_room: AtomicBool::new(state.mux.has_room()), ..Gauges::default() };
+        let gauges = Gauges {
+            streams: AtomicUsize::new(0),
+            queued_bytes: AtomicUsize::new(0),
+            has_room: AtomicBool::new(state.mux.has_room()),
+            shortest_rtt: AtomicU32::new(u32::MAX),
+        };
         Arc::new(Self { state: Mutex::new(state), driver, ended: Notify::new(), gauges })
     }
 
@@ -102,6 +129,9 @@ impl Inner {
         self.gauges.streams.store(state.mux.stream_count(), Ordering::Relaxed);
         self.gauges.queued_bytes.store(state.mux.queued_bytes(), Ordering::Relaxed);
         self.gauges.has_room.store(state.mux.has_room(), Ordering::Relaxed);
+        if let Some(rtt) = state.mux.shortest_rtt() {
+            self.gauges.shortest_rtt.store(rtt.as_micros().try_into().unwrap_or(u32::MAX), Ordering::Relaxed);
+        }
         let wakes = state.mux.take_wakes();
         let has_ended = state.mux.end().is_some() && !std::mem::replace(&mut state.end_told, true);
         // The driver is asleep when the last stream of a drained carrier is finished by a stream's own write.
@@ -116,8 +146,21 @@ impl Inner {
         }
     }
 
-    /// Sends what is queued, if nobody else has the socket; else that one does it.
+    /// Sends what is queued, if nobody else has the socket; else that one does it. On a carrier with other streams, small
+    /// things are left to the driver, which sends them together.
     pub fn pump(&self, mut state: MutexGuard<'_, State>) {
+        if state.mux.on_wire() > 1 && state.mux.queued_bytes() < WRITE_NOW && state.mux.end().is_none() {
+            let asks = state.flush == Flush::Idle && state.mux.has_output();
+            if asks {
+                state.flush = Flush::Asked;
+            }
+            self.unlock(state);
+            if asks {
+                self.wake_driver();
+            }
+            return;
+        }
+        state.flush = Flush::Idle;
         match state.socket.take() {
             Some(socket) => self.write_and_put_back(state, socket),
             None => self.unlock(state),
@@ -157,13 +200,24 @@ impl Inner {
 
     /// Encodes what is queued; says whether there is something to write.
     fn refill(state: &mut State, socket: &mut Socket) -> bool {
-        if socket.is_blocked() || socket.has_failed() || state.finished {
+        let waits_for_company = state.flush != Flush::Idle && state.mux.end().is_none();
+        if socket.is_blocked() || socket.has_failed() || state.finished || waits_for_company {
             return false;
         }
         if state.mux.has_output() {
             state.mux.transmit(&mut socket.outbox, now());
         }
         socket.wants_to_write()
+    }
+
+    /// The driver runs: whether it is to run again, after all others, before anything is written.
+    pub fn waits_for_company(&self) -> bool {
+        let mut state = self.lock();
+        state.flush = match state.flush {
+            Flush::Asked => Flush::Due,
+            Flush::Idle | Flush::Due => Flush::Idle,
+        };
+        state.flush == Flush::Due
     }
 
     /// Takes the socket out for the driver. When it is out already, the driver is woken as soon as it is back.

@@ -30,6 +30,7 @@ pub struct Liveness {
     outstanding: VecDeque<Ping>,
     last_number: u64,
     rtt: Option<Duration>,
+    shortest_rtt: Option<Duration>,
     rtt_at: Instant,
 }
 
@@ -47,7 +48,16 @@ pub enum Verdict {
 impl Liveness {
     pub const fn new(interval: Duration, timeout: Duration, now: Instant) -> Self {
         let outstanding = VecDeque::new();
-        Self { interval, timeout, last_received: now, outstanding, last_number: 0, rtt: None, rtt_at: now }
+        Self {
+            interval,
+            timeout,
+            last_received: now,
+            outstanding,
+            last_number: 0,
+            rtt: None,
+            shortest_rtt: None,
+            rtt_at: now,
+        }
     }
 
     /// Bytes have come in.
@@ -61,6 +71,11 @@ impl Liveness {
 
     pub const fn rtt(&self) -> Option<Duration> {
         self.rtt
+    }
+
+    /// The shortest one measured so far: what the path takes when nothing waits in a queue.
+    pub const fn shortest_rtt(&self) -> Option<Duration> {
+        self.shortest_rtt
     }
 
     pub fn rtt_or_guess(&self) -> Duration {
@@ -96,6 +111,7 @@ impl Liveness {
             Some(rtt) if sample > rtt => rtt + (sample - rtt) / 8,
             _ => sample,
         });
+        self.shortest_rtt = Some(self.shortest_rtt.map_or(sample, |shortest| shortest.min(sample)));
         self.rtt_at = now;
         Some(sample)
     }
@@ -160,6 +176,10 @@ mod tests {
         assert_eq!(liveness.answered(number, start + SECOND), Some(SECOND));
         assert_eq!(liveness.answered(number, start + SECOND), None, "answered twice");
         assert_eq!(liveness.rtt(), Some(SECOND));
+        let (number, _) = liveness.ask(start);
+        liveness.sent(number, start);
+        liveness.answered(number, start + 9 * SECOND);
+        assert_eq!((liveness.rtt(), liveness.shortest_rtt()), (Some(2 * SECOND), Some(SECOND)));
     }
 
     #[test]
