@@ -35,6 +35,8 @@ use crate::{
     outgoing::{Outgoing, Source},
 };
 
+/// Bytes of an answer that is too large to share a carrier with small ones.
+const LARGE: u64 = 256 << 10;
 /// How long a container may take to close its side of a connection that is not needed any more.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
@@ -56,6 +58,8 @@ pub(crate) struct Connection {
     sent_before: u64,
     /// Bytes that the container has sent, in all.
     received: u64,
+    /// The same, before the present answer.
+    received_before: u64,
     /// A task that sends the rest of the request; it ends with this handle.
     sending: Option<Sending>,
     /// How long it may be kept idle.
@@ -127,6 +131,7 @@ impl Connection {
             lasts: false,
             sending: None,
             received: 0,
+            received_before: 0,
             keep_for: Duration::ZERO,
         }
     }
@@ -147,9 +152,10 @@ impl Connection {
         self.reused = true;
         self.lasts = false;
         self.sent_before = self.monitor.bytes_sent();
+        self.received_before = self.received;
     }
 
-    /// Its request lasts.
+    /// Its request lasts, or its answer is large.
     pub(crate) fn mark_long_lived(&mut self) {
         if let Some(busy) = &mut self.busy {
             busy.mark_long_lived();
@@ -199,6 +205,9 @@ impl Connection {
         let read = ready!(self.inbox.poll_read(&mut &*self.socket, cx));
         if let Ok(count) = read {
             self.received += count as u64;
+            if self.received - self.received_before >= LARGE {
+                self.mark_long_lived();
+            }
         }
         Poll::Ready(read)
     }

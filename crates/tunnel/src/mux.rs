@@ -49,6 +49,8 @@ pub const INITIAL_WINDOW: u32 = 64 << 10;
 pub const SEND_QUEUE: usize = 64 << 10;
 /// The most credit that a peer may give on one stream, in bytes.
 pub const MAX_CREDIT: u64 = 1 << 30;
+/// A stream that has written so often while no other did is the only one at work.
+const ALONE_AFTER: u32 = 3;
 /// PONGs that may wait to be sent.
 const MAX_PONGS: usize = 32;
 
@@ -130,6 +132,9 @@ pub struct Mux {
     arrivals: VecDeque<u32>,
     arrival_waker: Option<Waker>,
     queued_bytes: usize,
+    /// The stream that wrote last, and how often it did since another one did.
+    last_writer: u32,
+    writes_in_a_row: u32,
     goaway_sent: bool,
     goaway_received: bool,
     flood: FloodGuard,
@@ -159,6 +164,8 @@ impl Mux {
             arrivals: VecDeque::new(),
             arrival_waker: None,
             queued_bytes: 0,
+            last_writer: 0,
+            writes_in_a_row: 0,
             goaway_sent: false,
             goaway_received: false,
             flood: FloodGuard::new(now),
@@ -266,10 +273,16 @@ impl Mux {
         self.liveness.shortest_rtt()
     }
 
-    /// Streams that are on the wire.
+    /// Whether streams take turns in writing: then another one is likely to write soon.
     #[must_use]
-    pub const fn on_wire(&self) -> u32 {
-        self.on_wire
+    pub const fn has_company(&self) -> bool {
+        self.on_wire > 1 && self.writes_in_a_row < ALONE_AFTER
+    }
+
+    /// Frames that wait to be sent, as far as they are known: one for each stream with data, and all others.
+    #[must_use]
+    pub fn queued_frames(&self) -> usize {
+        self.line.len() + self.control.len()
     }
 
     /// Whether new streams are possible as far as GOAWAY, the end and the supply of ids go.

@@ -30,7 +30,7 @@ pub struct CarrierLoad {
     pub open_streams: usize,
     /// Of these, the ones that serve a request now.
     pub busy_streams: usize,
-    /// Of the busy ones, WebSockets and answers that have streamed for more than ten seconds.
+    /// Of the busy ones, WebSockets, answers that have streamed for more than ten seconds, and large ones.
     pub long_lived_streams: usize,
     /// Of the open ones, idle keep-alive connections that this very request may reuse.
     pub reusable_connections: usize,
@@ -55,10 +55,7 @@ impl CarrierLoad {
     /// Whether one more short request is welcome beside those that it has.
     #[must_use]
     pub const fn takes_company(&self) -> bool {
-        self.is_near
-            && self.long_lived_streams == 0
-            && self.busy_streams < COMPANY
-            && self.queued_bytes < COMPANY_BYTES
+        self.is_near && self.long_lived_streams == 0 && self.busy_streams < COMPANY && self.queued_bytes < COMPANY_BYTES
     }
 
     /// Requests that should have a carrier of their own, and have not.

@@ -72,8 +72,9 @@ enum Flush {
     Due,
 }
 
-/// Bytes that are written at once: waiting for more would not save anything.
-const WRITE_NOW: usize = 16 << 10;
+/// Frames and bytes that are written at once: much more would not be saved, and the peer can begin with these.
+const FRAMES_AT_ONCE: usize = 8;
+const BYTES_AT_ONCE: usize = 16 << 10;
 
 /// Wakes the driver, whichever task polled the socket last. So a stream that writes can leave a full socket to the driver.
 #[derive(Debug, Default)]
@@ -86,6 +87,13 @@ impl Wake for DriverWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.0.wake();
+    }
+}
+
+impl State {
+    /// Whether it is worth a write by itself.
+    fn has_enough(&self) -> bool {
+        self.mux.queued_bytes() >= BYTES_AT_ONCE || self.mux.queued_frames() >= FRAMES_AT_ONCE
     }
 }
 
@@ -146,10 +154,10 @@ impl Inner {
         }
     }
 
-    /// Sends what is queued, if nobody else has the socket; else that one does it. On a carrier with other streams, small
-    /// things are left to the driver, which sends them together.
+    /// Sends what is queued, if nobody else has the socket; else that one does it. What other streams are likely to add to
+    /// is left to the driver.
     pub fn pump(&self, mut state: MutexGuard<'_, State>) {
-        if state.mux.on_wire() > 1 && state.mux.queued_bytes() < WRITE_NOW && state.mux.end().is_none() {
+        if state.mux.end().is_none() && state.mux.has_company() && !state.has_enough() {
             let asks = state.flush == Flush::Idle && state.mux.has_output();
             if asks {
                 state.flush = Flush::Asked;

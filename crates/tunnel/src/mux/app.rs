@@ -80,8 +80,18 @@ impl Mux {
         }
         let written = stream.send.queue.len() - before;
         self.queued_bytes += written;
+        self.note_writer(id);
         self.stand_in_line(id);
         Poll::Ready(Ok(written))
+    }
+
+    const fn note_writer(&mut self, id: u32) {
+        if self.last_writer == id {
+            self.writes_in_a_row = self.writes_in_a_row.saturating_add(1);
+        } else {
+            self.last_writer = id;
+            self.writes_in_a_row = 0;
+        }
     }
 
     /// Moves bytes that have arrived into `dst`.

@@ -1,9 +1,18 @@
 //! Streams on a carrier: bytes, half-close, resets, backpressure, many and stalled streams.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
     task::JoinSet,
 };
 use towline_model::InstanceId;
@@ -27,7 +36,10 @@ pub fn pair(buffer: usize) -> Pair {
     pair_on(a, b)
 }
 
-pub fn pair_on(a: DuplexStream, b: DuplexStream) -> Pair {
+pub fn pair_on(
+    a: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    b: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Pair {
     let budget = Budget::new(64 << 20);
     let config = CarrierConfig { budget: budget.clone(), ..CarrierConfig::default() };
     let (gateway, gateway_driver) = gateway_carrier(a, config.clone());
@@ -70,6 +82,89 @@ async fn echo_server(mut incoming: Incoming) {
 
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
     (0..length).map(|i| ((i * 31 + seed * 7) % 251) as u8).collect()
+}
+
+/// A connection that counts its writes.
+#[derive(Debug)]
+struct Counted {
+    io: DuplexStream,
+    writes: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.io).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// Six streams of a carrier whose gateway's writes are counted, and the agent's ends of them.
+async fn six_streams() -> (Pair, Vec<TunnelStream>, Vec<TunnelStream>, Arc<AtomicUsize>) {
+    let (a, b) = tokio::io::duplex(1 << 20);
+    let writes = Arc::new(AtomicUsize::new(0));
+    let mut pair = pair_on(Counted { io: a, writes: Arc::clone(&writes) }, b);
+    let (mut near, mut far) = (Vec::new(), Vec::new());
+    for _ in 0..6 {
+        let (one, other) = connect(&mut pair).await;
+        near.push(one);
+        far.push(other);
+    }
+    (pair, near, far, writes)
+}
+
+#[tokio::test]
+async fn streams_that_write_in_one_turn_share_a_write() {
+    const ROUNDS: usize = 50;
+    let (_pair, near, mut far, writes) = six_streams().await;
+    let begin = Arc::new(tokio::sync::Barrier::new(near.len() + 1));
+    let mut writers = JoinSet::new();
+    for mut stream in near {
+        let begin = Arc::clone(&begin);
+        writers.spawn(async move {
+            for _ in 0..ROUNDS {
+                begin.wait().await;
+                stream.write_all(b"question").await.unwrap();
+            }
+            stream
+        });
+    }
+    let before = writes.load(Ordering::Relaxed);
+    for _ in 0..ROUNDS {
+        begin.wait().await;
+        for stream in &mut far {
+            let mut arrived = [0; 8];
+            stream.read_exact(&mut arrived).await.unwrap();
+            assert_eq!(&arrived, b"question");
+        }
+    }
+    let writes = writes.load(Ordering::Relaxed) - before;
+    assert!(writes <= 2 * ROUNDS, "{writes} writes for {ROUNDS} rounds of six streams");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_alone_writes_by_itself() {
+    let (_pair, mut near, mut far, writes) = six_streams().await;
+    for _ in 0..10 {
+        near[2].write_all(b"question").await.unwrap();
+        far[2].read_exact(&mut [0; 8]).await.unwrap();
+    }
+    let before = writes.load(Ordering::Relaxed);
+    near[2].write_all(b"question").await.unwrap();
+    assert_eq!(writes.load(Ordering::Relaxed), before + 1, "it waited for the driver");
 }
 
 #[tokio::test]
