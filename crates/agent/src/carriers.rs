@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use towline_tunnel::{Budget, Carrier, CarrierConfig, CarrierEnd, agent_carrier, message::ConnectionKind};
+use towline_tunnel::{Budget, Carrier, CarrierConfig, CarrierEnd, Workers, agent_carrier, message::ConnectionKind};
 
 use crate::{
     connect::{Dialled, Dialler},
@@ -40,6 +40,7 @@ pub struct Carriers<R> {
     dialler: Arc<Dialler>,
     streams: Arc<Streams<R>>,
     max_carriers: usize,
+    workers: Workers,
     budget: Budget,
     dials: Semaphore,
     tasks: TaskTracker,
@@ -61,11 +62,12 @@ impl<R> Drop for CloseOnDrop<R> {
 
 impl<R: Runtime> Carriers<R> {
     /// No carriers yet.
-    pub fn new(dialler: Arc<Dialler>, streams: Arc<Streams<R>>, max_carriers: usize) -> Self {
+    pub fn new(dialler: Arc<Dialler>, streams: Arc<Streams<R>>, max_carriers: usize, workers: Workers) -> Self {
         Self {
             dialler,
             streams,
             max_carriers,
+            workers,
             budget: Budget::new(WINDOW_BUDGET),
             dials: Semaphore::new(DIALS_AT_A_TIME),
             tasks: TaskTracker::new(),
@@ -162,13 +164,14 @@ impl<R: Runtime> SessionCarriers<R> {
             };
             let (carriers, own, ended) = (Arc::clone(&self.carriers), Arc::clone(&self.own), self.ended.clone());
             let asked_at = Instant::now();
-            self.carriers.tasks.spawn(async move {
+            let carrying = async move {
                 let dialled = ended.run_until_cancelled(carriers.dial(&ticket, asked_at)).await;
                 if let Some(Some(dialled)) = dialled {
                     serve(&carriers, dialled, &own, &ended).await;
                 }
                 drop(seat);
-            });
+            };
+            self.carriers.tasks.spawn_on(carrying, &self.carriers.workers.next());
         }
     }
 }

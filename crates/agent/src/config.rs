@@ -7,6 +7,7 @@ use towline_model::{
     key::KeyError,
     service::{LABEL_RULE, OWN_LABEL_PREFIX, is_label},
 };
+use towline_tunnel::Workers;
 use url::Url;
 
 use crate::{connect::ProxyConfig, identity, reach::policy::ReachPolicy};
@@ -47,6 +48,8 @@ pub struct AgentConfig {
     pub connection_lifetime: Option<Duration>,
     /// How long streams that run may go on after the agent was told to stop.
     pub leave_deadline: Duration,
+    /// The threads that carriers are dealt out to. Default none: they run where the agent does.
+    pub workers: Workers,
 }
 
 impl AgentConfig {
@@ -66,6 +69,7 @@ impl AgentConfig {
             proxy: ProxyConfig::None,
             connection_lifetime: None,
             leave_deadline: Duration::from_secs(10),
+            workers: Workers::default(),
         }
     }
 

@@ -119,7 +119,7 @@ pub async fn run_with_status<R: Runtime>(
     let attending = endpoints::run(Arc::clone(&reach), wishes.subscribe(), Arc::clone(&observed), shutdown.clone());
     let _attending = task::spawn_owned(attending);
     let streams = Arc::new(Streams::new(runtime, Arc::clone(&observed), reach, config.max_streams));
-    let carriers = Arc::new(Carriers::new(Arc::clone(&dialler), streams, config.max_carriers));
+    let carriers = Arc::new(Carriers::new(Arc::clone(&dialler), streams, config.max_carriers, config.workers.clone()));
     let _closing = CloseOnDrop(Arc::clone(&carriers));
     let config = Arc::new(config);
     let (retested, key) = (Arc::clone(&dialler), config.key.clone());

@@ -17,7 +17,7 @@ use tokio::{io::AsyncRead, net::TcpListener, sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 use towline_model::{AgentId, Clock, CredentialId, Principal, Secret, ServiceId, SessionId, Timestamp, UserId};
-use towline_tunnel::{Budget, LogsRequest, message::Desired, placement::PlacementLimits};
+use towline_tunnel::{Budget, LogsRequest, Workers, message::Desired, placement::PlacementLimits};
 
 use crate::{
     AccessTokens, AgentEvent, AgentSession, AuthError, Authenticated, GatewayError, Snapshot,
@@ -75,6 +75,8 @@ pub struct GatewayConfig {
     pub carrier_wait: Duration,
     /// How long requests in flight may go on when the server stops. Default 30 s.
     pub drain_timeout: Duration,
+    /// The threads that connections are dealt out to. Default none: they run where the gateway is served.
+    pub workers: Workers,
     /// Certificates that those of external services are checked against beside the machine's trusted roots. Default none.
     pub external_roots: Vec<CertificateDer<'static>>,
 }
@@ -94,6 +96,7 @@ impl Default for GatewayConfig {
             invoke_response_limit: 32 << 20,
             carrier_wait: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
+            workers: Workers::default(),
             external_roots: Vec::new(),
         }
     }

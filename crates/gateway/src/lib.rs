@@ -46,6 +46,7 @@ mod last_use;
 pub mod line;
 mod listener;
 mod logs;
+mod on_runtime;
 mod outgoing;
 mod path;
 mod patience;

@@ -26,6 +26,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
@@ -38,6 +39,7 @@ use crate::{
     caller_stream::{CallerSocket, CallerStream},
     gateway::{BoxError, Shared},
     h1::{self, conn::CallerConn},
+    on_runtime::OnRuntime,
     route::handle,
     server_tls::{self, ServerTls},
 };
@@ -109,9 +111,7 @@ where
     loop {
         let permit = Arc::clone(&room).acquire_owned().await.map_err(io::Error::other)?;
         match listener.accept().await {
-            Ok((socket, peer)) => {
-                connections.spawn(connection(Arc::clone(shared), socket, peer, api.clone(), permit));
-            }
+            Ok((socket, peer)) => deal(shared, (socket, peer), api, permit, connections),
             Err(error) => {
                 // Out of sockets, or a connection that was gone before it was accepted: neither ends the listener.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -119,6 +119,37 @@ where
             }
         }
     }
+}
+
+/// Lets the next worker serve a connection.
+fn deal<S, B>(
+    shared: &Arc<Shared>,
+    (socket, peer): (TcpStream, SocketAddr),
+    api: &S,
+    permit: OwnedSemaphorePermit,
+    connections: &TaskTracker,
+) where
+    S: Service<Request<CallerBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let workers = &shared.config.workers;
+    if !workers.exist() {
+        connections.spawn(connection(Arc::clone(shared), socket, peer, api.clone(), permit));
+        return;
+    }
+    let (worker, control) = (workers.next(), Handle::current());
+    let (shared, api) = (Arc::clone(shared), OnRuntime { service: api.clone(), runtime: control });
+    // A socket belongs to the event queue of one runtime: it leaves this one's and enters the worker's.
+    let moved = socket.into_std();
+    let serving = async move {
+        match moved.and_then(TcpStream::from_std) {
+            Ok(socket) => connection(shared, socket, peer, api, permit).await,
+            Err(error) => tracing::warn!(%peer, %error, "a connection could not be handed to a worker"),
+        }
+    };
+    connections.spawn_on(serving, &worker);
 }
 
 /// Ends everything in order: tell, wait, cut.

@@ -126,8 +126,9 @@ impl Pool {
         let usable = shelf.stacks.iter().enumerate().filter_map(|(index, stack)| {
             let since = stack.newest(now, replayable)?;
             let busy = stack.link.busy();
-            let takes_company = kind == StreamKind::Request && stack.link.load(now, 1).takes_company();
-            (takes_company || busy == 0).then_some((takes_company, busy, since, index))
+            let load = stack.link.load(now, 1);
+            let takes_company = kind == StreamKind::Request && load.takes_company();
+            (takes_company || busy == 0).then_some((takes_company, load.is_here, busy, since, index))
         });
         let (.., index) = usable.max()?;
         shelf.pop(index)

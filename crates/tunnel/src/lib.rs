@@ -6,6 +6,7 @@
 //! * [`placement`]: which carrier a stream goes on, when to ask for more carriers, which ones to give up.
 //! * [`websocket`]: the same frames inside a WebSocket.
 //! * [`tcp`]: options of the TCP connection below.
+//! * [`workers`]: the threads that carry bytes.
 //! * [`end`]: how streams and carriers end, and who ended them.
 //!
 //! This crate knows nothing of HTTP beyond the names in the upgrade requests, and nothing of containers.
@@ -22,6 +23,7 @@ pub mod session;
 pub mod target;
 pub mod tcp;
 pub mod websocket;
+pub mod workers;
 
 pub use budget::Budget;
 pub use carrier::{
@@ -33,3 +35,4 @@ pub use session::{
     SessionConfig, SessionDriver, SessionEnd, SessionReceiver, SessionSender, agent_session, ping, server_session,
 };
 pub use target::{LogsRequest, OpenTarget};
+pub use workers::Workers;

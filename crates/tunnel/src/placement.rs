@@ -40,6 +40,8 @@ pub struct CarrierLoad {
     pub idle_for: Duration,
     /// Whether its round trip is at most [`NEAR`].
     pub is_near: bool,
+    /// Whether it is read by the thread that the request is on: then nobody else has to be woken for it.
+    pub is_here: bool,
 }
 
 impl CarrierLoad {
@@ -113,9 +115,10 @@ pub enum Placement {
     Unavailable,
 }
 
-/// Chooses where a stream goes. Among equals the first one is taken, so that those at the end fall idle and are given up.
+/// Chooses where a stream goes. Among equals
+/// one that is here is taken, else the first one, so that those at the end fall idle and are given up.
 ///
-/// 0. For a request: the near carrier that has the most company and takes more; an idle keep-alive connection there before
+/// 0. For a request: the near carrier here that has the most company and takes more, else one elsewhere; an idle keep-alive connection there before
 ///    a new stream.
 /// 1. An idle keep-alive connection whose carrier has no work.
 /// 2. A new stream on a carrier without work: one without any open stream before one with idle connections of others.
@@ -132,7 +135,7 @@ pub fn plan_placement(carriers: &[CarrierLoad], kind: StreamKind, limits: &Place
     if kind == StreamKind::Request {
         let company = |(_, carrier): &(usize, &CarrierLoad)| carrier.takes_company();
         // Of equals the first one, which `max_by_key` would not take.
-        let order = |(_, carrier): &(usize, &CarrierLoad)| Reverse(carrier.busy_streams);
+        let order = |(_, carrier): &(usize, &CarrierLoad)| Reverse((carrier.is_here, carrier.busy_streams));
         if let Some((index, _)) = reusable().filter(company).min_by_key(order) {
             return Placement::Reuse(index);
         }
@@ -140,11 +143,12 @@ pub fn plan_placement(carriers: &[CarrierLoad], kind: StreamKind, limits: &Place
             return Placement::Open(index);
         }
     }
-    if let Some((index, _)) = reusable().find(|(_, carrier)| carrier.is_without_work()) {
+    let elsewhere = |(_, carrier): &(usize, &CarrierLoad)| !carrier.is_here;
+    if let Some((index, _)) = reusable().filter(|(_, carrier)| carrier.is_without_work()).min_by_key(elsewhere) {
         return Placement::Reuse(index);
     }
     let without_work = open().filter(|(_, carrier)| carrier.is_without_work());
-    if let Some((index, _)) = without_work.min_by_key(|(_, carrier)| carrier.open_streams) {
+    if let Some((index, _)) = without_work.min_by_key(|(_, carrier)| (carrier.open_streams, !carrier.is_here)) {
         return Placement::Open(index);
     }
     if kind == StreamKind::LongLived && carriers.len() * 2 >= limits.max_carriers {
@@ -206,7 +210,7 @@ mod tests {
     };
 
     /// A carrier from a short text: open/busy streams, then `l` for each long-lived, `r` reusable, `q` for KiB queued,
-    /// `x` when it takes no streams, `n` when it is near.
+    /// `x` when it takes no streams, `n` when it is near, `h` when it is here.
     fn load(text: &str) -> CarrierLoad {
         let (open, rest) = text.split_once('/').unwrap();
         let flags = rest.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -220,6 +224,7 @@ mod tests {
             queued_bytes: count('q') << 10,
             idle_for: Duration::ZERO,
             is_near: count('n') > 0,
+            is_here: count('h') > 0,
         }
     }
 
@@ -254,6 +259,9 @@ mod tests {
             ("2/2ln 1/1n 0/0n", Request, Open(1), "near: not beside what lasts"),
             ("2/2n 0/0n", LongLived, Open(1), "near: what lasts is by itself"),
             ("2/2 1/1n", Request, Open(1), "near before far"),
+            ("3/3n 1/1nh", Request, Open(1), "near and here before the most company"),
+            ("1/0r 1/0rh", Request, Reuse(1), "here, when nothing else tells them apart"),
+            ("0/0 0/0h", Request, Open(1), "the same for new streams"),
         ];
         for (carriers, kind, expected, why) in cases {
             assert_eq!(plan_placement(&loads(carriers), kind, &LIMITS), expected, "{carriers:?}: {why}");
@@ -304,7 +312,7 @@ mod tests {
     prop_compose! {
         fn any_load()(
             accepts_streams: bool, idle in 0..4usize, busy in 0..4usize, long in 0..4usize, reusable in 0..4usize,
-            queued in 0..3usize, idle_for in 0..120u64, is_near: bool
+            queued in 0..3usize, idle_for in 0..120u64, is_near: bool, is_here: bool
         ) -> CarrierLoad {
             let open_streams = idle + busy;
             CarrierLoad {
@@ -316,6 +324,7 @@ mod tests {
                 queued_bytes: queued << 10,
                 idle_for: Duration::from_secs(if open_streams == 0 { idle_for } else { 0 }),
                 is_near,
+                is_here,
             }
         }
     }

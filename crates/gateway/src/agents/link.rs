@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 use towline_tunnel::{
-    Carrier,
+    Carrier, Workers,
     placement::{CarrierLoad, NEAR},
 };
 
@@ -24,11 +24,20 @@ pub(crate) struct CarrierLink {
     busy: AtomicUsize,
     long_lived: AtomicUsize,
     retired: AtomicBool,
+    /// The worker that reads it.
+    worker: Option<usize>,
 }
 
 impl CarrierLink {
-    pub(crate) const fn new(carrier: Carrier) -> Self {
-        Self { carrier, busy: AtomicUsize::new(0), long_lived: AtomicUsize::new(0), retired: AtomicBool::new(false) }
+    /// A carrier that is read by the worker on which this is called.
+    pub(crate) fn new(carrier: Carrier) -> Self {
+        Self {
+            carrier,
+            busy: AtomicUsize::new(0),
+            long_lived: AtomicUsize::new(0),
+            retired: AtomicBool::new(false),
+            worker: Workers::here(),
+        }
     }
 
     /// Takes no new requests from now on, not even over connections that are open.
@@ -84,6 +93,7 @@ impl CarrierLink {
                 Duration::ZERO
             },
             is_near: self.carrier.shortest_rtt().is_some_and(|rtt| rtt <= NEAR),
+            is_here: self.worker == Workers::here(),
         }
     }
 }

@@ -12,8 +12,13 @@ use towline_model::Secret;
 use url::Url;
 
 use crate::{
-    cli::parse_server_url, client::connect::read_secret_file, cmd::Context, config::Environment, failure::Failure,
-    signals::SignalWatch, units::parse_duration,
+    cli::parse_server_url,
+    client::connect::read_secret_file,
+    cmd::{Context, serve},
+    config::Environment,
+    failure::Failure,
+    signals::SignalWatch,
+    units::parse_duration,
 };
 
 const EXAMPLE: &str = "\
@@ -138,7 +143,9 @@ pub async fn run(args: AgentArgs, context: &Context) -> Result<(), Failure> {
         (None, _) => conventional_proxy(&context.environment),
     };
     let (ca_file, connection_lifetime) = (args.ca_file, args.connection_lifetime);
-    let config = AgentConfig { ca_file, proxy, connection_lifetime, ..config(args.server, key, &args.identity)? };
+    let workers = serve::workers()?;
+    let config =
+        AgentConfig { ca_file, proxy, connection_lifetime, workers, ..config(args.server, key, &args.identity)? };
     config.validate().map_err(|error| Failure::usage(error.to_string()))?;
     let mut agent = Some(start(config, runtime(&args.identity, context)));
     let shutdown = signals.shutdown();

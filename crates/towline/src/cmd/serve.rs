@@ -9,11 +9,13 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
 };
 
 use tokio::net::TcpListener;
 use towline_control::{Bootstrap, Server, ServerConfig};
 use towline_model::{Secret, SystemClock};
+use towline_tunnel::Workers;
 use url::Url;
 
 pub use self::settings::{SecretsKeyArgs, ServeArgs};
@@ -27,6 +29,8 @@ pub struct Started {
     pub data_dir: PathBuf,
     /// Whether this start made the first owner, team and keys.
     pub is_first: bool,
+    /// The threads that carry its connections.
+    pub workers: Workers,
     _lock: File,
 }
 
@@ -80,11 +84,22 @@ pub async fn start(
     let listener = TcpListener::bind(args.listen).await.map_err(|error| cannot_listen(args.listen, &error))?;
     let path = client::bootstrap::Bootstrap::path(&data_dir);
     let was_there = path.exists();
-    let config = ServerConfig { bootstrap, ..args.config(&data_dir, database_url)? };
+    let mut config = ServerConfig { bootstrap, ..args.config(&data_dir, database_url)? };
+    let workers = workers()?;
+    config.gateway.workers = workers.clone();
     let started = Box::pin(Server::start(config, listener, Arc::new(SystemClock))).await;
     let server = started.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
     let is_first = !was_there && server.bootstrap().is_some();
-    Ok(Started { server, data_dir, is_first, _lock: lock })
+    Ok(Started { server, data_dir, is_first, workers, _lock: lock })
+}
+
+/// A thread for each core that this process may use, to carry bytes.
+///
+/// # Errors
+/// When the machine has no threads left.
+pub fn workers() -> Result<Workers, Failure> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    Workers::start(cores).map_err(|error| Failure::io("cannot start the worker threads", &error))
 }
 
 /// Keeps other servers, and commands that need the server stopped, from a data directory: two servers would both decide

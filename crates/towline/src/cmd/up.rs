@@ -104,7 +104,8 @@ fn agent_key(started: &Started, args: &UpArgs) -> Result<Option<Secret<String>>,
 fn config(started: &Started, key: Secret<String>, args: &UpArgs) -> Result<AgentConfig, Failure> {
     let url = format!("http://{}", started.loopback_addr());
     let url = Url::parse(&url).map_err(|error| Failure::new(format!("{url}: {error}")))?;
-    agent::config(url, key, &args.identity)
+    let config = agent::config(url, key, &args.identity)?;
+    Ok(AgentConfig { workers: started.workers.clone(), ..config })
 }
 
 fn greet(started: &Started, args: &UpArgs, engine: &EngineStatus, context: &Context) -> Result<(), Failure> {

@@ -1,0 +1,93 @@
+//! Threads that carry bytes, each with an event loop of its own.
+//!
+//! A runtime whose threads share their tasks wakes one thread for another all the time, which costs more than a small
+//! request does. So connections are dealt out to single-threaded runtimes, one for each core: what belongs to a connection
+//! runs where the connection is. What does not carry bytes (the control plane, the container engine) stays on the runtime of
+//! the process.
+
+use std::{
+    cell::Cell,
+    fmt, io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::oneshot,
+};
+
+thread_local! {
+    static HERE: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// The threads. Clones are the same threads; when the last is dropped they end, and whatever runs on them is dropped.
+///
+/// The default is none: what would run on a worker runs on the runtime that it is given on.
+#[derive(Clone, Default)]
+pub struct Workers(Option<Arc<Threads>>);
+
+struct Threads {
+    handles: Vec<Handle>,
+    next: AtomicUsize,
+    /// A thread ends when its end of this is dropped.
+    _alive: Vec<oneshot::Sender<()>>,
+}
+
+impl fmt::Debug for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Workers").field(&self.0.as_ref().map_or(0, |threads| threads.handles.len())).finish()
+    }
+}
+
+impl Workers {
+    /// Starts so many threads; 0 for none.
+    ///
+    /// # Errors
+    /// When the machine has no thread, or no event queue, left.
+    pub fn start(count: usize) -> io::Result<Self> {
+        if count == 0 {
+            return Ok(Self::default());
+        }
+        let mut threads = Threads { handles: Vec::new(), next: AtomicUsize::new(0), _alive: Vec::new() };
+        for index in 0..count {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let (alive, ended) = oneshot::channel::<()>();
+            threads.handles.push(runtime.handle().clone());
+            threads._alive.push(alive);
+            thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                HERE.set(Some(index));
+                let _ = runtime.block_on(ended);
+                // Whoever dropped the threads may have been one of their own tasks, which cannot be waited for here.
+                runtime.shutdown_background();
+            })?;
+        }
+        Ok(Self(Some(Arc::new(threads))))
+    }
+
+    /// The thread whose turn it is; the runtime that this is called on when there are no threads.
+    ///
+    /// # Panics
+    /// When there are no threads, and outside of a runtime.
+    #[must_use]
+    pub fn next(&self) -> Handle {
+        let Some(threads) = &self.0 else { return Handle::current() };
+        let turn = threads.next.fetch_add(1, Ordering::Relaxed);
+        threads.handles[turn % threads.handles.len()].clone()
+    }
+
+    /// Whether there are any.
+    #[must_use]
+    pub const fn exist(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Which worker this runs on; `None` elsewhere.
+    #[must_use]
+    pub fn here() -> Option<usize> {
+        HERE.get()
+    }
+}
