@@ -9,12 +9,13 @@ use std::{
 };
 
 use http::{Method, StatusCode};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use towline_model::{InstanceId, ServiceStatus};
 use towline_tunnel::{RefuseCode, Refused};
 
 use crate::{
     affinity::Preference,
+    alarm::{Alarm, Elapsed},
     balance::{self, NoInstance},
     body::Terms,
     connect::{Need, Tls, connect},
@@ -54,12 +55,13 @@ pub(crate) struct Answer<S> {
     pub request: Outgoing<S>,
 }
 
-/// Sends the request within its terms, when it is its turn.
+/// Sends the request within its terms, when it is its turn. `alarm` is the timer that its deadline is kept with.
 pub(crate) async fn dispatch<S: Source>(
     shared: &Shared,
     service: &Arc<Service>,
     outbound: Outbound<S>,
     terms: &Terms,
+    alarm: &mut Alarm,
 ) -> Result<Answer<S>, GatewayError> {
     let mut dispatch = Dispatch::new(shared, Arc::clone(service), outbound);
     let maybe_processed = !dispatch.method.is_idempotent();
@@ -68,11 +70,11 @@ pub(crate) async fn dispatch<S: Source>(
             let slot = dispatch.take_turn().await?;
             return dispatch.run(slot).await;
         };
-        let slot = match timeout_at(at, dispatch.take_turn()).await {
+        let slot = match alarm.guard(at, dispatch.take_turn()).await {
             Ok(slot) => slot?,
-            Err(_) => return Err(dispatch.busy(BusyReason::WaitedInVain)),
+            Err(Elapsed) => return Err(dispatch.busy(BusyReason::WaitedInVain)),
         };
-        timeout_at(at, dispatch.run(slot)).await.unwrap_or_else(|_| {
+        alarm.guard(at, dispatch.run(slot)).await.unwrap_or_else(|Elapsed| {
             let reason = ExchangeFailure::Timeout(length);
             Err(GatewayError::Exchange(ExchangeError { reason, maybe_processed }))
         })

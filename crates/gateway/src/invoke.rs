@@ -16,6 +16,7 @@ use towline_model::{
 
 use crate::{
     affinity::{Affinity, Preference},
+    alarm::Alarm,
     body::{ContainerBody, Cut, ResponseBody, Terms},
     caller::Active,
     caller_body::CallerBody,
@@ -125,7 +126,7 @@ pub(crate) async fn invoke(
     let terms = admitted.terms();
     let method = described.method.clone();
     let outbound = outbound(described, &admitted, Affinity::preference(affinity))?;
-    let answer = dispatch(shared, &admitted.service, outbound, &terms).await?;
+    let answer = dispatch(shared, &admitted.service, outbound, &terms, &mut Alarm::default()).await?;
     let instance = answer.in_flight.instance().id;
     let described = read_answer(answer, &method, terms, shared.config.invoke_response_limit).await?;
     let mut response = Response::new(ResponseBody::full(described));

@@ -25,6 +25,7 @@
 pub mod access_token;
 mod affinity;
 pub mod agents;
+mod alarm;
 pub mod authenticate;
 mod balance;
 pub mod body;

@@ -12,6 +12,7 @@ use towline_model::{Action, InstanceId, Principal, Secret};
 use crate::{
     access_token::TokenHolder,
     affinity::{Affinity, Preference},
+    alarm::Alarm,
     authenticate::{self, AuthError, Authenticated},
     body::{ContainerBody, ResponseBody, Terms},
     caller::Active,
@@ -237,7 +238,7 @@ impl<'a> Call<'a> {
         write_fields(&mut text, &parts.headers, &Order::default());
         let request = Outgoing::new(text, BodySource::new(body, framed));
         let outbound = Outbound { method: method.clone(), request, upgrade: false, preference };
-        let answer = dispatch(self.shared, &admitted.service, outbound, &terms).await;
+        let answer = dispatch(self.shared, &admitted.service, outbound, &terms, &mut Alarm::default()).await;
         let answer = answer.map_err(|error| additions.explain(error))?;
         if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
             return Err(broke_http(&method, "it switches to another protocol without having been asked"));

@@ -15,6 +15,7 @@ use super::{
     switch::switch,
 };
 use crate::{
+    alarm::Alarm,
     body::{Cut, Terms},
     dispatch::{Answer, Outbound, dispatch},
     error::{ExchangeFailure, GatewayError},
@@ -40,7 +41,7 @@ pub(super) async fn forward(
     call: &Call<'_>,
     conn: &mut CallerConn,
     (mut parts, order): (Parts, Order),
-    body: &mut BodyReader,
+    (body, alarm): (&mut BodyReader, &mut Alarm),
 ) -> Result<After, GatewayError> {
     let lasts = wants_to_last(parts.version, &parts.headers);
     let expects = header_has_token(&parts.headers, &header::EXPECT, "100-continue") && !body.is_over();
@@ -56,7 +57,7 @@ pub(super) async fn forward(
     let request = Outgoing::new(text, source);
     let (upgrade, preference) = (prepared.upgrade, prepared.preference);
     let outbound = Outbound { method: parts.method.clone(), request, upgrade, preference };
-    let answer = dispatch(call.shared, &prepared.admitted.service, outbound, &terms).await;
+    let answer = dispatch(call.shared, &prepared.admitted.service, outbound, &terms, alarm).await;
     let answer = answer.map_err(|error| prepared.additions.explain(error))?;
     let returning = Returning { call, additions: &prepared.additions, version: parts.version };
     if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -68,7 +69,7 @@ pub(super) async fn forward(
     // What was sent in the belief of speaking another protocol, or of being asked for it, is no next request.
     let is_asked = !expects || answer.request.is_sent();
     let lasts = lasts && !upgrade && is_asked;
-    Ok(returning.answer(answer, terms, lasts).await)
+    Ok(returning.answer(answer, (terms, alarm), lasts).await)
 }
 
 /// An answer on its way back.
@@ -81,7 +82,12 @@ struct Returning<'a> {
 
 impl Returning<'_> {
     /// Passes an answer on.
-    async fn answer(&self, answer: Answer<CallerSource<'_>>, terms: Terms, lasts: bool) -> After {
+    async fn answer(
+        &self,
+        answer: Answer<CallerSource<'_>>,
+        (terms, alarm): (Terms, &mut Alarm),
+        lasts: bool,
+    ) -> After {
         let Answer { mut head, mut connection, in_flight, mut request } = answer;
         let conn = &mut *request.source.conn;
         let mode = mode(&connection.body, self.version);
@@ -95,7 +101,7 @@ impl Returning<'_> {
         drop(head);
 
         let mut relay = Relay::new(mode, &terms);
-        let outcome = poll_fn(|cx| relay.poll(cx, &mut connection, &mut request)).await;
+        let outcome = poll_fn(|cx| relay.poll(cx, &mut connection, &mut request, alarm)).await;
         let is_sent = request.is_sent();
         match outcome {
             Outcome::Complete => {

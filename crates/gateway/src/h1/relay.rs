@@ -2,14 +2,12 @@
 //! that framing. One write sends whatever one read has brought.
 
 use std::{
-    future::Future,
-    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Buf, BufMut, BytesMut};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use super::{
     chunked::Piece,
@@ -18,6 +16,7 @@ use super::{
     head::write_fields,
 };
 use crate::{
+    alarm::Alarm,
     body::{Cut, LONG_LIVED, Terms},
     error::ExchangeFailure,
     outgoing::{Interrupt, Outgoing, Source, write_chunk_size},
@@ -60,7 +59,7 @@ pub(super) struct Relay {
     ended: bool,
     /// Known, but to be told only after what came before it.
     cut: Option<Cut>,
-    deadline: Option<(Pin<Box<Sleep>>, Duration)>,
+    deadline: Option<(Instant, Duration)>,
     patience: Patience,
     began: Instant,
 }
@@ -68,7 +67,7 @@ pub(super) struct Relay {
 impl Relay {
     pub(super) fn new(mode: Mode, terms: &Terms) -> Self {
         let patience = Patience::new(terms.idle);
-        let deadline = terms.deadline.map(|(at, length)| (Box::pin(tokio::time::sleep_until(at)), length));
+        let deadline = terms.deadline;
         Self { mode, direct: 0, suffix: b"", ended: false, cut: None, deadline, patience, began: Instant::now() }
     }
 
@@ -83,12 +82,8 @@ impl Relay {
         cx: &mut Context<'_>,
         connection: &mut Connection,
         request: &mut Outgoing<CallerSource<'_>>,
+        alarm: &mut Alarm,
     ) -> Poll<Outcome> {
-        if let Some((sleep, length)) = &mut self.deadline
-            && sleep.as_mut().poll(cx).is_ready()
-        {
-            return Poll::Ready(Outcome::Cut(Cut::Exchange(ExchangeFailure::Timeout(*length))));
-        }
         if !request.is_sent()
             && let Poll::Ready(Err(_)) = request.poll_send(cx, connection.socket())
         {
@@ -97,6 +92,11 @@ impl Relay {
         }
         if let Poll::Ready(outcome) = self.poll_answer(cx, connection, request.source.conn) {
             return Poll::Ready(outcome);
+        }
+        if let Some((at, length)) = self.deadline
+            && alarm.poll(cx, at).is_ready()
+        {
+            return Poll::Ready(Outcome::Cut(Cut::Exchange(ExchangeFailure::Timeout(length))));
         }
         match request.source.poll_interrupt(cx) {
             Poll::Ready(Interrupt::Gone) => Poll::Ready(Outcome::Gone),

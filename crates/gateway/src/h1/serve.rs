@@ -16,6 +16,7 @@ use super::{
     respond::{self, Exchange},
 };
 use crate::{
+    alarm::Alarm,
     body::ResponseBody,
     caller_body::CallerBody,
     error::{PROXY_STATUS, problem_response, proxy_status},
@@ -34,6 +35,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    let mut alarm = Alarm::default();
     loop {
         conn.rest();
         let head = match poll_fn(|cx| conn.poll_next(cx)).await {
@@ -46,7 +48,7 @@ where
             Err(fault) => return refuse(&shared, conn, fault).await,
         };
         let after = match Kind::of(&head, &body) {
-            Ok((uri, Kind::Service)) => call_service(&shared, &mut conn, head, uri, &mut body).await,
+            Ok((uri, Kind::Service)) => call_service(&shared, &mut conn, (head, uri), &mut body, &mut alarm).await,
             Ok((uri, Kind::Agent)) => match respond::agent(&shared, conn, request(head, uri), api.clone()).await {
                 Some((rest, after)) => {
                     conn = rest;
@@ -135,9 +137,9 @@ fn request(head: RequestHead, uri: Uri) -> Request<()> {
 async fn call_service(
     shared: &Arc<Shared>,
     conn: &mut CallerConn,
-    mut head: RequestHead,
-    uri: Uri,
+    (mut head, uri): (RequestHead, Uri),
     body: &mut BodyReader,
+    alarm: &mut Alarm,
 ) -> After {
     let active = conn.caller.begin(!body.is_over());
     let id = RequestIdText::of(&head.headers);
@@ -152,7 +154,7 @@ async fn call_service(
         return After::Drop;
     };
     let call = Call { shared, active: &active, id: &id, slug, target };
-    let error = match forward(&call, conn, (parts, order), body).await {
+    let error = match forward(&call, conn, (parts, order), (&mut *body, alarm)).await {
         Ok(after) => return after,
         Err(_) if conn.is_broken() => return After::Drop,
         Err(error) => error,
