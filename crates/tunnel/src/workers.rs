@@ -91,3 +91,44 @@ impl Workers {
         HERE.get()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn turns_go_round() {
+        let workers = Workers::start(2).unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            let (answer, answered) = oneshot::channel();
+            workers.next().spawn(async move { answer.send(Workers::here()) });
+            seen.push(answered.await.unwrap());
+        }
+        assert_eq!(seen, [Some(0), Some(1), Some(0), Some(1)]);
+        assert_eq!(Workers::here(), None);
+    }
+
+    #[tokio::test]
+    async fn what_runs_on_them_ends_with_them() {
+        let workers = Workers::start(1).unwrap();
+        let (started, begun) = oneshot::channel();
+        let (held, dropped) = oneshot::channel::<()>();
+        workers.next().spawn(async move {
+            started.send(()).unwrap();
+            std::future::pending::<()>().await;
+            drop(held);
+        });
+        begun.await.unwrap();
+        drop(workers);
+        assert!(dropped.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn without_any_everything_stays_here() {
+        let workers = Workers::default();
+        assert!(!workers.exist());
+        let handle = workers.next();
+        assert_eq!(handle.id(), Handle::current().id());
+    }
+}

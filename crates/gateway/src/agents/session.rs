@@ -121,11 +121,11 @@ impl Session {
             Placement::Reuse(index) => {
                 let link = &carriers.links[index];
                 let idle = pool.as_mut().and_then(|pool| pool.take_on(link, now, wanted.replayable));
-                idle.map(Way::Idle).or_else(|| Self::open(link, wanted.instance))
+                idle.map(Way::Idle).or_else(|| Self::open(link, wanted))
             }
             Placement::Open(index) => {
                 loads[index].busy_streams += 1;
-                Self::open(&carriers.links[index], wanted.instance)
+                Self::open(&carriers.links[index], wanted)
             }
             Placement::Unavailable => None,
         };
@@ -135,9 +135,12 @@ impl Session {
         way
     }
 
-    fn open(link: &Arc<CarrierLink>, instance: InstanceId) -> Option<Way> {
-        let busy = link.begin();
-        let stream = link.carrier().open(&OpenTarget::Instance(instance)).ok()?;
+    fn open(link: &Arc<CarrierLink>, wanted: &Wanted<'_>) -> Option<Way> {
+        let mut busy = link.begin();
+        if wanted.kind == StreamKind::LongLived {
+            busy.mark_long_lived();
+        }
+        let stream = link.carrier().open(&OpenTarget::Instance(wanted.instance)).ok()?;
         Some(Way::New(stream, busy))
     }
 

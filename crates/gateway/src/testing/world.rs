@@ -22,7 +22,10 @@ use towline_model::{
     AgentId, Clock, CredentialId, InstanceId, KeyKind, RawKey, Role, Scope, ServiceId, ServiceStatus, SignInId,
     SystemClock, TeamId, UserId,
 };
-use towline_tunnel::message::{Refusal, Report};
+use towline_tunnel::{
+    Workers,
+    message::{Refusal, Report},
+};
 
 use super::{AgentKind, Answer, Container, RawCaller, SimAgent, wait_until, within};
 use crate::{
@@ -90,8 +93,10 @@ impl World {
         Self::start_with(GatewayConfig::default()).await
     }
 
-    /// Starts a gateway.
-    pub async fn start_with(config: GatewayConfig) -> Self {
+    /// Starts a gateway. It has two workers, as a gateway of the binary has some: what goes from one thread to another
+    /// goes there in every test.
+    pub async fn start_with(mut config: GatewayConfig) -> Self {
+        config.workers = Workers::start(2).unwrap();
         let tokens = AccessTokens::from_pkcs8(AccessTokens::generate_pkcs8().expose()).unwrap();
         let (gateway, events) = Gateway::new(config, tokens, Arc::new(SystemClock));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -104,7 +109,11 @@ impl World {
         let api = tower::service_fn(move |request: Request<CallerBody>| {
             let answer =
                 if request.uri().path() == "/api/v1/follow" { follow(&asked, &request) } else { api(&request) };
-            async move { Ok::<_, Infallible>(answer) }
+            let asks_where = request.uri().path() == "/api/v1/where";
+            async move {
+                let here = || Full::new(Bytes::from(format!("{:?}", Workers::here()))).boxed_unsync();
+                Ok::<_, Infallible>(if asks_where { Response::new(here()) } else { answer })
+            }
         });
         served.spawn(async move { server.serve(listener, api, stop).await.unwrap() });
         // The stand-in of the control plane ends with the gateway, whose events it takes.

@@ -309,32 +309,45 @@ async fn carrier(world: &World, ticket: &str) -> Result<RawCaller, Answer> {
     Err(head)
 }
 
-#[tokio::test]
-async fn requests_keep_company_on_a_near_carrier_and_what_lasts_does_not() {
-    for (upgrade, own) in [("", false), ("Connection: Upgrade\r\nUpgrade: websocket\r\n", true)] {
-        let world = World::start().await;
-        let team = world.team();
-        let agent = world.agent(&team, "one").await;
-        let service = world.service(&team, "hello");
-        world.instance(service, &agent, AgentKind::Silent);
-        wait_until("the first carriers", || agent.carriers() == 4).await;
-        let mut callers = Vec::new();
-        for _ in 0..12 {
-            let mut caller = world.caller().await;
-            let key = &team.key;
-            let request = format!("GET {HELLO} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\n{upgrade}\r\n");
-            caller.send(request).await;
-            callers.push(caller);
-        }
-        wait_until("all requests at the agent", || agent.streams() == 12).await;
-        if own {
-            wait_until("a carrier for each", || agent.carriers() >= 12).await;
-            assert!(agent.carriers() <= 64);
-        } else {
-            // The first few may have come before the round trip was known.
-            assert!(agent.carriers() < 12, "{} carriers", agent.carriers());
-        }
+/// Sends so many requests that are not answered, and gives their callers.
+async fn wait_in_vain(world: &World, key: &str, extra: &str, count: usize) -> Vec<RawCaller> {
+    let mut callers = Vec::new();
+    for _ in 0..count {
+        let mut caller = world.caller().await;
+        caller.send(format!("GET {HELLO} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\n{extra}\r\n")).await;
+        callers.push(caller);
     }
+    callers
+}
+
+#[tokio::test]
+async fn requests_keep_company_on_a_near_carrier() {
+    let world = World::start().await;
+    let team = world.team();
+    let agent = world.agent(&team, "one").await;
+    let service = world.service(&team, "hello");
+    world.instance(service, &agent, AgentKind::Silent);
+    let _callers = wait_in_vain(&world, &team.key, "", 24).await;
+    wait_until("all requests at the agent", || agent.streams() == 24).await;
+    // The first few may have come before the round trip was known.
+    assert!(agent.carriers() < 12, "{} carriers", agent.carriers());
+}
+
+#[tokio::test]
+async fn what_lasts_has_a_carrier_of_its_own() {
+    let world = World::start().await;
+    let team = world.team();
+    let agent = world.agent(&team, "one").await;
+    let service = world.service(&team, "hello");
+    world.instance(service, &agent, AgentKind::Silent);
+    let mut callers = Vec::new();
+    for count in 1..=8 {
+        let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+        callers.extend(wait_in_vain(&world, &team.key, upgrade, 1).await);
+        wait_until("the request at the agent", || agent.streams() == count).await;
+        wait_until("two carriers more than are in use", || agent.carriers() >= count + 2).await;
+    }
+    assert!(agent.carriers() <= 64);
 }
 
 #[tokio::test]

@@ -19,3 +19,4 @@ mod streaming;
 mod tickets;
 mod tls;
 mod upgrade;
+mod workers;
