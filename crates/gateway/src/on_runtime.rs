@@ -39,7 +39,6 @@ where
 
     fn call(&mut self, request: Request<CallerBody>) -> Self::Future {
         // A caller that goes away ends its request.
-        #[expect(clippy::disallowed_methods, reason = "the handle owns the task: it ends with it")]
         let answering = AbortOnDropHandle::new(self.runtime.spawn(self.service.call(request)));
         Box::pin(async move {
             match answering.await {
