@@ -10,15 +10,16 @@ use towline_model::{
 use towline_tunnel::Workers;
 use url::Url;
 
-use crate::{connect::ProxyConfig, identity, reach::policy::ReachPolicy};
+use crate::{
+    connect::{ProxyConfig, SHORTEST_LIFETIME},
+    identity,
+    reach::policy::ReachPolicy,
+};
 
 /// The most carriers that one session may have.
 pub const MAX_CARRIERS: usize = 64;
 /// The most labels of an agent.
 pub const MAX_LABELS: usize = 64;
-
-/// A shorter life of connections would be spent on opening them.
-const SHORTEST_LIFETIME: Duration = Duration::from_secs(5);
 
 /// How an agent is set up.
 #[derive(Debug, Clone)]

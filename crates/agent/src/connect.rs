@@ -26,6 +26,7 @@ use url::{Host, Url};
 
 pub use self::{
     ladder::Rung,
+    lifetimes::SHORTEST as SHORTEST_LIFETIME,
     proxy::ProxyConfig,
     tls::ServerSocket,
     upgrade::{Rejection, Transport},

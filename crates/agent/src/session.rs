@@ -248,7 +248,8 @@ impl<R: Runtime> Sessions<R> {
             ServerMessage::Refused(refusal) => return Err(Failure::Refused(refusal)),
             _ => return Err(Failure::Protocol("it did not answer hello")),
         };
-        let Welcome { agent_id, session_id: id, .. } = welcome;
+        let Welcome { agent_id, session_id: id, connection_lifetime_seconds, .. } = welcome;
+        self.dialler.lifetimes().note_told(connection_lifetime_seconds.map(Duration::from_secs));
         let owner = Owner { agent_id, server: self.config.server.to_string() };
         let carriers = self.carriers.for_session();
         Ok(Session { sender, receiver, owner, id, carriers, driver, rung, opened })

@@ -77,6 +77,8 @@ pub struct GatewayConfig {
     pub drain_timeout: Duration,
     /// The threads that connections are dealt out to. Default none: they run where the gateway is served.
     pub workers: Workers,
+    /// The age at which something before the gateway cuts agents' connections, at least 5 seconds. Agents replace them before.
+    pub agent_connection_lifetime: Option<Duration>,
     /// Certificates that those of external services are checked against beside the machine's trusted roots. Default none.
     pub external_roots: Vec<CertificateDer<'static>>,
 }
@@ -97,6 +99,7 @@ impl Default for GatewayConfig {
             carrier_wait: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
             workers: Workers::default(),
+            agent_connection_lifetime: None,
             external_roots: Vec::new(),
         }
     }

@@ -23,6 +23,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "too long".to_owned())
 }
 
+/// Reads how long connections live on the way between agents and server. Shorter lives would be spent on opening them.
+pub fn parse_connection_lifetime(text: &str) -> Result<Duration, String> {
+    let limit = parse_duration(text)?;
+    if limit < Duration::from_secs(5) { Err("must be at least 5s".to_owned()) } else { Ok(limit) }
+}
+
 /// Reads a size in bytes: a whole number and nothing, `KiB`, `MiB`, `GiB` or `TiB` (also `K`, `M`, `G`, `T`), or `kB`,
 /// `MB`, `GB`, `TB` in powers of a thousand.
 pub fn parse_size(text: &str) -> Result<u64, String> {
@@ -54,6 +60,8 @@ mod tests {
         for (text, seconds) in [("0", 0), ("30", 30), ("30s", 30), ("5m", 300), ("2h", 7_200), ("1d", 86_400)] {
             assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
+        assert_eq!(parse_connection_lifetime("5s"), Ok(Duration::from_secs(5)));
+        assert!(parse_connection_lifetime("4s").is_err());
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         for wrong in ["", "s", "-1s", "1.5h", "1 week", "99999999999999999999", "18446744073709551615d"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");

@@ -197,6 +197,9 @@ pub struct Welcome {
     pub session_id: SessionId,
     /// The version of the server's program.
     pub server_version: String,
+    /// The age at which something before the server cuts connections, in seconds, if the server knows of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connection_lifetime_seconds: Option<u64>,
 }
 
 /// Why a session is refused.

@@ -13,8 +13,9 @@ use super::Rung;
 
 /// Connections are replaced at these parts of the limit: each at another age, so that not all go at once.
 const REPLACED_AT: std::ops::Range<f64> = 0.7..0.8;
-/// Younger ones that are cut say more about a server that keeps ending than about a balancer.
-const YOUNGEST: Duration = Duration::from_secs(5);
+/// No shorter limit is heeded: connections would only be opened. Younger ones that are cut say more about a server that keeps
+/// ending than about a balancer.
+pub const SHORTEST: Duration = Duration::from_secs(5);
 /// How often a connection without a known limit asks whether there is one by now.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Cuts that are remembered for each way.
@@ -25,6 +26,8 @@ const REMEMBERED: usize = 16;
 pub struct Lifetimes {
     /// The limit that somebody has set.
     configured: Option<Duration>,
+    /// The limit that the server knows of.
+    told: Mutex<Option<Duration>>,
     observed: Mutex<HashMap<Rung, Observed>>,
 }
 
@@ -54,14 +57,15 @@ impl Cut {
 impl Lifetimes {
     /// Nothing is observed yet.
     pub fn new(configured: Option<Duration>) -> Self {
-        Self { configured, observed: Mutex::default() }
+        Self { configured, ..Self::default() }
     }
 
     /// The age at which a connection is to be replaced, another one each time; `None` when no limit is known.
     pub fn replace_at(&self, rung: Rung, rng: &mut impl rand::Rng) -> Option<Duration> {
         use rand::RngExt as _;
         let observed = self.observed().get(&rung).and_then(|observed| observed.limit);
-        let limit = [self.configured, observed].into_iter().flatten().min()?;
+        let told = *self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let limit = [self.configured, told, observed].into_iter().flatten().min()?;
         Some(limit.mul_f64(rng.random_range(REPLACED_AT)))
     }
 
@@ -77,10 +81,16 @@ impl Lifetimes {
         sleep_until(opened + age).await;
     }
 
+    /// Notes the limit that the server knows of, in place of what it said before.
+    pub fn note_told(&self, limit: Option<Duration>) {
+        // A server of another mind than ours must not make the agent do nothing but dial.
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = limit.map(|limit| limit.max(SHORTEST));
+    }
+
     /// Notes a connection that ended at that moment without a word and without an error of either side.
     pub fn note_cut(&self, rung: Rung, opened: Instant, now: Instant) {
         let cut = Cut { opened, age: now - opened };
-        if cut.age < YOUNGEST {
+        if cut.age < SHORTEST {
             return;
         }
         let mut all = self.observed();

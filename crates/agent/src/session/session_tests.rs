@@ -118,8 +118,10 @@ async fn an_agent_looks_for_another_way_when_nothing_comes_through() {
 #[tokio::test]
 async fn connections_are_replaced_before_they_are_cut_and_streams_go_on() {
     let mut server = TestServer::start().await;
+    // The shorter of what the agent was told by somebody and by the server counts.
+    server.connection_lifetime_seconds = Some(5);
     let mut agent = TestAgent::start_with(&server, |config| {
-        config.connection_lifetime = Some(Duration::from_secs(5));
+        config.connection_lifetime = Some(Duration::from_secs(3600));
     });
     let (mut old, _) = server.welcome().await;
     old.desire(1, vec![spec(1)]).await;
@@ -318,6 +320,7 @@ async fn a_server_of_another_version_is_not_talked_to() {
         agent_id: server.agent_id,
         session_id: SessionId::generate(),
         server_version: "9.9.9".to_owned(),
+        connection_lifetime_seconds: None,
     };
     session.send(ServerMessage::Welcome(welcome)).await;
     let reason = agent.wait_until_disconnected().await;

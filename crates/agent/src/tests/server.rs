@@ -33,6 +33,8 @@ pub struct TestServer {
     pub agent_id: AgentId,
     sessions: mpsc::Receiver<TestSession>,
     carriers: mpsc::Receiver<(String, Carrier)>,
+    /// What it tells agents of how long connections live.
+    pub connection_lifetime_seconds: Option<u64>,
     /// What stands before the server lets pass.
     pub passes: Arc<Mutex<Passes>>,
     _accept: AbortOnDropHandle<()>,
@@ -87,7 +89,15 @@ impl TestServer {
                 connections.spawn(answer(socket, Arc::clone(&queues)));
             }
         });
-        Self { address, agent_id: AgentId::generate(), sessions, carriers, passes, _accept: accept }
+        Self {
+            address,
+            agent_id: AgentId::generate(),
+            sessions,
+            carriers,
+            connection_lifetime_seconds: None,
+            passes,
+            _accept: accept,
+        }
     }
 
     /// The next session that an agent opens, before hello.
@@ -109,6 +119,7 @@ impl TestServer {
             agent_id: self.agent_id,
             session_id: SessionId::generate(),
             server_version: "0.0.0-test".to_owned(),
+            connection_lifetime_seconds: self.connection_lifetime_seconds,
         };
         session.send(ServerMessage::Welcome(welcome)).await;
         (session, hello)

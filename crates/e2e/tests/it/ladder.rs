@@ -247,9 +247,9 @@ async fn an_idle_limit_that_is_shorter_than_the_pings_cuts_no_stream_when_it_is_
 #[tokio::test]
 async fn the_age_at_which_connections_are_cut_is_learned() {
     let world = World::start().await;
-    let cable = Cable::with_lifetime(world.server.api().address(), Duration::from_secs(6)).await;
+    let cable = Cable::with_lifetime(world.server.api().address(), Duration::from_secs(8)).await;
     let agent = world.serve("learns", &cable.url(), vec![]).await;
-    wait_until("the agent has seen enough", SOON, async || {
+    wait_until("the agent has seen enough", 2 * SOON, async || {
         let output = agent.process.output();
         if output.contains("connections are cut at this age") { Ok(()) } else { Err(output) }
     })

@@ -191,6 +191,7 @@ async fn welcome(shared: &Shared, line: &Line, session_id: SessionId, agent_id: 
         agent_id,
         session_id,
         server_version: shared.config.server_version.clone(),
+        connection_lifetime_seconds: shared.config.agent_connection_lifetime.map(|limit| limit.as_secs()),
     };
     line.send(&ServerMessage::Welcome(welcome)).await
 }

@@ -18,7 +18,7 @@ use crate::{
     config::Environment,
     failure::Failure,
     signals::SignalWatch,
-    units::parse_duration,
+    units::parse_connection_lifetime,
 };
 
 const EXAMPLE: &str = "\
@@ -112,12 +112,12 @@ pub struct AgentArgs {
     )]
     proxy_credentials_file: Option<PathBuf>,
     /// The age at which a balancer before the server cuts every connection, also busy ones: each is replaced at 70 to 80 % of it,
-    /// so that streams shorter than the rest are not cut [default: as observed].
+    /// so that streams shorter than the rest are not cut [default: as the server says or as observed].
     #[arg(
         id = "agent.connection_lifetime",
         long = "connection-lifetime",
         value_name = "DURATION",
-        value_parser = parse_duration
+        value_parser = parse_connection_lifetime
     )]
     connection_lifetime: Option<Duration>,
     #[command(flatten)]

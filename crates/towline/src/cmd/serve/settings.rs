@@ -24,7 +24,7 @@ use crate::{
     cli::parse_server_url,
     client::connect::read_secret_file,
     failure::Failure,
-    units::{parse_duration, parse_size},
+    units::{parse_connection_lifetime, parse_duration, parse_size},
 };
 
 /// Settings of a server, whether alone or in `towline up`.
@@ -42,6 +42,15 @@ pub struct ServeArgs {
     /// How long requests in flight may go on when the server is told to stop: a number with ms, s, m or h.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "30s")]
     pub drain_timeout: Duration,
+    /// The age at which a balancer before this server cuts every connection of agents, also busy ones, at least 5s: agents replace
+    /// each at 70 to 80 % of it, so that streams shorter than the rest are not cut [default: as agents observe].
+    #[arg(
+        id = "agents.connection_lifetime",
+        long = "agent-connection-lifetime",
+        value_name = "DURATION",
+        value_parser = parse_connection_lifetime
+    )]
+    agent_connection_lifetime: Option<Duration>,
     /// A PEM file with certificates that those of external services are checked against, beside the machine's trusted
     /// ones.
     #[arg(id = "external.ca_file", long = "external-ca-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -73,6 +82,7 @@ impl ServeArgs {
         self.limits.apply(&mut config);
         config.gateway.tls = self.tls.config(self.public_url.as_ref())?;
         config.gateway.drain_timeout = self.drain_timeout;
+        config.gateway.agent_connection_lifetime = self.agent_connection_lifetime;
         config.gateway.external_roots =
             self.external_ca_file.as_deref().map_or_else(|| Ok(Vec::new()), certificates)?;
         Ok(config)
