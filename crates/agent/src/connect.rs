@@ -6,6 +6,7 @@
 mod ladder;
 mod lifetimes;
 mod proxy;
+mod rejection;
 pub(crate) mod socket;
 mod tls;
 mod upgrade;
@@ -25,11 +26,8 @@ use towline_tunnel::{
 use url::{Host, Url};
 
 pub use self::{
-    ladder::Rung,
-    lifetimes::SHORTEST as SHORTEST_LIFETIME,
-    proxy::ProxyConfig,
-    tls::ServerSocket,
-    upgrade::{Rejection, Transport},
+    ladder::Rung, lifetimes::SHORTEST as SHORTEST_LIFETIME, proxy::ProxyConfig, rejection::Rejection,
+    tls::ServerSocket, upgrade::Transport,
 };
 use self::{
     ladder::{Ladder, Reach},

@@ -112,7 +112,7 @@ impl Proxy {
         let broken = |reason: String| ConnectError::ProxyBroken { proxy: self.to_string(), reason };
         let request = self.request(target).ok_or_else(|| broken(format!("{target} cannot be asked for")))?;
         match upgrade::exchange(socket, request, |response| response.status().is_success()).await {
-            Ok((_, socket)) => socket.into_fresh().ok_or_else(|| broken("it spoke before it was spoken to".to_owned())),
+            Ok(socket) => socket.into_fresh().ok_or_else(|| broken("it spoke before it was spoken to".to_owned())),
             Err(ConnectError::Rejected(rejection)) => Err(ConnectError::ProxyRefused {
                 proxy: self.to_string(),
                 target: target.to_owned(),

@@ -1,37 +1,26 @@
-//! The HTTP/1.1 upgrade (RFC 9110 §7.8), and what it means when the server answers anything else.
+//! The HTTP/1.1 upgrade (RFC 9110 §7.8): one request, and the connection that it becomes.
 
 use std::{
     future::{Future, poll_fn},
     io::{self, IoSlice},
     pin::{Pin, pin},
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http_body_util::Empty;
 use hyper::{body::Incoming, client::conn::http1, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::timeout,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::either::Either;
 use towline_tunnel::{
     message::{ConnectionKind, Framing},
     websocket::{WebSocketIo, derive_accept_key, generate_key},
 };
 
-use super::{ConnectError, ServerSocket, ladder::Reach};
-
-/// The most of a refusal's body that is read, in bytes.
-const REFUSAL_LIMIT: usize = 16 << 10;
-/// How long a refusal's body may take.
-const REFUSAL_DEADLINE: Duration = Duration::from_secs(2);
-/// The most of a foreign answer's words that is repeated, in characters.
-const QUOTE_LIMIT: usize = 300;
+use super::{ConnectError, Rejection, ServerSocket};
 
 /// Bytes of an answer's head, and lines in it, before it is given up.
 const HEAD_LIMIT: (usize, usize) = (16 << 10, 64);
@@ -60,7 +49,7 @@ impl UpgradeRequest {
             Framing::Bare => switches_to(response, kind.upgrade()),
             Framing::WebSocket => opens_websocket(response, kind.subprotocol(), &key),
         };
-        let (_, socket) = exchange(socket, request, switches).await?;
+        let socket = exchange(socket, request, switches).await?;
         Ok(match framing {
             Framing::Bare => Either::Left(socket),
             Framing::WebSocket => Either::Right(WebSocketIo::client(socket).await),
@@ -98,7 +87,7 @@ pub(super) async fn exchange(
     socket: ServerSocket,
     request: Request<Empty<Bytes>>,
     is_hoped_for: impl FnOnce(&Response<Incoming>) -> bool,
-) -> Result<(StatusCode, UpgradedSocket), ConnectError> {
+) -> Result<UpgradedSocket, ConnectError> {
     let mut client = http1::Builder::new();
     client.max_buf_size(HEAD_LIMIT.0).max_headers(HEAD_LIMIT.1);
     let (mut sender, connection) = client.handshake(TokioIo::new(socket)).await?;
@@ -114,7 +103,7 @@ pub(super) async fn exchange(
         }
     };
     if !is_hoped_for(&response) {
-        let mut rejection = pin!(read_rejection(response));
+        let mut rejection = pin!(Rejection::read(response));
         let rejection = tokio::select! {
             rejection = &mut rejection => rejection,
             // What came before the end can still be read.
@@ -122,14 +111,13 @@ pub(super) async fn exchange(
         };
         return Err(rejection.into());
     }
-    let status = response.status();
     let mut upgraded = pin!(hyper::upgrade::on(response));
     let upgraded = poll_fn(|cx| {
         // What goes wrong with the connection is told to the upgrade that waits for it.
         let _ = connection.as_mut().poll(cx);
         upgraded.as_mut().poll(cx)
     });
-    Ok((status, UpgradedSocket::new(upgraded.await?)))
+    Ok(UpgradedSocket::new(upgraded.await?))
 }
 
 fn switches_to(response: &Response<Incoming>, protocol: &str) -> bool {
@@ -144,86 +132,6 @@ fn opens_websocket(response: &Response<Incoming>, subprotocol: &str, key: &str) 
     switches_to(response, "websocket")
         && is(header::SEC_WEBSOCKET_ACCEPT, &derive_accept_key(key.as_bytes()))
         && is(header::SEC_WEBSOCKET_PROTOCOL, subprotocol)
-}
-
-async fn read_rejection(response: Response<Incoming>) -> Rejection {
-    let (head, body) = response.into_parts();
-    let body = timeout(REFUSAL_DEADLINE, Limited::new(body, REFUSAL_LIMIT).collect()).await;
-    let body = body.ok().and_then(Result::ok).map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    Rejection::new(head.status, &head.headers, &body)
-}
-
-/// The server's answer when it does not switch protocols.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", self.advice())]
-pub struct Rejection {
-    status: StatusCode,
-    /// What the server said in its problem body; empty when it is not one of ours.
-    said: String,
-    /// Whether a Towline server said it, and nobody on the way.
-    is_ours: bool,
-    location: Option<String>,
-}
-
-impl Rejection {
-    fn new(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Self {
-        let problem: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-        let field = |name| problem.as_ref().and_then(|problem| problem.get(name)?.as_str());
-        let is_ours = field("error_message").is_some() && field("error_code").is_some();
-        let said = field("error_message").unwrap_or_default();
-        let said = said.chars().filter(|c| !c.is_control()).take(QUOTE_LIMIT).collect();
-        let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-        Self { status, said, is_ours, location: location.map(|text| text.chars().take(QUOTE_LIMIT).collect()) }
-    }
-
-    #[cfg(test)]
-    pub(super) fn for_test(status: StatusCode, body: &str) -> Self {
-        Self::new(status, &HeaderMap::new(), body.as_bytes())
-    }
-
-    pub(super) const fn status(&self) -> StatusCode {
-        self.status
-    }
-
-    /// Whether another way to the server could lead to another answer. The server's own answers are the same everywhere, but
-    /// for the one that says that no upgrade has arrived.
-    pub(super) fn reach(&self) -> Reach {
-        if self.is_ours && self.status != StatusCode::UPGRADE_REQUIRED { Reach::Everywhere } else { Reach::Rung }
-    }
-
-    /// Whether somebody has to change something before trying again can help. Rate limits and failures pass.
-    #[must_use]
-    pub fn is_lasting(&self) -> bool {
-        !self.status.is_server_error() && self.status != StatusCode::TOO_MANY_REQUESTS
-    }
-
-    fn advice(&self) -> String {
-        let said = if self.said.is_empty() { String::new() } else { format!(" (it says: {})", self.said) };
-        let status = self.status.as_u16();
-        match status {
-            401 => format!(
-                "the server does not accept the key: it is unknown, revoked or expired; make a new one with \
-                 `towline key create --kind agent` and start the agent with it{said}"
-            ),
-            403 => format!("the key may not be used by an agent; an agent key starts with ak-{said}"),
-            404 if self.said.is_empty() => {
-                "there is no Towline server at this URL (404 Not Found); check the server's URL".to_owned()
-            }
-            426 => format!(
-                "the server speaks another version of the agents' protocol, or a proxy before it passes neither `Upgrade` nor \
-                 WebSockets on; install an agent of its version, or have the proxy pass them{said}"
-            ),
-            300..=399 => {
-                let location = self.location.as_deref().unwrap_or("another URL");
-                format!("the server's URL redirects to {location}; use the URL at its end")
-            }
-            429 | 500..=599 => format!("the server is not available at the moment (status {status}){said}"),
-            _ => format!(
-                "the server answered {status} instead of switching protocols; is there a Towline server at this URL, \
-                 and does every proxy before it pass `Upgrade`?{said}"
-            ),
-        }
-    }
 }
 
 /// The connection after the switch. What the server sent right behind its answer is read first.
@@ -322,6 +230,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::connect::Reach;
 
     /// Sends the upgrade request to a server that answers with exactly these bytes.
     async fn answered_with(answer: &[u8]) -> (String, Result<Transport, ConnectError>) {

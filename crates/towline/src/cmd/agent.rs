@@ -25,7 +25,7 @@ const EXAMPLE: &str = "\
 Example:
   towline agent --server https://towline.example.com --key ak-… --label gpu --label eu
   towline agent --server http://10.0.0.5:7070 --key-file /etc/towline/agent.key --name lab-machine
-  towline agent --server https://towline.example.com --key-file agent.key --proxy http://proxy.corp:3128
+  towline agent --server https://towline.example.com --key-file a.key --proxy http://proxy:3128
 
 The agent dials the server and listens on no port. It finds the container engine by --docker-host, DOCKER_HOST, or at \
 the usual sockets of Docker and Podman, and waits for one when there is none. When it is stopped, its containers go on \
