@@ -18,7 +18,7 @@ use towline_tunnel::message::{EndpointSpec, InstanceReport, Place, Reason, Reaso
 use crate::{
     converge::Wish,
     observed::{EndpointsReport, Observed},
-    probe::{self, Health, ProbeFailure, Prober},
+    probe::{self, Fault, Health, ProbeFailure, Prober},
     reach::{Reach, ReachError},
     task::spawn_owned,
 };
@@ -234,12 +234,11 @@ impl Watcher {
         })?;
         let (Some(path), Place::Attached(at)) = (&spec.health_path, &spec.place) else { return Ok(()) };
         let host = HeaderValue::try_from(at.to_string()).unwrap_or_else(|_| HeaderValue::from_static("localhost"));
-        let answer = probe::exchange(socket, host, path).await;
-        let why = match answer.map(|status| status.as_u16()) {
-            Ok(200..=399) => return Ok(()),
-            Ok(status) => format!("GET {path} answered {status}; 200 to 399 is healthy"),
-            Err(error) if error.is_parse() => format!("what answers on {at} does not speak HTTP/1.1"),
-            Err(_) => format!("{at} closed the connection without an answer to GET {path}"),
+        let why = match probe::exchange(socket, spec.app_protocol, &host, path).await {
+            Ok(()) => return Ok(()),
+            Err(Fault::Unhealthy(why)) => why,
+            Err(Fault::SpeaksNot(protocol)) => format!("what answers on {at} does not speak {protocol}"),
+            Err(Fault::Closed) => format!("{at} closed the connection without an answer to the probe of {path}"),
         };
         Err(Failed { why: ProbeFailure(why), certain: false, denied: false })
     }

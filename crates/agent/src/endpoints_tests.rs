@@ -8,7 +8,7 @@ use tokio::{
 };
 use towline_model::{
     ServiceId,
-    service::{ProbeSpec, place::HostPort},
+    service::{AppProtocol, ProbeSpec, place::HostPort},
 };
 use towline_tunnel::message::{Desired, EngineStatus, Report};
 
@@ -74,6 +74,7 @@ fn spec(number: u128, at: SocketAddr) -> EndpointSpec {
         service_slug: "ollama".to_owned(),
         generation: 1,
         place: Place::Attached(HostPort::parse(&at.to_string()).unwrap()),
+        app_protocol: AppProtocol::default(),
         health_path: None,
         probe: ProbeSpec { interval_seconds: 1, ..ProbeSpec::default() },
     }

@@ -3,6 +3,8 @@
 //! An instance is asked from outside its container, the way that requests come. [`Health`] is a pure state machine;
 //! [`watch_health`] drives it for one run of one container.
 
+mod h2c;
+
 use std::{fmt, net::SocketAddr, pin::pin, time::Duration};
 
 use bytes::Bytes;
@@ -11,7 +13,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, sync::mpsc, time};
-use towline_model::service::ProbeSpec;
+use towline_model::service::{AppProtocol, ProbeSpec};
 use towline_tunnel::message::InstanceSpec;
 
 use crate::runtime::{ContainerId, Runtime};
@@ -28,6 +30,8 @@ pub struct ProbeTarget {
     pub endpoint: SocketAddr,
     /// The port inside the container, for `Host` and for words.
     pub exposed_port: u16,
+    /// What is spoken.
+    pub protocol: AppProtocol,
     /// The path, with its query.
     pub path: String,
     /// How long the whole request may take.
@@ -143,6 +147,7 @@ pub fn target_of(spec: &InstanceSpec, endpoint: SocketAddr) -> ProbeTarget {
     ProbeTarget {
         endpoint,
         exposed_port: spec.exposed_port,
+        protocol: spec.app_protocol,
         path: spec.health_path.clone(),
         timeout: Duration::from_secs(u64::from(spec.probe.timeout_seconds)),
     }
@@ -169,6 +174,17 @@ fn too_late(target: &ProbeTarget) -> ProbeFailure {
     ProbeFailure(format!("GET {path} was not answered within {} s", timeout.as_secs()))
 }
 
+/// Why an exchange says that a program is not healthy.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It said so: a sentence.
+    Unhealthy(String),
+    /// It does not speak this.
+    SpeaksNot(&'static str),
+    /// It closed the connection without an answer.
+    Closed,
+}
+
 /// Sends one `GET` and judges the status: 200 to 399 is healthy. Redirects are not followed. The caller sets the deadline.
 ///
 /// # Errors
@@ -180,15 +196,45 @@ pub async fn get(target: &ProbeTarget) -> Result<(), ProbeFailure> {
     })?;
     let host = HeaderValue::from_str(&format!("localhost:{port}"));
     let host = host.unwrap_or_else(|_| HeaderValue::from_static("localhost"));
-    let answer = exchange(socket, host, &target.path).await.map_err(|error| broken(target, &error))?;
-    match answer.as_u16() {
-        200..=399 => Ok(()),
-        status => Err(ProbeFailure(format!("GET {} answered {status}; 200 to 399 is healthy", target.path))),
+    exchange(socket, target.protocol, &host, &target.path).await.map_err(|fault| {
+        ProbeFailure(match fault {
+            Fault::Unhealthy(why) => why,
+            Fault::SpeaksNot(protocol) => format!("what answers on port {port} does not speak {protocol}"),
+            // The engine's own proxy takes connections before the program does, and closes them again.
+            Fault::Closed => format!(
+                "the connection to port {port} was closed without an answer; the program must listen on 0.0.0.0:{port}"
+            ),
+        })
+    })
+}
+
+/// Asks a program for its health. The caller sets the deadline.
+pub(crate) async fn exchange(
+    socket: TcpStream,
+    protocol: AppProtocol,
+    host: &HeaderValue,
+    path: &str,
+) -> Result<(), Fault> {
+    match protocol {
+        AppProtocol::Http1 => {
+            let asked = http1(socket, host.clone(), path).await;
+            judge(
+                path,
+                asked.map_err(|error| if error.is_parse() { Fault::SpeaksNot("HTTP/1.1") } else { Fault::Closed })?,
+            )
+        }
+        AppProtocol::H2c => h2c::exchange(socket, host, path).await,
     }
 }
 
-/// Sends one `GET` and gives the answer's status. The caller sets the deadline.
-pub(crate) async fn exchange(socket: TcpStream, host: HeaderValue, path: &str) -> Result<StatusCode, hyper::Error> {
+fn judge(path: &str, status: StatusCode) -> Result<(), Fault> {
+    match status.as_u16() {
+        200..=399 => Ok(()),
+        status => Err(Fault::Unhealthy(format!("GET {path} answered {status}; 200 to 399 is healthy"))),
+    }
+}
+
+async fn http1(socket: TcpStream, host: HeaderValue, path: &str) -> Result<StatusCode, hyper::Error> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
     let mut ask = pin!(async {
         let response = sender.send_request(request(host, path)).await?;
@@ -213,17 +259,6 @@ fn request(host: HeaderValue, path: &str) -> Request<Empty<Bytes>> {
     headers.insert(header::USER_AGENT, HeaderValue::from_static("towline-probe"));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     request
-}
-
-fn broken(target: &ProbeTarget, error: &hyper::Error) -> ProbeFailure {
-    let port = target.exposed_port;
-    if error.is_parse() {
-        return ProbeFailure(format!("what answers on port {port} does not speak HTTP/1.1"));
-    }
-    // The engine's own proxy takes connections before the program does, and closes them again.
-    ProbeFailure(format!(
-        "the connection to port {port} was closed without an answer; the program must listen on 0.0.0.0:{port}"
-    ))
 }
 
 impl fmt::Display for Health {
@@ -291,6 +326,7 @@ mod tests {
         let target = ProbeTarget {
             endpoint: listener.local_addr().unwrap(),
             exposed_port: 8080,
+            protocol: AppProtocol::Http1,
             path: "/health?deep=1".to_owned(),
             timeout: Duration::from_secs(3),
         };
@@ -324,8 +360,8 @@ mod tests {
     #[tokio::test]
     async fn a_port_where_nothing_listens_is_named() {
         let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let target =
-            ProbeTarget { endpoint, exposed_port: 8080, path: "/".to_owned(), timeout: Duration::from_secs(3) };
+        let (path, timeout) = ("/".to_owned(), Duration::from_secs(3));
+        let target = ProbeTarget { endpoint, exposed_port: 8080, protocol: AppProtocol::Http1, path, timeout };
         let text = get(&target).await.unwrap_err().to_string();
         assert!(text.contains("0.0.0.0:8080"), "{text}");
     }

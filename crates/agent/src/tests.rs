@@ -5,7 +5,7 @@ pub mod server;
 
 use towline_model::{
     InstanceId, Secret, ServiceId,
-    service::{EnvVar, ProbeSpec, VolumeMount},
+    service::{AppProtocol, EnvVar, ProbeSpec, VolumeMount},
 };
 use towline_tunnel::message::{InstanceSpec, RegistryAuth};
 
@@ -19,6 +19,7 @@ pub fn spec(generation: i64) -> InstanceSpec {
         image: "towline-demo:latest".to_owned(),
         registry_auth: None,
         exposed_port: 8080,
+        app_protocol: AppProtocol::default(),
         health_path: "/health".to_owned(),
         probe: ProbeSpec::default(),
         env: vec![EnvVar { env_name: "MODEL".to_owned(), env_value: "small".to_owned() }],

@@ -105,6 +105,7 @@ pub fn service_route(row: &ServiceRow, instances: &[InstanceRow], secrets: &Auth
         slug: row.spec.service_slug.clone(),
         status: row.status,
         upstream: upstream(spec, secrets),
+        protocol: spec.app_protocol,
         timeouts: timeouts(spec),
         concurrency: concurrency(spec),
         instances: placed.collect(),

@@ -109,7 +109,7 @@ fn pick_with(
 
 #[cfg(test)]
 mod tests {
-    use towline_model::{AgentId, ServiceId, ServiceStatus, SessionId, TeamId, Timestamp};
+    use towline_model::{AgentId, ServiceId, ServiceStatus, SessionId, TeamId, Timestamp, service::AppProtocol};
     use towline_tunnel::placement::PlacementLimits;
 
     use super::*;
@@ -137,6 +137,7 @@ mod tests {
             slug: "hello".to_owned(),
             status: ServiceStatus::Running,
             upstream: Upstream::Container { exposed_port: 8080 },
+            protocol: AppProtocol::default(),
             timeouts: Timeouts::default(),
             concurrency: None,
             instances: Vec::new(),

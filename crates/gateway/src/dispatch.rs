@@ -22,6 +22,7 @@ use crate::{
     error::{BusyReason, ExchangeError, ExchangeFailure, GatewayError},
     gateway::Shared,
     h1::head::ResponseHead,
+    http2,
     line::{Entry, Slot},
     outgoing::{Interrupt, Outgoing, Source, SourceFault},
     patience::Patience,
@@ -213,7 +214,15 @@ impl<'a, S: Source> Dispatch<'a, S> {
 
     /// Finds a connection, while somebody waits for the answer.
     async fn connect(&mut self, instance: &Instance, need: Need<'_>) -> Result<Option<Connection>, FailureReason> {
-        let mut connecting = pin!(connect(instance, need));
+        let is_http2 = self.service.is_http2();
+        let shared = self.shared;
+        let mut connecting = pin!(async {
+            match is_http2 {
+                // Boxed, so that every request does not keep room for it.
+                true => Box::pin(http2::connection::connect(instance, need, shared)).await,
+                false => connect(instance, need).await,
+            }
+        });
         poll_fn(|cx| {
             // Most often there is one, and nothing to wait for.
             if let Poll::Ready(connection) = connecting.as_mut().poll(cx) {

@@ -27,7 +27,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use towline_tunnel::{ResetCode, StreamEnd, TunnelStream};
 
-use crate::{snapshot::ExternalRoute, upstream::FailureReason};
+use crate::{http2::exchange::Exchange, snapshot::ExternalRoute, upstream::FailureReason};
 
 /// How long a handshake may take, with the connection that the agent opens for it.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(15);
@@ -161,6 +161,8 @@ impl External {
 pub(crate) enum Socket {
     Plain(TunnelStream),
     Tls(Mutex<Box<TlsStream<TunnelStream>>>),
+    /// One request on an HTTP/2 connection.
+    Http2(Box<Exchange>),
 }
 
 impl Socket {
@@ -169,6 +171,7 @@ impl Socket {
         match self {
             Self::Plain(stream) => stream.abort(code),
             Self::Tls(stream) => locked(stream).get_ref().0.abort(code),
+            Self::Http2(exchange) => exchange.abort(),
         }
     }
 }
@@ -182,6 +185,7 @@ impl AsyncRead for &Socket {
         match **self {
             Socket::Plain(ref stream) => Pin::new(&mut &*stream).poll_read(cx, buf),
             Socket::Tls(ref stream) => Pin::new(&mut **locked(stream)).poll_read(cx, buf),
+            Socket::Http2(ref exchange) => exchange.poll_read(cx, buf),
         }
     }
 }
@@ -191,6 +195,7 @@ impl AsyncWrite for &Socket {
         match **self {
             Socket::Plain(ref stream) => Pin::new(&mut &*stream).poll_write(cx, data),
             Socket::Tls(ref stream) => Pin::new(&mut **locked(stream)).poll_write(cx, data),
+            Socket::Http2(ref exchange) => exchange.poll_write(cx, data),
         }
     }
 
@@ -202,6 +207,9 @@ impl AsyncWrite for &Socket {
         match **self {
             Socket::Plain(ref stream) => Pin::new(&mut &*stream).poll_write_vectored(cx, data),
             Socket::Tls(ref stream) => Pin::new(&mut **locked(stream)).poll_write_vectored(cx, data),
+            Socket::Http2(ref exchange) => {
+                exchange.poll_write(cx, data.iter().find(|part| !part.is_empty()).map_or(&[], |part| part))
+            }
         }
     }
 
@@ -214,6 +222,7 @@ impl AsyncWrite for &Socket {
             // What is written to a stream is on its way.
             Socket::Plain(_) => Poll::Ready(Ok(())),
             Socket::Tls(ref stream) => Pin::new(&mut **locked(stream)).poll_flush(cx),
+            Socket::Http2(ref exchange) => exchange.poll_flush(cx),
         }
     }
 
@@ -221,6 +230,8 @@ impl AsyncWrite for &Socket {
         match **self {
             Socket::Plain(ref stream) => Pin::new(&mut &*stream).poll_shutdown(cx),
             Socket::Tls(ref stream) => Pin::new(&mut **locked(stream)).poll_shutdown(cx),
+            // Its end is part of what is written to it.
+            Socket::Http2(_) => Poll::Ready(Ok(())),
         }
     }
 }

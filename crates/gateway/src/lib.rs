@@ -14,7 +14,7 @@
 //! 5. `dispatch` sends it as `outgoing` bytes, when it is its turn in the [`line`] and with `patience`: `balance` picks an
 //!    instance by load and `health`, with `affinity` where the caller wants it,
 //!    `connect` finds a connection in the instance's `pool` or a new stream on one of the agent's carriers (with TLS inside
-//!    for an [`external`] service), `upstream` is that connection, `retry` judges what failed.
+//!    for an [`external`] service), `upstream` is that connection (with `http2`, one request on it), `retry` judges what failed.
 //! 6. The answer passes as it comes: to HTTP/1.1 callers in `h1`, byte for byte, and behind a `101` whatever the bytes
 //!    are; to all others as a `body`. Letting go of it before its end cancels everything behind it.
 //!
@@ -38,9 +38,11 @@ pub mod error;
 pub mod external;
 pub mod forwarded;
 pub mod gateway;
+mod grpc;
 mod h1;
 mod headers;
 mod health;
+mod http2;
 mod inbox;
 pub mod invoke;
 mod last_use;

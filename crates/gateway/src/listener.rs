@@ -185,6 +185,7 @@ async fn janitor(shared: Arc<Shared>) {
         if state.end_expired(shared.clock.now()) {
             shared.callers.wake_all();
         }
+        state.instances().for_each(|instance| instance.http2.expire(now));
         for connection in state.instances().flat_map(|instance| instance.pool.take_expired(now)) {
             shared.tasks.spawn(connection.close());
         }

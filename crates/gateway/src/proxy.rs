@@ -154,6 +154,8 @@ pub(crate) struct Call<'a> {
     pub slug: &'a str,
     /// The path and query that the container sees.
     pub target: &'a str,
+    /// Whether the service was named in a field, so that its path is no part of the request's.
+    pub is_named: bool,
 }
 
 /// A call that may go on, as its container is to see it.
@@ -203,8 +205,8 @@ impl<'a> Call<'a> {
             headers.remove(consumed);
         }
         let mut hops = take_request_hops(headers);
-        if *version != Version::HTTP_11 {
-            // Only HTTP/1.1 can be switched (RFC 9110 §7.8).
+        if *version != Version::HTTP_11 || admitted.service.is_http2() {
+            // Only HTTP/1.1 can be switched (RFC 9110 §7.8, RFC 9113 §8.6).
             hops.upgrade = None;
         }
         if *version == Version::HTTP_2 {
@@ -213,6 +215,9 @@ impl<'a> Call<'a> {
         let by_cookie = Affinity::take_cookies(headers);
         let affinity = Affinity::of(headers)?.or(by_cookie);
         finish_headers(headers, &hops, self.active, admitted, (*version, host.as_ref()));
+        if self.is_named {
+            headers.remove(X_FORWARDED_PREFIX);
+        }
         headers.insert(X_REQUEST_ID, self.id.value().clone());
         if is_chunked {
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

@@ -20,7 +20,7 @@ use crate::{
     caller_body::CallerBody,
     error::{GatewayError, problem_response},
     gateway::{BoxError, CallerAddr, Shared},
-    invoke,
+    grpc, invoke,
     path::{Destination, destination},
     proxy::Call,
     request_id::{RequestIdText, X_REQUEST_ID},
@@ -62,11 +62,22 @@ where
     // The target is looked at while the request is passed on.
     let uri = request.uri().clone();
     let method = request.method().clone();
-    let answer = match destination(&method, uri.path_and_query().map_or("", |target| target.as_str())) {
-        Destination::Proxy { slug, target } => match (Call { shared, active, id, slug, target }).run(request).await {
-            Ok(answer) => return answer,
-            Err(error) => rescue(&error, id),
-        },
+    let named = grpc::named_service(&request);
+    let target = uri.path_and_query().map_or("", |target| target.as_str());
+    let destination = match &named {
+        Some(slug) => Destination::Proxy { slug, target },
+        None => destination(&method, target),
+    };
+    let answer = match destination {
+        Destination::Proxy { slug, target } => {
+            let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
+            let call = Call { shared, active, id, slug, target, is_named: named.is_some() };
+            match call.run(request).await {
+                Ok(answer) => return answer,
+                Err(error) if is_grpc => grpc::trailers_only(&error, rescue(&error, id)),
+                Err(error) => rescue(&error, id),
+            }
+        }
         Destination::Invoke { slug } => {
             // Boxed, so that every connection does not keep room for it.
             let answer = Box::pin(invoke::invoke(shared, active, request, id, slug)).await;

@@ -11,13 +11,14 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, header, uri::PathAndQuery};
 use tokio::time::Instant;
-use towline_model::InstanceId;
+use towline_model::{InstanceId, service::AppProtocol};
 
 use crate::{
     agents::slot::AgentSlot,
     error::GatewayError,
     external::External,
     health::{Health, Trial},
+    http2::connection::Connections,
     line::{Line, Slot},
     path::PROXY_PREFIX,
     pool::Pool,
@@ -78,6 +79,8 @@ pub(crate) struct Instance {
     pub slot: Arc<AgentSlot>,
     /// Idle connections to it.
     pub pool: Pool,
+    /// HTTP/2 connections to it, if it is spoken to with that.
+    pub http2: Connections,
     /// Whether it takes connections.
     pub health: Health,
     in_flight: AtomicUsize,
@@ -107,6 +110,11 @@ impl Service {
         }
     }
 
+    /// Whether it is spoken to with HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        self.route.protocol == AppProtocol::H2c
+    }
+
     /// The path and query that are asked for.
     pub(crate) fn target<'a>(&self, target: &'a str) -> Result<Cow<'a, str>, GatewayError> {
         let Some(external) = &self.external else { return Ok(Cow::Borrowed(target)) };
@@ -126,7 +134,14 @@ impl Service {
 
 impl Instance {
     pub(crate) fn new(id: InstanceId, slot: Arc<AgentSlot>) -> Self {
-        Self { id, slot, pool: Pool::default(), health: Health::default(), in_flight: AtomicUsize::new(0) }
+        Self {
+            id,
+            slot,
+            pool: Pool::default(),
+            http2: Connections::default(),
+            health: Health::default(),
+            in_flight: AtomicUsize::new(0),
+        }
     }
 
     /// Requests in flight at it.

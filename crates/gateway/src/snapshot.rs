@@ -11,7 +11,7 @@ use std::{
 use http::HeaderValue;
 use towline_model::{
     AgentId, CredentialId, InstanceId, KeyHash, KeyKind, Role, Scope, ServiceId, ServiceStatus, SignInId, TeamId,
-    Timestamp, UserId,
+    Timestamp, UserId, service::AppProtocol,
 };
 
 use crate::last_use::LastUse;
@@ -38,6 +38,8 @@ pub struct ServiceRoute {
     pub status: ServiceStatus,
     /// What is behind it.
     pub upstream: Upstream,
+    /// What is spoken with it.
+    pub protocol: AppProtocol,
     /// How long its calls may take.
     pub timeouts: Timeouts,
     /// How many it takes at a time; `None` for no such limit.

@@ -59,7 +59,9 @@ impl State {
             let slug = route.slug.clone().into_boxed_str();
             next.teams.entry(route.team_id).or_default().insert(slug, Arc::new(service));
         }
-        let connections = self.instances().filter(|old| !next.has(old)).flat_map(|old| old.pool.close()).collect();
+        let gone = || self.instances().filter(|old| !next.has(old));
+        gone().for_each(|old| old.http2.close());
+        let connections = gone().flat_map(|old| old.pool.close()).collect();
         let revoked = next.take_over_tokens(self);
         (next, Leftovers { connections, revoked })
     }

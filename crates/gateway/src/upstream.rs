@@ -1,4 +1,5 @@
-//! One HTTP/1.1 connection to a container, over one stream of the tunnel.
+//! One HTTP/1.1 connection to a container, over one stream of the tunnel, or one request on an HTTP/2 connection, which
+//! looks the same from here ([`http2`](crate::http2)).
 //!
 //! The connection has no task of its own: whoever waits for its answer drives it. So a request costs no hand-over
 //! between tasks, and dropping the connection at any point resets the stream at once, which is how everything that
@@ -19,7 +20,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::task::TaskTracker;
-use towline_tunnel::{ResetCode, StreamEnd, StreamMonitor};
+use towline_tunnel::{ResetCode, StreamEnd, StreamMonitor, TunnelStream};
 
 use crate::{
     agents::link::{Busy, CarrierLink},
@@ -31,6 +32,7 @@ use crate::{
         head::{HeadParser, ResponseHead},
     },
     headers::header_has_token,
+    http2::{connection::Lease, exchange::Exchange},
     inbox::Inbox,
     outgoing::{Outgoing, Source},
 };
@@ -136,6 +138,22 @@ impl Connection {
         }
     }
 
+    /// A request's own part of an HTTP/2 connection. It serves no other one.
+    pub(crate) fn http2(lease: Lease) -> Self {
+        let (monitor, busy, reused) = (lease.monitor(), lease.link().begin(), lease.reused);
+        let socket = Socket::Http2(Box::new(Exchange::new(lease)));
+        Self { reused, ..Self::new(socket, monitor, busy) }
+    }
+
+    /// What a new connection without TLS runs on.
+    pub(crate) fn into_stream(self) -> Option<(TunnelStream, StreamMonitor, Busy)> {
+        let Self { socket, monitor, busy, .. } = self;
+        match Arc::into_inner(socket)? {
+            Socket::Plain(stream) => Some((stream, monitor, busy?)),
+            Socket::Tls(_) | Socket::Http2(_) => None,
+        }
+    }
+
     /// The carrier that it runs on.
     pub(crate) const fn link(&self) -> &Arc<CarrierLink> {
         &self.link
@@ -228,6 +246,11 @@ impl Connection {
         cx: &mut Context<'_>,
         method: &Method,
     ) -> Poll<Result<ResponseHead, FailureReason>> {
+        if let Socket::Http2(exchange) = &*self.socket {
+            let (head, body) = ready!(exchange.poll_head(cx, method))?;
+            self.body = body;
+            return Poll::Ready(Ok(head));
+        }
         loop {
             match self.take_head(method) {
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
@@ -257,7 +280,8 @@ impl Connection {
 
     /// What it means that an attempt ended without an answer.
     pub(crate) fn failure(&self, reason: FailureReason) -> Failure {
-        let nothing_sent = self.monitor.bytes_sent() == self.sent_before;
+        let untouched = matches!(&*self.socket, Socket::Http2(exchange) if exchange.is_untouched());
+        let nothing_sent = untouched || self.monitor.bytes_sent() == self.sent_before;
         Failure { reason, nothing_sent, reused: self.reused }
     }
 

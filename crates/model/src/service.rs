@@ -4,6 +4,7 @@
 //! wrote. A partial update is merged into it by [`ServiceSpec::merge`]; both ways end in the same validation.
 
 pub mod place;
+mod protocol;
 mod text;
 
 use std::{collections::BTreeSet, fmt};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use zeroize::Zeroize;
 
+pub use self::protocol::AppProtocol;
 pub use self::text::{LABEL_RULE, OWN_LABEL_PREFIX, is_http_path, is_label, is_slug, own_label};
 use self::{
     place::{ExternalUrl, HostPort, TARGET_RULE},
@@ -185,6 +187,9 @@ pub struct ServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 8080, minimum = 1, maximum = 65535)]
     pub exposed_port: Option<u16>,
+    /// What the process is spoken to with. Not for `external`, which is spoken to with HTTP/1.1.
+    #[serde(default)]
+    pub app_protocol: AppProtocol,
     /// The HTTP path that is probed; an answer of 200 to 399 is healthy. For `deployed` it is `/health` unless given. An
     /// `attached` service without one is healthy while its process takes connections. `external` has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -446,8 +451,14 @@ impl ServiceSpec {
         ] {
             checks.require_with(!is_set, || (field.to_owned(), only_for("deployed", self.service_type)));
         }
-        let probes_path = self.service_type == ServiceType::External && self.health_path.is_some();
+        let is_external = self.service_type == ServiceType::External;
+        let probes_path = is_external && self.health_path.is_some();
         checks.require(!probes_path, "health_path", "is not for service_type external; leave it out");
+        checks.require(
+            !is_external || self.app_protocol == AppProtocol::Http1,
+            "app_protocol",
+            "must be http1 for service_type external",
+        );
         if let Some(rule) = self.external_url.as_deref().and_then(|url| ExternalUrl::parse(url).err()) {
             checks.require(false, "external_url", rule);
         }
@@ -629,7 +640,7 @@ fn only_for(owner: &str, given: ServiceType) -> String {
 }
 
 fn is_field(name: &str) -> bool {
-    const FIELDS: [&str; 29] = [
+    const FIELDS: [&str; 30] = [
         "service_slug",
         "display_name",
         "service_desc",
@@ -637,6 +648,7 @@ fn is_field(name: &str) -> bool {
         "docker_image",
         "registry_auth_secret_id",
         "exposed_port",
+        "app_protocol",
         "health_path",
         "env_config",
         "volume_config",

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize, Serializer};
 use towline_model::{
     AgentId, InstanceId, InstancePhase, Secret, ServiceId, SessionId,
-    service::{EnvVar, ProbeSpec, VolumeMount, place::HostPort},
+    service::{AppProtocol, EnvVar, ProbeSpec, VolumeMount, place::HostPort},
 };
 
 /// The version of the session's messages and of the frames that this build speaks.
@@ -237,6 +237,9 @@ pub struct EndpointSpec {
     pub generation: i64,
     /// Where it is.
     pub place: Place,
+    /// What it is probed with.
+    #[serde(default)]
+    pub app_protocol: AppProtocol,
     /// The HTTP path that is probed. Without one it is healthy while it takes connections.
     #[serde(default)]
     pub health_path: Option<String>,
@@ -275,6 +278,9 @@ pub struct InstanceSpec {
     pub registry_auth: Option<RegistryAuth>,
     /// The port inside the container.
     pub exposed_port: u16,
+    /// What it is probed with.
+    #[serde(default)]
+    pub app_protocol: AppProtocol,
     /// The HTTP path that is probed.
     pub health_path: String,
     /// Probe timings.
@@ -459,6 +465,7 @@ mod tests {
             service_slug: "ollama".to_owned(),
             generation: 1,
             place: Place::Attached(HostPort { host: "127.0.0.1".to_owned(), port: 11434 }),
+            app_protocol: AppProtocol::default(),
             health_path: None,
             probe: ProbeSpec::default(),
         };

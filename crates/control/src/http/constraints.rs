@@ -130,6 +130,7 @@ pub(super) fn kinds_of_service() -> Value {
     let mut external = Map::new();
     only_containers(&mut external);
     external.insert("attached_target".to_owned(), none());
+    external.insert("app_protocol".to_owned(), json!({"enum": ["http1", null]}));
     external.insert("health_path".to_owned(), json!({"enum": ["/health", null]}));
     let mut attached = Map::new();
     only_containers(&mut attached);

@@ -191,6 +191,7 @@ fn endpoint_spec(spec: &ServiceSpec, instance: &InstanceRow, place: Place) -> En
         service_slug: spec.service_slug.clone(),
         generation: instance.generation,
         place,
+        app_protocol: spec.app_protocol,
         health_path: spec.health_path.clone(),
         probe: spec.probe,
     }
@@ -248,6 +249,7 @@ fn instance_spec(spec: &ServiceSpec, instance: &InstanceRow, opened: &Opened) ->
         image: spec.docker_image.clone().unwrap_or_default(),
         registry_auth,
         exposed_port: spec.container_port(),
+        app_protocol: spec.app_protocol,
         health_path: spec.health_path.clone().unwrap_or_else(|| "/".to_owned()),
         probe: spec.probe,
         env: variables.collect::<Option<_>>()?,

@@ -1,6 +1,7 @@
 //! The official `openai` and `anthropic` packages of PyPI and npm, unmodified: only the base URL and the key are changed.
 
 mod api_tester;
+mod grpc;
 mod typed_client;
 
 use std::{path::Path, process::Stdio};

@@ -346,7 +346,7 @@ impl Outbox {
 mod tests {
     use towline_model::{
         InstanceId, ServiceId,
-        service::{EnvVar, ProbeSpec},
+        service::{AppProtocol, EnvVar, ProbeSpec},
     };
     use towline_tunnel::{message::InstanceSpec, placement::PlacementLimits};
 
@@ -361,6 +361,7 @@ mod tests {
             generation: 1,
             image: "demo:1".to_owned(),
             exposed_port: 8080,
+            app_protocol: AppProtocol::default(),
             health_path: "/health".to_owned(),
             probe: ProbeSpec::default(),
             registry_auth: None,

@@ -145,6 +145,12 @@ impl Returning<'_> {
         let headers = &mut head.headers;
         if mode == Mode::Chunked || (mode == Mode::AsIs && body.is_chunked()) {
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            // One of HTTP/2 may have had both a length and trailers.
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        if matches!(body, BodyReader::Length(0)) && !headers.contains_key(header::CONTENT_LENGTH) {
+            // In HTTP/2 the end is part of the head.
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(0));
         }
         if head.status == StatusCode::NO_CONTENT {
             // RFC 9110 §8.6: it has no length.

@@ -153,7 +153,7 @@ async fn call_service(
     else {
         return After::Drop;
     };
-    let call = Call { shared, active: &active, id: &id, slug, target };
+    let call = Call { shared, active: &active, id: &id, slug, target, is_named: false };
     let error = match forward(&call, conn, (parts, order), (&mut *body, alarm)).await {
         Ok(after) => return after,
         Err(_) if conn.is_broken() => return After::Drop,

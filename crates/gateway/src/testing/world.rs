@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use towline_model::{
     AgentId, Clock, CredentialId, InstanceId, KeyKind, RawKey, Role, Scope, ServiceId, ServiceStatus, SignInId,
-    SystemClock, TeamId, UserId,
+    SystemClock, TeamId, UserId, service::AppProtocol,
 };
 use towline_tunnel::{
     Workers,
@@ -221,6 +221,7 @@ impl World {
             slug: slug.to_owned(),
             status: ServiceStatus::Running,
             upstream: Upstream::Container { exposed_port: 8080 },
+            protocol: AppProtocol::default(),
             timeouts: Timeouts::default(),
             concurrency: None,
             instances: Vec::new(),

@@ -8,6 +8,7 @@ mod expect;
 mod failure;
 mod framing;
 mod h1;
+mod h2c;
 mod http2;
 mod invoke;
 mod limits;

@@ -3,13 +3,30 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
+use towline_model::service::AppProtocol;
 
 use crate::{
     failure::Failure,
     units::{parse_duration, parse_size},
 };
+
+/// What a process is spoken to with, as an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Protocol {
+    Http1,
+    H2c,
+}
+
+impl From<Protocol> for AppProtocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Http1 => Self::Http1,
+            Protocol::H2c => Self::H2c,
+        }
+    }
+}
 
 /// The fields of a service that can be changed, as options.
 #[derive(Debug, Clone, Default, Args)]
@@ -36,6 +53,9 @@ pub struct FieldArgs {
     /// The port inside the container, 1 to 65535 [default: 8080].
     #[arg(long, value_name = "PORT", visible_alias = "exposed-port")]
     port: Option<u16>,
+    /// What the process is spoken to with: h2c is HTTP/2 without TLS, as for gRPC [default: http1].
+    #[arg(long, value_name = "PROTOCOL")]
+    app_protocol: Option<Protocol>,
     /// The HTTP path that is probed; 200 to 399 is healthy [default: /health; for an attached service none, it is healthy
     /// while it takes connections].
     #[arg(long, value_name = "PATH")]
@@ -134,6 +154,7 @@ impl FieldArgs {
         set("display_name", self.display_name.as_ref().map(|text| json!(text)));
         set("service_desc", self.desc.as_ref().map(|text| json!(text)));
         set("exposed_port", self.port.map(|port| json!(port)));
+        set("app_protocol", self.app_protocol.map(|protocol| json!(AppProtocol::from(protocol))));
         set("health_path", self.health_path.as_ref().map(|text| json!(text)));
         set("env_config", self.environment()?);
         set("registry_auth_secret_id", self.registry_auth.as_ref().map(|text| json!(text)));
@@ -277,6 +298,7 @@ mod tests {
                 "memory_limit_bytes": 536_870_912, "request_timeout_seconds": 300, "command": ["sh"], "args": ["-c", "true"],
             })
         );
+        assert_eq!(fields(&["--app-protocol", "h2c"]).unwrap(), json!({"app_protocol": "h2c"}));
         let line = ["--connect-timeout", "5s", "--first-byte-timeout", "2m", "--idle-timeout", "1h"];
         let line = [&line[..], &["--max-concurrent-requests", "4", "--max-queued-requests", "0"]].concat();
         assert_eq!(
