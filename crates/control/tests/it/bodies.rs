@@ -110,6 +110,7 @@ async fn every_field_of_a_definition_is_checked_and_named() {
         ("exposed_port", json!("80")),
         ("exposed_port", json!(80.5)),
         ("exposed_port", json!(1e99)),
+        ("app_protocol", json!("http2")),
         ("health_path", json!("health")),
         ("health_path", json!("//evil/health")),
         ("health_path", json!("/a b")),

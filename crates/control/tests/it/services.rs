@@ -17,7 +17,7 @@ async fn a_definition_comes_back_with_its_defaults() {
     let expected = json!({
         "id": path.rsplit('/').next(), "service_slug": "hello", "display_name": "hello", "service_desc": "",
         "service_type": "deployed", "docker_image": "demo:1", "exposed_port": 8080, "health_path": "/health",
-        "env_config": [], "volume_config": [], "required_labels": [], "gpu_count": 0, "replica_count": 1,
+        "app_protocol": "http1", "env_config": [], "volume_config": [], "required_labels": [], "gpu_count": 0, "replica_count": 1,
         "probe": {"interval_seconds": 5, "timeout_seconds": 3, "failure_threshold": 3, "start_deadline_seconds": 120},
         "service_status": "created", "status_reason": null, "has_undeployed_changes": false, "instances_ready": 0, "instances_total": 0,
         "rollout": null, "request_line": null, "created_at": service["created_at"], "updated_at": service["created_at"],

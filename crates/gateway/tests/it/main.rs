@@ -10,6 +10,7 @@ mod framing;
 mod h1;
 mod h2c;
 mod http2;
+mod http2_rules;
 mod invoke;
 mod limits;
 mod proxy;

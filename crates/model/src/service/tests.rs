@@ -48,6 +48,7 @@ fn every_field_is_checked_and_named() {
         ("exposed_port", json!(0)),
         ("exposed_port", json!(65536)),
         ("exposed_port", json!("80")),
+        ("app_protocol", json!("http2")),
         ("health_path", json!("health")),
         ("health_path", json!("//evil/health")),
         ("openapi_url", json!("https://elsewhere/openapi.json")),
@@ -153,13 +154,13 @@ fn the_list_of_fields_is_complete() {
     })));
     let spec = ServiceSpec::from_json(map).unwrap();
     let stored = object(serde_json::to_value(&spec).unwrap());
-    assert_eq!(stored.len(), 26);
+    assert_eq!(stored.len(), 27);
     let attached = serde_json::to_value(typed("attached", "attached_target", "h:1")).unwrap();
     let external = typed("external", "external_url", "https://h");
     let external = external.merge(object(json!({"external_auth_credential_id": SECRET}))).unwrap();
     let external = serde_json::to_value(external).unwrap();
     let stored: Map<_, _> = stored.into_iter().chain(object(attached)).chain(object(external)).collect();
-    assert_eq!(stored.len(), 29);
+    assert_eq!(stored.len(), 30);
     assert!(stored.keys().all(|field| is_field(field)), "{stored:?}");
 }
 
@@ -202,6 +203,7 @@ fn each_type_has_its_own_fields_and_no_other() {
         (&external, "external_url", json!(null)),
         (&external, "external_url", json!("http://h")),
         (&external, "health_path", json!("/healthz")),
+        (&external, "app_protocol", json!("h2c")),
     ];
     let both = container
         .iter()

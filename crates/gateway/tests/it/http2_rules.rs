@@ -1,0 +1,213 @@
+//! Requests of HTTP/2 that break its rules, frame by frame: none of them reaches a container, and those that do not break
+//! the connection leave it usable. Sections are those of RFC 9113 unless said otherwise.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use towline_gateway::testing::{Container, World, within};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A caller that writes frames.
+struct Frames {
+    socket: TcpStream,
+    input: BytesMut,
+}
+
+/// What comes back for a request.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    /// An answer with this status; 0 for one that is not in HPACK's static table.
+    Answered(u16),
+    /// The request was reset.
+    Reset,
+    /// The connection is over.
+    Over,
+}
+
+impl Frames {
+    async fn connect(world: &World) -> Self {
+        let socket = TcpStream::connect(world.address).await.unwrap();
+        let mut frames = Self { socket, input: BytesMut::new() };
+        frames.socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        frames.frame(SETTINGS, 0, 0, &[]).await;
+        frames
+    }
+
+    async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let mut out = BytesMut::new();
+        out.put_uint(payload.len() as u64, 3);
+        out.put_u8(kind);
+        out.put_u8(flags);
+        out.put_u32(stream);
+        out.put_slice(payload);
+        // It may be over already; what comes back tells.
+        let _ = self.socket.write_all(&out).await;
+    }
+
+    async fn headers(&mut self, stream: u32, ends: bool, fields: &[(&str, &str)]) {
+        let mut block = BytesMut::new();
+        for (name, value) in fields {
+            // A literal that is not indexed, with a name of its own, neither in Huffman's code (RFC 7541 §6.2.2).
+            block.put_u8(0);
+            for text in [name, value] {
+                assert!(text.len() < 127, "longer ones need more than one byte");
+                block.put_u8(text.len() as u8);
+                block.put_slice(text.as_bytes());
+            }
+        }
+        let flags = END_HEADERS | if ends { END_STREAM } else { 0 };
+        self.frame(HEADERS, flags, stream, &block).await;
+    }
+
+    /// What comes back for that request.
+    async fn outcome(&mut self, stream: u32) -> Outcome {
+        loop {
+            while self.input.len() < 9 {
+                if !matches!(self.socket.read_buf(&mut self.input).await, Ok(1..)) {
+                    return Outcome::Over;
+                }
+            }
+            let length = self.input.get_uint(3) as usize;
+            let (kind, _flags, of) = (self.input.get_u8(), self.input.get_u8(), self.input.get_u32());
+            while self.input.len() < length {
+                if !matches!(self.socket.read_buf(&mut self.input).await, Ok(1..)) {
+                    return Outcome::Over;
+                }
+            }
+            let payload = self.input.split_to(length);
+            match kind {
+                GOAWAY => return Outcome::Over,
+                RST_STREAM if of == stream => return Outcome::Reset,
+                // `:status` comes first: 8 to 14 are the static table's (RFC 7541 Appendix A).
+                HEADERS if of == stream => {
+                    return Outcome::Answered(match payload[0] & 0x7f {
+                        8 => 200,
+                        12 => 400,
+                        13 => 404,
+                        _ => 0,
+                    });
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A good request, changed by whoever uses it.
+fn good<'a>(key: &'a str, path: &'a str) -> Vec<(&'a str, &'a str)> {
+    vec![
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "gateway.test"),
+        ("x-towline-key", key),
+    ]
+}
+
+#[tokio::test]
+async fn requests_that_break_the_rules_reach_no_container() {
+    let reached = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&reached);
+    let container = Container::start(move |mut exchange, _| {
+        let reached = Arc::clone(&counted);
+        async move {
+            while exchange.request().await?.is_some() {
+                reached.fetch_add(1, Ordering::SeqCst);
+                exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?;
+            }
+            Ok(())
+        }
+    })
+    .await;
+    let world = World::start().await;
+    let (team, _agent, _) = world.hello(&container).await;
+    let path = "/api/v1/r/containers/hello/";
+    let plain = || good(&team.key, path);
+    let with = |name, value| [plain(), vec![(name, value)]].concat();
+    let without = |name: &str| plain().into_iter().filter(|(found, _)| *found != name).collect::<Vec<_>>();
+    let first = |name, value| [vec![(name, value)], plain()].concat();
+    let rows: Vec<(&str, Vec<(&str, &str)>)> = vec![
+        ("§8.2.1: names in upper case", with("X-Upper", "1")),
+        ("§8.2.1: a name with a space", with("x y", "1")),
+        ("§8.2.1: a name with a colon", with("x:y", "1")),
+        ("§8.2.1: an empty name", with("", "1")),
+        ("§8.2.1: CR in a value", with("x-a", "1\r2")),
+        ("§8.2.1: LF in a value", with("x-a", "1\n2")),
+        ("§8.2.1: NUL in a value", with("x-a", "1\02")),
+        ("§8.2.2: Connection", with("connection", "x-a")),
+        ("§8.2.2: Keep-Alive", with("keep-alive", "timeout=5")),
+        ("§8.2.2: Proxy-Connection", with("proxy-connection", "keep-alive")),
+        ("§8.2.2: Transfer-Encoding", with("transfer-encoding", "chunked")),
+        ("§8.2.2: Upgrade", with("upgrade", "websocket")),
+        ("§8.2.2: TE other than trailers", with("te", "gzip")),
+        ("§8.3: a pseudo-header behind a field", first("x-a", "1")),
+        ("§8.3: an unknown pseudo-header", first(":colour", "red")),
+        ("§8.3: one for answers", first(":status", "200")),
+        ("§8.3: one twice", first(":path", "/")),
+        ("§8.3.1: no :method", without(":method")),
+        ("§8.3.1: no :path", without(":path")),
+        ("§8.3.1: no :scheme", without(":scheme")),
+        ("§8.3.1: an empty :path", [vec![(":path", "")], without(":path")].concat()),
+        (
+            "RFC 9110 §9.3.6: CONNECT",
+            vec![(":method", "CONNECT"), (":authority", "other.test:80"), ("x-towline-key", &team.key)],
+        ),
+        ("RFC 9110 §8.6: a length that is no number", with("content-length", "1x")),
+    ];
+    for (rule, fields) in rows {
+        let mut frames = Frames::connect(&world).await;
+        frames.headers(1, true, &fields).await;
+        let outcome = within(rule, frames.outcome(1)).await;
+        assert!(matches!(outcome, Outcome::Reset | Outcome::Over | Outcome::Answered(400)), "{rule}: {outcome:?}");
+        if outcome == Outcome::Over {
+            continue;
+        }
+        frames.headers(3, true, &plain()).await;
+        assert_eq!(within(rule, frames.outcome(3)).await, Outcome::Answered(200), "{rule}: the connection goes on");
+        reached.fetch_sub(1, Ordering::SeqCst);
+    }
+    assert_eq!(reached.load(Ordering::SeqCst), 0, "nothing of it has reached the container");
+}
+
+#[tokio::test]
+async fn a_body_is_as_long_as_its_length_says() {
+    // §8.1.1: both ways to be wrong.
+    let container = Container::echo().await;
+    let world = World::start().await;
+    let (team, _agent, _) = world.hello(&container).await;
+    for (length, body) in [("3", "hello"), ("9", "hello")] {
+        let mut frames = Frames::connect(&world).await;
+        let mut fields = good(&team.key, "/api/v1/r/containers/hello/");
+        fields.push(("content-length", length));
+        frames.headers(1, false, &fields).await;
+        frames.frame(DATA, END_STREAM, 1, body.as_bytes()).await;
+        let outcome = within("it is refused", frames.outcome(1)).await;
+        assert_ne!(outcome, Outcome::Answered(200), "{length} for {body}");
+    }
+}
+
+#[tokio::test]
+async fn te_trailers_and_a_list_of_cookies_are_no_faults() {
+    let container = Container::echo().await;
+    let world = World::start().await;
+    let (team, _agent, _) = world.hello(&container).await;
+    let mut frames = Frames::connect(&world).await;
+    let mut fields = good(&team.key, "/api/v1/r/containers/hello/");
+    fields.extend([("te", "trailers"), ("cookie", "a=1"), ("cookie", "b=2")]);
+    frames.headers(1, true, &fields).await;
+    assert_eq!(within("an answer", frames.outcome(1)).await, Outcome::Answered(200));
+}
