@@ -10,19 +10,22 @@
 //! | the container closes its direction | FIN, after its last byte |
 //! | the container resets its connection | RST, after its last byte, with the bytes that reached it |
 //! | the container takes no more bytes, and still answers | the answer; what the caller still sends is thrown away |
+//! | the container closes an idle connection that carries one request after another | FIN with the bytes that reached it; no more do |
 
 use std::{
     future::poll_fn,
     io,
+    mem::MaybeUninit,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Sleep, sleep},
+    time::{Instant, Sleep, sleep},
 };
 use towline_tunnel::{ResetCode, StreamEnd, TunnelStream};
 
@@ -32,14 +35,22 @@ const FIRST_BUFFER: usize = 8 << 10;
 const LARGEST_BUFFER: usize = 256 << 10;
 /// After so many reads in a row that fill an eighth at most, a buffer shrinks.
 const SMALL_READS: u8 = 32;
+/// A connection that was idle for so long is looked at before it is used again.
+const PAUSE: Duration = Duration::from_millis(1);
 /// How long a caller may go on sending to a container that takes no more, after the container's answer is complete.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Joins a stream and a connection until both directions have ended, or one side has given up.
 pub async fn join(stream: TunnelStream, socket: TcpStream) {
+    let keep_alive = stream.is_keep_alive();
+    if keep_alive {
+        // What was read from the stream and not written yet has not been passed on.
+        stream.note_delivered(0);
+    }
     let mut pipe = Pipe {
         stream,
         socket,
+        idle: keep_alive.then(Idle::new),
         up: Buffer::default(),
         down: Buffer::default(),
         caller: Caller::Sends,
@@ -95,9 +106,27 @@ enum Container {
     Closed,
 }
 
+/// Whether a connection that carries one request after another is between two of them, as far as can be known without
+/// reading them: whether the container spoke last.
+#[derive(Debug)]
+struct Idle {
+    /// When the container last sent something.
+    since: Instant,
+    /// Whether something was passed on to it since.
+    is_over: bool,
+}
+
+impl Idle {
+    fn new() -> Self {
+        Self { since: Instant::now(), is_over: false }
+    }
+}
+
 struct Pipe {
     stream: TunnelStream,
     socket: TcpStream,
+    /// For a connection that carries one request after another.
+    idle: Option<Idle>,
     up: Buffer,
     down: Buffer,
     caller: Caller,
@@ -128,8 +157,8 @@ impl Pipe {
         while self.container == Container::Sends {
             if self.down.is_empty() {
                 match ready!(self.down.poll_fill(&mut self.socket, cx)) {
-                    Ok(0) => self.container = Container::Closing,
-                    Ok(_) => {}
+                    Ok(0) => self.container_has_closed(),
+                    Ok(_) => self.idle = self.idle.take().map(|_| Idle::new()),
                     Err(error) => return Poll::Ready(End::ContainerReset(code_of(&error))),
                 }
             } else if ready!(self.down.poll_drain(&mut self.stream, cx)).is_err() {
@@ -159,8 +188,19 @@ impl Pipe {
                 }
                 continue;
             }
+            if self.caller == Caller::Sends && self.was_left() {
+                self.container_has_closed();
+                // Its end is passed on in its turn.
+                cx.waker().wake_by_ref();
+                continue;
+            }
             match ready!(self.up.poll_drain(&mut self.socket, cx)) {
-                Ok(delivered) => self.stream.note_delivered(delivered as u64),
+                Ok(delivered) => {
+                    self.stream.note_delivered(delivered as u64);
+                    if let Some(idle) = &mut self.idle {
+                        idle.is_over = true;
+                    }
+                }
                 // It may have answered before it closed (413, and bytes that it did not want): the answer counts.
                 Err(_) => {
                     self.caller = Caller::Ignored;
@@ -175,6 +215,27 @@ impl Pipe {
             self.up.free();
         }
         Poll::Pending
+    }
+}
+
+impl Pipe {
+    /// The container has closed its direction. If its connection was idle it gets no more requests, and the gateway is told
+    /// how much it got, so that the next one can be sent elsewhere for sure.
+    fn container_has_closed(&mut self) {
+        self.container = Container::Closing;
+        if self.caller == Caller::Sends && self.idle.as_ref().is_some_and(|idle| !idle.is_over) {
+            self.stream.tell_delivered();
+            self.caller = Caller::Ignored;
+            self.up.clear();
+        }
+    }
+
+    /// Whether the container has closed an idle connection, and the runtime has not told yet. Asked before the first bytes
+    /// after a pause are passed on, because what is passed on to a closed connection cannot be taken back.
+    fn was_left(&self) -> bool {
+        let idle = self.idle.as_ref().filter(|idle| !idle.is_over && self.container == Container::Sends);
+        idle.is_some_and(|idle| idle.since.elapsed() > PAUSE)
+            && matches!(SockRef::from(&self.socket).peek(&mut [MaybeUninit::uninit()]), Ok(0))
     }
 }
 

@@ -34,8 +34,15 @@ async fn carriers() -> (Carrier, Carrier, Incoming, Vec<AbortOnDropHandle<()>>) 
 }
 
 async fn joined() -> Joined {
+    joined_as(false).await
+}
+
+async fn joined_as(keep_alive: bool) -> Joined {
     let (carrier, agent, mut incoming, mut tasks) = carriers().await;
     let mut caller = carrier.open(&OpenTarget::Instance(instance(1))).unwrap();
+    if keep_alive {
+        caller.set_keep_alive();
+    }
     caller.flush().await.unwrap();
     let accepted = incoming.next().await.unwrap().accept();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -87,6 +94,60 @@ async fn a_container_that_closes_first_can_still_be_talked_to() {
     soon("the late words", container.read_to_string(&mut late)).await.unwrap();
     assert_eq!((greeting.as_str(), late.as_str()), ("greeting", "late"));
     soon("the pipe", pipe).await.unwrap();
+}
+
+/// Sends a request and has it answered, over a connection that carries one after the other.
+async fn after_one_request() -> Joined {
+    let mut joined = joined_as(true).await;
+    joined.caller.write_all(b"question").await.unwrap();
+    soon("the question", joined.container.read_exact(&mut [0; 8])).await.unwrap();
+    joined.container.write_all(b"answer").await.unwrap();
+    soon("the answer", joined.caller.read_exact(&mut [0; 6])).await.unwrap();
+    joined
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_its_container_closes_gets_no_more() {
+    let Joined { mut caller, mut container, pipe: _pipe, carrier: _carrier, _tasks } = after_one_request().await;
+    let monitor = caller.monitor();
+    container.shutdown().await.unwrap();
+    assert_eq!(soon("the end", caller.read(&mut [0; 8])).await.unwrap(), 0);
+    assert_eq!(monitor.delivered(), Some(8));
+    caller.write_all(b"the next question").await.unwrap();
+    caller.shutdown().await.unwrap();
+    let mut late = Vec::new();
+    // Ended or reset, and nothing before.
+    drop(soon("the end at the container", container.read_to_end(&mut late)).await);
+    assert_eq!(late, b"");
+    assert_eq!(monitor.delivered(), Some(8));
+}
+
+#[tokio::test]
+async fn a_close_that_is_not_known_yet_is_looked_for_before_the_next_request() {
+    let Joined { mut caller, mut container, pipe: _pipe, carrier: _carrier, _tasks } = after_one_request().await;
+    let monitor = caller.monitor();
+    tokio::time::sleep(2 * PAUSE).await;
+    // Both in one turn of the only thread: no runtime can have told the pipe of either.
+    container.shutdown().await.unwrap();
+    caller.write_all(b"the next question").await.unwrap();
+    assert_eq!(soon("the end", caller.read(&mut [0; 8])).await.unwrap(), 0);
+    assert_eq!(monitor.delivered(), Some(8));
+    drop(caller);
+    let mut late = Vec::new();
+    drop(soon("the end at the container", container.read_to_end(&mut late)).await);
+    assert_eq!(late, b"");
+}
+
+#[tokio::test]
+async fn a_request_that_was_passed_on_is_not_said_to_be_undelivered() {
+    let Joined { mut caller, mut container, pipe: _pipe, carrier: _carrier, _tasks } = after_one_request().await;
+    caller.write_all(b"the next").await.unwrap();
+    soon("the next", container.read_exact(&mut [0; 8])).await.unwrap();
+    container.shutdown().await.unwrap();
+    assert_eq!(soon("the end", caller.read(&mut [0; 8])).await.unwrap(), 0);
+    assert_eq!(caller.monitor().delivered(), None, "more may be delivered");
+    caller.write_all(b" question").await.unwrap();
+    soon("the rest", container.read_exact(&mut [0; 9])).await.unwrap();
 }
 
 #[tokio::test]

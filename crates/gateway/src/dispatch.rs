@@ -200,7 +200,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
                 .map(|external| Tls { client: &self.shared.external_tls, name: &external.name }),
         };
         let connected = self.connect(in_flight.instance(), need).await;
-        let nothing = |reason| Failure { reason, nothing_sent: true, reused: false };
+        let nothing = |reason| Failure { reason, untouched: true, reused: false };
         let Some(mut connection) = connected.map_err(nothing)? else { return Ok(None) };
         if in_flight.trial().decides() {
             // It was asked for nothing but this.

@@ -43,7 +43,7 @@ pub(crate) enum Verdict {
 
 /// Judges a failed attempt.
 pub(crate) fn judge(failure: Failure, facts: Facts<'_>) -> Verdict {
-    let untouched = failure.nothing_sent || matches!(failure.reason, FailureReason::Refused(_));
+    let untouched = failure.untouched || matches!(failure.reason, FailureReason::Refused(_));
     let closing = failure.reused && matches!(failure.reason, FailureReason::Closed | FailureReason::TunnelLost);
     let elsewhere = match &failure.reason {
         FailureReason::Refused(refused) => !matches!(refused.code, RefuseCode::Draining | RefuseCode::Limit),
@@ -102,8 +102,8 @@ mod tests {
     const GET: Facts<'_> = Facts { slug: "hello", idempotent: true, replayable: true, resent: false };
     const POST: Facts<'_> = Facts { idempotent: false, ..GET };
 
-    fn failure(reason: FailureReason, nothing_sent: bool, reused: bool) -> Failure {
-        Failure { reason, nothing_sent, reused }
+    fn failure(reason: FailureReason, untouched: bool, reused: bool) -> Failure {
+        Failure { reason, untouched, reused }
     }
 
     fn refused(code: RefuseCode) -> FailureReason {
@@ -122,7 +122,7 @@ mod tests {
     fn only_what_is_safe_is_tried_again() {
         use FailureReason::*;
         let broke = || BrokeHttp("x".to_owned());
-        for (reason, nothing_sent, reused, get, post) in [
+        for (reason, untouched, reused, get, post) in [
             (Closed, false, false, false, false),
             (Closed, false, true, true, false),
             (Closed, true, true, true, true),
@@ -140,7 +140,7 @@ mod tests {
             (tls(), true, false, true, true),
             (tls(), false, false, false, false),
         ] {
-            let text = format!("{reason:?} sent {} reused {reused}", !nothing_sent);
+            let text = format!("{reason:?} reached it {} reused {reused}", !untouched);
             let copy = match &reason {
                 Refused(refused) => Refused(refused.clone()),
                 Tls(failure) => Tls(failure.clone()),
@@ -152,8 +152,8 @@ mod tests {
                 CallerBody => CallerBody,
                 Revoked => Revoked,
             };
-            assert_eq!(again(failure(copy, nothing_sent, reused), POST), post, "POST {text}");
-            assert_eq!(again(failure(reason, nothing_sent, reused), GET), get, "GET {text}");
+            assert_eq!(again(failure(copy, untouched, reused), POST), post, "POST {text}");
+            assert_eq!(again(failure(reason, untouched, reused), GET), get, "GET {text}");
         }
     }
 

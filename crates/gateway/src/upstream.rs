@@ -87,8 +87,9 @@ impl Drop for Sending {
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub reason: FailureReason,
-    /// Whether not one byte of the request was handed to a carrier.
-    pub nothing_sent: bool,
+    /// Whether not one byte of the request reached the container: none was handed to a carrier, or the agent says that it
+    /// passed none on.
+    pub untouched: bool,
     /// Whether the connection had served a request before.
     pub reused: bool,
 }
@@ -280,9 +281,14 @@ impl Connection {
 
     /// What it means that an attempt ended without an answer.
     pub(crate) fn failure(&self, reason: FailureReason) -> Failure {
-        let untouched = matches!(&*self.socket, Socket::Http2(exchange) if exchange.is_untouched());
-        let nothing_sent = untouched || self.monitor.bytes_sent() == self.sent_before;
-        Failure { reason, nothing_sent, reused: self.reused }
+        let nothing_sent = match &*self.socket {
+            // HTTP/2 says by itself which requests were not looked at.
+            Socket::Http2(exchange) => exchange.is_untouched() || self.monitor.bytes_sent() == self.sent_before,
+            _ => self.monitor.bytes_sent() == self.sent_before,
+        };
+        // A new connection that its container closes at once is not idle, it is broken.
+        let nothing_arrived = self.reused && self.monitor.delivered().is_some_and(|bytes| bytes <= self.sent_before);
+        Failure { reason, untouched: nothing_sent || nothing_arrived, reused: self.reused }
     }
 
     fn failure_reason(&self, error: &io::Error) -> FailureReason {

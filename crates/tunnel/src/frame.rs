@@ -24,6 +24,10 @@ pub const MAX_STREAM_ID: u32 = 0x7fff_ffff;
 pub const IGNORABLE: u8 = 0x80;
 /// The flag of MESSAGE that says that the message goes on in the next frame.
 pub const MORE: u8 = 0x01;
+/// The flag of OPEN that says that the stream will carry one request after another.
+pub const KEEP_ALIVE: u8 = 0x01;
+/// The flag of FIN that says that it tells how many bytes were delivered.
+pub const DELIVERED: u8 = 0x01;
 
 mod kind {
     pub const OPEN: u8 = 0x01;
@@ -48,6 +52,8 @@ pub enum Frame {
         stream: u32,
         /// What it is opened to, still encoded.
         target: Bytes,
+        /// Whether it will carry one request after another, so that FIN should tell what was delivered.
+        keep_alive: bool,
     },
     /// The agent accepts a stream.
     Opened {
@@ -79,6 +85,8 @@ pub enum Frame {
     Fin {
         /// The stream.
         stream: u32,
+        /// Bytes received on the stream that the sender has passed on, when it passes on no more.
+        delivered: Option<u64>,
     },
     /// The stream ends here, in both directions and not in order.
     Rst {
@@ -186,7 +194,10 @@ pub fn decode(buffer: &mut BytesMut) -> Result<Option<Frame>, ProtocolError> {
     let stream = header.stream;
     let frame = match header.kind {
         kind::DATA => Frame::Data { stream, payload: buffer.split_to(header.length).freeze() },
-        kind::OPEN => Frame::Open { stream, target: buffer.split_to(header.length).freeze() },
+        kind::OPEN => {
+            let keep_alive = header.flags & KEEP_ALIVE != 0;
+            Frame::Open { stream, target: buffer.split_to(header.length).freeze(), keep_alive }
+        }
         kind::MESSAGE => {
             Frame::Message { more: header.flags & MORE != 0, payload: buffer.split_to(header.length).freeze() }
         }
@@ -213,7 +224,10 @@ fn decode_fields(header: Header, mut payload: &[u8]) -> Result<Frame, ProtocolEr
             0 => return Err(ProtocolError::Malformed(header.name())),
             increment => Frame::Window { stream, increment },
         },
-        kind::FIN => Frame::Fin { stream },
+        kind::FIN if header.flags & DELIVERED != 0 => {
+            Frame::Fin { stream, delivered: Some(payload.try_get_u64().map_err(malformed)?) }
+        }
+        kind::FIN => Frame::Fin { stream, delivered: None },
         kind::RST => Frame::Rst {
             stream,
             code: ResetCode::from_wire(payload.try_get_u16().map_err(malformed)?),
@@ -266,7 +280,9 @@ impl Frame {
     /// unknown type.
     pub fn encode(&self, out: &mut BytesMut) {
         match self {
-            Self::Open { stream, target } => put_bytes(out, kind::OPEN, 0, *stream, target),
+            Self::Open { stream, target, keep_alive } => {
+                put_bytes(out, kind::OPEN, if *keep_alive { KEEP_ALIVE } else { 0 }, *stream, target);
+            }
             Self::Opened { stream } => put_header(out, kind::OPENED, 0, 0, *stream),
             Self::Refused { stream, why } => put_code(out, kind::REFUSED, *stream, why.code.to_wire(), &why.message),
             Self::Data { stream, payload } => put_bytes(out, kind::DATA, 0, *stream, payload),
@@ -274,7 +290,11 @@ impl Frame {
                 put_header(out, kind::WINDOW, 0, 4, *stream);
                 out.put_u32(*increment);
             }
-            Self::Fin { stream } => put_header(out, kind::FIN, 0, 0, *stream),
+            Self::Fin { stream, delivered: None } => put_header(out, kind::FIN, 0, 0, *stream),
+            Self::Fin { stream, delivered: Some(bytes) } => {
+                put_header(out, kind::FIN, DELIVERED, 8, *stream);
+                out.put_u64(*bytes);
+            }
             Self::Rst { stream, code, delivered } => {
                 put_header(out, kind::RST, 0, 10, *stream);
                 out.put_u16(code.to_wire());
@@ -327,8 +347,8 @@ mod tests {
     fn frame() -> impl Strategy<Value = Frame> {
         let code = any::<u16>();
         prop_oneof![
-            (stream(), proptest::collection::vec(any::<u8>(), 1..100))
-                .prop_map(|(stream, target)| Frame::Open { stream, target: target.into() }),
+            (stream(), proptest::collection::vec(any::<u8>(), 1..100), any::<bool>())
+                .prop_map(|(stream, target, keep_alive)| Frame::Open { stream, target: target.into(), keep_alive }),
             stream().prop_map(|stream| Frame::Opened { stream }),
             (stream(), code, "\\PC{0,100}").prop_map(|(stream, code, text)| Frame::Refused {
                 stream,
@@ -336,7 +356,7 @@ mod tests {
             }),
             (stream(), bytes(300)).prop_map(|(stream, payload)| Frame::Data { stream, payload }),
             (stream(), 1..=u32::MAX).prop_map(|(stream, increment)| Frame::Window { stream, increment }),
-            stream().prop_map(|stream| Frame::Fin { stream }),
+            (stream(), any::<Option<u64>>()).prop_map(|(stream, delivered)| Frame::Fin { stream, delivered }),
             (stream(), code, any::<u64>()).prop_map(|(stream, code, delivered)| Frame::Rst {
                 stream,
                 code: ResetCode::from_wire(code),
@@ -392,6 +412,7 @@ mod tests {
         assert_eq!(decode_one(&[4, 0, 0, 1, 0x80, 0, 0, 0]), Err(ProtocolError::Malformed("DATA")));
         assert_eq!(decode_one(&[8, 0, 0, 8, 0, 0, 0, 1]), Err(ProtocolError::Malformed("PING")));
         assert_eq!(decode_one(&[7, 0, 0, 9, 0, 0, 0, 1]), Err(ProtocolError::Malformed("RST")));
+        assert_eq!(decode_one(&[6, DELIVERED, 0, 2, 0, 0, 0, 1, 8, 8]), Err(ProtocolError::Malformed("FIN")));
         assert_eq!(decode_one(&[5, 0, 0, 4, 0, 0, 0, 1, 0, 0, 0, 0]), Err(ProtocolError::Malformed("WINDOW")));
     }
 
@@ -404,7 +425,7 @@ mod tests {
 
     #[test]
     fn later_fields_and_unknown_flags_are_ignored() {
-        assert_eq!(decode_one(&[6, 0x7f, 0, 2, 0, 0, 0, 1, 8, 8]), Ok(Some(Frame::Fin { stream: 1 })));
+        assert_eq!(decode_one(&[6, 0x7e, 0, 2, 0, 0, 0, 1, 8, 8]), Ok(Some(Frame::Fin { stream: 1, delivered: None })));
         let ping = [8, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 77];
         assert_eq!(decode_one(&ping), Ok(Some(Frame::Ping(5))));
     }

@@ -141,6 +141,9 @@ impl Session {
             busy.mark_long_lived();
         }
         let stream = link.carrier().open(&OpenTarget::Instance(wanted.instance)).ok()?;
+        if wanted.kind == StreamKind::Request {
+            stream.set_keep_alive();
+        }
         Some(Way::New(stream, busy))
     }
 

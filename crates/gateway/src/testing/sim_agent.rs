@@ -44,6 +44,8 @@ pub enum AgentKind {
     Silent,
     /// Neither accepts nor refuses it.
     Unanswered,
+    /// Answers one request, whose body ends with `hello`, and finds its container's connection closed when the next comes.
+    ClosesIdle,
 }
 
 /// A simulated agent. It is gone, like a machine that lost its power, when this is dropped.
@@ -290,6 +292,7 @@ async fn serve(shared: Arc<Shared>, stream: IncomingStream) {
             let stream = stream.accept();
             drop(stream.monitor().ended().await);
         }
+        Some(AgentKind::ClosesIdle) => drop(close_idle(stream.accept()).await),
         Some(AgentKind::Connect(address)) if !wants_logs => match TcpStream::connect(address).await {
             Ok(socket) => pipe(&shared, stream.accept(), socket).await,
             Err(error) => stream.refuse(Refused::new(RefuseCode::ConnectFailed, error.to_string())),
@@ -297,6 +300,20 @@ async fn serve(shared: Arc<Shared>, stream: IncomingStream) {
         Some(_) => stream.refuse(Refused::new(RefuseCode::Unsupported, "not that kind of target")),
     }
     shared.streams.fetch_sub(1, Ordering::SeqCst);
+}
+
+async fn close_idle(mut stream: TunnelStream) -> std::io::Result<()> {
+    assert!(stream.is_keep_alive());
+    let mut request = Vec::new();
+    while !request.ends_with(b"hello") {
+        stream.read_buf(&mut request).await?;
+    }
+    stream.note_delivered(request.len() as u64);
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await?;
+    stream.read_buf(&mut request).await?;
+    stream.tell_delivered();
+    stream.shutdown().await?;
+    stream.read_to_end(&mut request).await.map(drop)
 }
 
 /// Which side of a pipe failed.

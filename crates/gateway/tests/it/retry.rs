@@ -74,6 +74,21 @@ async fn a_post_is_never_sent_twice() {
 }
 
 #[tokio::test]
+async fn a_post_that_was_not_passed_on_is_sent_again() {
+    let world = World::start().await;
+    let team = world.team();
+    let agent = world.agent(&team, "one").await;
+    let service = world.service(&team, "hello");
+    world.instance(service, &agent, AgentKind::ClosesIdle);
+    let mut caller = world.caller().await;
+    for round in 0..20 {
+        caller.send(request("POST", &team.key, "Content-Length: 5\r\n\r\nhello")).await;
+        let answer = caller.answer().await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "hi"), "round {round}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_the_container_has_closed_is_not_used() {
     // The container closes after each answer without saying so. Once the end has arrived here, no request meets it.
     let (closed, mut wait) = mpsc::channel(1);

@@ -98,6 +98,25 @@ impl TunnelStream {
         self.carrier.inner().lock().mux.note_delivered(self.id, bytes);
     }
 
+    /// Gateway: the stream will carry one request after another. When its container ends an idle connection, its agent
+    /// passes nothing more on, and tells what it has passed on ([`StreamMonitor::delivered`]). To be said before anything is
+    /// sent on the stream.
+    pub fn set_keep_alive(&self) {
+        self.carrier.inner().lock().mux.set_keep_alive(self.id);
+    }
+
+    /// Agent: whether the gateway said so.
+    #[must_use]
+    pub fn is_keep_alive(&self) -> bool {
+        self.carrier.inner().lock().mux.is_keep_alive(self.id)
+    }
+
+    /// Agent: nothing more of what is read is passed on. The end of this side's direction tells the peer what was, see
+    /// [`TunnelStream::note_delivered`].
+    pub fn tell_delivered(&self) {
+        self.carrier.inner().lock().mux.tell_delivered(self.id);
+    }
+
     fn poll_write_slices(&self, cx: &mut Context<'_>, data: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let turn = ready!(poll_proceed(cx));
         let inner = self.carrier.inner();
@@ -232,6 +251,12 @@ impl StreamMonitor {
     #[must_use]
     pub fn bytes_sent(&self) -> u64 {
         self.watch.bytes_sent()
+    }
+
+    /// Bytes of the stream that the peer has passed on, when it has said so and passes on no more.
+    #[must_use]
+    pub fn delivered(&self) -> Option<u64> {
+        self.watch.delivered()
     }
 
     /// Waits for the end of the stream.

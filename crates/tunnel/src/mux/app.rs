@@ -133,6 +133,26 @@ impl Mux {
         }
     }
 
+    /// The stream carries one request after another. On the gateway's side, before OPEN is sent.
+    pub fn set_keep_alive(&mut self, id: u32) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.keep_alive = true;
+        }
+    }
+
+    /// Whether the stream carries one request after another.
+    #[must_use]
+    pub fn is_keep_alive(&self, id: u32) -> bool {
+        self.streams.get(&id).is_some_and(|stream| stream.keep_alive)
+    }
+
+    /// Nothing more is passed on, and the FIN of this side's direction tells what was.
+    pub fn tell_delivered(&mut self, id: u32) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.tells_delivered = true;
+        }
+    }
+
     /// Ends this side's direction of the stream after what is queued.
     ///
     /// # Errors

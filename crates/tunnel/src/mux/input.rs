@@ -41,10 +41,10 @@ impl Mux {
         match (frame, self.config.side) {
             (Frame::Data { stream, payload }, _) => self.on_data(stream, payload, now),
             (Frame::Window { stream, increment }, _) => self.on_window(stream, increment, now),
-            (Frame::Open { stream, target }, Side::Agent) => self.on_open(stream, &target, now),
+            (Frame::Open { stream, target, keep_alive }, Side::Agent) => self.on_open(stream, &target, keep_alive, now),
             (Frame::Opened { stream }, Side::Gateway) => self.on_opened(stream, now),
             (Frame::Refused { stream, why }, Side::Gateway) => self.on_refused(stream, why, now),
-            (Frame::Fin { stream }, _) => self.on_fin(stream, now),
+            (Frame::Fin { stream, delivered }, _) => self.on_fin(stream, delivered, now),
             (Frame::Rst { stream, code, delivered }, _) => self.on_rst(stream, code, delivered, now),
             (Frame::Ping(number), _) => self.on_ping(number, now),
             (Frame::Pong(number), _) => self.on_pong(number, now),
@@ -77,7 +77,7 @@ impl Mux {
         }
     }
 
-    fn on_open(&mut self, id: u32, target: &[u8], now: Instant) -> Result<(), ProtocolError> {
+    fn on_open(&mut self, id: u32, target: &[u8], keep_alive: bool, now: Instant) -> Result<(), ProtocolError> {
         if id <= self.last_id {
             return Err(ProtocolError::Unexpected("OPEN"));
         }
@@ -99,6 +99,9 @@ impl Mux {
             return Err(ProtocolError::Flood);
         }
         self.insert(id, Opening::Pending(Some(target)));
+        if keep_alive {
+            self.set_keep_alive(id);
+        }
         self.arrivals.push_back(id);
         self.wakes.task(&mut self.arrival_waker);
         Ok(())
@@ -165,10 +168,14 @@ impl Mux {
         if increment < smallest { self.flood.spend(now) } else { Ok(()) }
     }
 
-    fn on_fin(&mut self, id: u32, now: Instant) -> Result<(), ProtocolError> {
+    fn on_fin(&mut self, id: u32, delivered: Option<u64>, now: Instant) -> Result<(), ProtocolError> {
         let Some(stream) = self.live_and_open(id, "FIN")? else { return self.flood.late_frame(now) };
         if stream.recv.fin {
             return Err(ProtocolError::Unexpected("FIN"));
+        }
+        if let Some(delivered) = delivered {
+            // As with RST: never more than it was sent.
+            stream.watch.set_delivered(delivered.min(stream.send.sent));
         }
         stream.recv.fin = true;
         stream.recv.finish();

@@ -41,7 +41,7 @@ impl Mux {
             Control::Open(id) => {
                 let Some(stream) = self.streams.get_mut(&id).filter(|stream| stream.on_wire()) else { return };
                 let Opening::Queued(target) = std::mem::replace(&mut stream.opening, Opening::Asked) else { return };
-                Frame::Open { stream: id, target }
+                Frame::Open { stream: id, target, keep_alive: stream.keep_alive }
             }
             Control::Opened(id) => {
                 if !self.streams.get(&id).is_some_and(|stream| stream.on_wire()) {
@@ -87,16 +87,18 @@ impl Mux {
         if send.queue.len() <= self.config.send_queue / 2 {
             self.wakes.task(&mut send.waker);
         }
+        let fin = stream.fin(id);
+        let send = &mut stream.send;
         match send.state {
             _ if !send.queue.is_empty() => self.stand_in_line(id),
             SendState::Finishing => {
                 send.state = SendState::Closed;
-                outbox.push(&Frame::Fin { stream: id });
+                outbox.push(&fin);
                 self.close_if_finished(id);
             }
             SendState::FinishingThenResetting(code) => {
                 send.state = SendState::Closed;
-                outbox.push(&Frame::Fin { stream: id });
+                outbox.push(&fin);
                 self.close_if_finished(id);
                 self.reset(id, code);
             }

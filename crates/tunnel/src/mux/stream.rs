@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use super::{recv::RecvHalf, watch::Watch};
 use crate::{
     end::{ResetCode, StreamEnd},
+    frame::Frame,
     target::OpenTarget,
 };
 
@@ -95,6 +96,10 @@ pub struct Stream {
     /// Bytes that the application has passed on, if it says so.
     pub delivered: Option<u64>,
     pub open_waker: Option<Waker>,
+    /// It carries one request after another.
+    pub keep_alive: bool,
+    /// FIN tells what was delivered: nothing more is.
+    pub tells_delivered: bool,
     pub watch: Arc<Watch>,
 }
 
@@ -109,15 +114,31 @@ impl Stream {
             waker: None,
         };
         let watch = Arc::default();
-        Self { opening, send, recv, end: None, released: false, delivered: None, open_waker: None, watch }
+        Self {
+            opening,
+            send,
+            recv,
+            end: None,
+            released: false,
+            delivered: None,
+            open_waker: None,
+            keep_alive: false,
+            tells_delivered: false,
+            watch,
+        }
     }
 
     pub const fn on_wire(&self) -> bool {
         self.end.is_none()
     }
 
-    /// What RST tells as delivered.
+    /// What RST, and FIN where it does, tells as delivered.
     pub fn delivered(&self) -> u64 {
         self.delivered.unwrap_or_else(|| self.recv.bytes_read())
+    }
+
+    /// The FIN that ends this side's direction.
+    pub fn fin(&self, id: u32) -> Frame {
+        Frame::Fin { stream: id, delivered: self.tells_delivered.then(|| self.delivered()) }
     }
 }

@@ -13,6 +13,8 @@ use crate::end::StreamEnd;
 #[derive(Debug, Default)]
 pub struct Watch {
     sent: AtomicU64,
+    /// What the peer says to have passed on, when it has ended its direction and passes on no more.
+    delivered: OnceLock<u64>,
     end: OnceLock<StreamEnd>,
     ended: Notify,
 }
@@ -40,6 +42,19 @@ impl Watch {
             }
             ended.await;
         }
+    }
+
+    /// Bytes of the stream that the peer has passed on, when it has said so and passes on no more.
+    #[must_use]
+    pub fn delivered(&self) -> Option<u64> {
+        match self.end.get() {
+            Some(StreamEnd::Reset { delivered, .. }) => Some(*delivered),
+            _ => self.delivered.get().copied(),
+        }
+    }
+
+    pub(super) fn set_delivered(&self, bytes: u64) {
+        let _ = self.delivered.set(bytes);
     }
 
     pub(super) fn set_sent(&self, bytes: u64) {

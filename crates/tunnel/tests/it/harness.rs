@@ -144,13 +144,13 @@ impl Bench {
         match kind {
             1 => Frame::Data { stream, payload: Bytes::from(vec![7; script.number() as usize % 2000]) },
             2 => Frame::Window { stream, increment: (script.number() << 12).max(1) },
-            3 => Frame::Fin { stream },
+            3 => Frame::Fin { stream, delivered: None },
             4 => Frame::Rst { stream, code: ResetCode::from_wire(script.byte().into()), delivered: 9 },
             5 if self.side == Side::Gateway => Frame::Opened { stream },
             5 => {
                 let mut target = BytesMut::from(&[1][..]);
                 target.put_slice(InstanceId::generate().as_uuid().as_bytes());
-                Frame::Open { stream, target: target.freeze() }
+                Frame::Open { stream, target: target.freeze(), keep_alive: false }
             }
             6 if self.side == Side::Gateway => {
                 Frame::Refused { stream, why: Refused::new(RefuseCode::NotReady, "not now") }

@@ -45,7 +45,7 @@ fn target() -> OpenTarget {
 fn open(stream: u32) -> Frame {
     let mut payload = BytesMut::from(&[1][..]);
     payload.put_slice(InstanceId::generate().as_uuid().as_bytes());
-    Frame::Open { stream, target: payload.freeze() }
+    Frame::Open { stream, target: payload.freeze(), keep_alive: false }
 }
 
 fn data(stream: u32, length: usize) -> Frame {
@@ -208,7 +208,7 @@ fn too_much_data_or_credit_is_an_error() {
 
 #[test]
 fn frames_that_do_not_fit_the_state_are_errors() {
-    let fin = |stream| Frame::Fin { stream };
+    let fin = |stream| Frame::Fin { stream, delivered: None };
     let refused = |stream| Frame::Refused { stream, why: Refused::new(RefuseCode::Limit, "") };
     let opened = |stream| Frame::Opened { stream };
     let cases: [(Side, Vec<Frame>, &str); 12] = [
@@ -245,7 +245,7 @@ fn frames_for_a_stream_that_has_ended_are_ignored_as_far_as_they_may_be_late() {
     gateway.mux.reset(id, ResetCode::Cancelled);
     gateway.mux.release(id, gateway.now);
     assert_eq!(gateway.mux.stream_count(), 0);
-    gateway.gets_all([data(id, 16_000), Frame::Fin { stream: id }, rst(id)]).unwrap();
+    gateway.gets_all([data(id, 16_000), Frame::Fin { stream: id, delivered: None }, rst(id)]).unwrap();
     gateway.gets_all((0..2).map(|_| data(id, 16_384))).unwrap();
     let left = WINDOW - 10_000 - 16_000 - 2 * 16_384;
     gateway.gets(data(id, left)).unwrap();
@@ -295,7 +295,7 @@ fn an_agent_refuses_what_is_beyond_its_limit() {
         matches!(&sent[..], [Frame::Refused { stream: 5, why }] if why.code == RefuseCode::Limit),
         "the fifth is one too many: {sent:?}"
     );
-    agent.gets(Frame::Open { stream: 6, target: Bytes::from_static(&[99]) }).unwrap();
+    agent.gets(Frame::Open { stream: 6, target: Bytes::from_static(&[99]), keep_alive: false }).unwrap();
     let sent = agent.sent();
     assert!(matches!(&sent[..], [Frame::Refused { stream: 6, why }] if why.code == RefuseCode::Unsupported));
 
@@ -334,12 +334,12 @@ fn an_open_that_was_not_sent_is_taken_back() {
 fn a_reader_takes_nothing_less_for_the_whole() {
     // The direction was complete before the reset: it can be read to its end.
     let mut agent = subject(Side::Agent);
-    agent.gets_all([open(1), data(1, 10), Frame::Fin { stream: 1 }, rst(1)]).unwrap();
+    agent.gets_all([open(1), data(1, 10), Frame::Fin { stream: 1, delivered: None }, rst(1)]).unwrap();
     assert!(agent.mux.poll_arrival(Waker::noop()).is_pending(), "nobody needs to hear of it");
 
     let mut gateway = subject(Side::Gateway);
     let id = gateway.opened();
-    gateway.gets_all([data(id, 10), Frame::Fin { stream: id }, rst(id)]).unwrap();
+    gateway.gets_all([data(id, 10), Frame::Fin { stream: id, delivered: None }, rst(id)]).unwrap();
     assert_eq!(gateway.read(id, 100), Poll::Ready(Ok(10)));
     assert_eq!(gateway.read(id, 100), Poll::Ready(Ok(0)));
 
@@ -365,13 +365,13 @@ fn a_reset_does_not_overtake_a_queued_end() {
         agent.mux.release(id, agent.now);
         assert_eq!(agent.sent(), [], "there is no credit for the last byte");
         if caller_has_finished {
-            agent.gets(Frame::Fin { stream: 1 }).unwrap();
+            agent.gets(Frame::Fin { stream: 1, delivered: None }).unwrap();
         }
         agent.gets(Frame::Window { stream: 1, increment: 1 << 14 }).unwrap();
         let sent = agent.sent();
         let reset = Frame::Rst { stream: 1, code: ResetCode::ConnectionReset, delivered: 0 };
         assert_eq!(lengths(&sent), [(1, 1)]);
-        assert_eq!(sent[1], Frame::Fin { stream: 1 });
+        assert_eq!(sent[1], Frame::Fin { stream: 1, delivered: None });
         assert_eq!(sent[2..], if caller_has_finished { vec![] } else { vec![reset] }[..]);
         assert_eq!(agent.mux.stream_count(), 0);
     }

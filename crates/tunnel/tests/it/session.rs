@@ -171,7 +171,7 @@ async fn what_is_wrong_ends_the_session() {
     let cases: [(&[Frame], ProtocolError); 4] = [
         (&[message("not json", false)], ProtocolError::BadMessage),
         (&[message(r#"{"type":"hello"}"#, false)], ProtocolError::BadMessage),
-        (&[Frame::Fin { stream: 1 }], ProtocolError::Unexpected("carrier's")),
+        (&[Frame::Fin { stream: 1, delivered: None }], ProtocolError::Unexpected("carrier's")),
         (&vec![Frame::Ping(1); 5000], ProtocolError::Flood),
     ];
     for (frames, error) in cases {
