@@ -10,6 +10,7 @@ mod browser;
 mod deploy_sim;
 mod docker;
 mod external;
+mod keep_alive_races;
 mod ladder;
 mod mail;
 mod netns;
