@@ -21,4 +21,5 @@ mod streaming;
 mod tickets;
 mod tls;
 mod upgrade;
+mod websocket;
 mod workers;

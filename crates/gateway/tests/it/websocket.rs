@@ -1,0 +1,280 @@
+//! WebSockets through the gateway as without it, case by case: each runs straight at the container and through the gateway, and what
+//! either end sees is compared, bit for bit.
+//!
+//! The cases are those of the Autobahn test suite whose bytes are unlike each other; names give its numbers. Both ends are raw sockets
+//! that send the same frames at the same time, the caller's masked and the container's not, so nothing here judges a frame: what an
+//! endpoint makes of it is its own affair, and whatever it would answer is bytes once more.
+
+mod frames;
+
+use std::net::SocketAddr;
+
+use bytes::BytesMut;
+use frames::Case;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::{mpsc, watch},
+};
+use towline_gateway::testing::{Container, Exchange, RawCaller, World, within};
+
+/// What a side's count says once the other side has ended.
+const ENDED: usize = usize::MAX;
+/// Octets that wait for each other, at most; beyond that, pieces are sent without waiting.
+const STEPS: usize = 1200;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// The caller's frames follow its request in the same write, the container's its 101. The caller ends first.
+    Together,
+    /// In pieces of the case's size. The container ends first, the caller when it has noticed.
+    Chopped,
+}
+
+/// What both ends have seen.
+#[derive(PartialEq, Eq)]
+struct Seen {
+    asked: Vec<String>,
+    answered: Vec<String>,
+    by_container: Vec<u8>,
+    by_caller: Vec<u8>,
+}
+
+/// The lines of a head that are about the WebSocket.
+fn websocket_lines<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let about = |line: &&str| {
+        let name = line.split(':').next().unwrap().to_ascii_lowercase();
+        name.starts_with("sec-websocket-") || name == "upgrade" || name == "connection"
+    };
+    lines.into_iter().filter(about).map(str::to_owned).collect()
+}
+
+fn extensions(lines: &[&str]) -> String {
+    lines.iter().map(|line| format!("Sec-WebSocket-Extensions: {line}\r\n")).collect()
+}
+
+fn request(path: &str, key: &str, case: &Case) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chat, superchat\r\n{}\r\n",
+        extensions(case.offer)
+    )
+}
+
+fn answer(case: &Case) -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: chat\r\n{}\r\n",
+        extensions(case.taken)
+    )
+}
+
+/// One end of a WebSocket: what it sends, and how.
+struct Side {
+    socket: TcpStream,
+    seen: BytesMut,
+    pieces: Vec<Vec<u8>>,
+    /// Wait until a piece has arrived before the next is sent: nobody between may wait for the rest of a frame.
+    in_step: bool,
+    ends_first: bool,
+    here: watch::Sender<usize>,
+    there: watch::Receiver<usize>,
+}
+
+impl Side {
+    /// Sends everything, reads up to the other side's end, and gives what was read.
+    async fn run(mut self) -> Vec<u8> {
+        let (mut reader, mut writer) = self.socket.into_split();
+        let mut noticed = self.here.subscribe();
+        self.here.send_replace(self.seen.len());
+        let write = async {
+            let mut sent = 0;
+            for piece in self.pieces {
+                writer.write_all(&piece).await.unwrap();
+                sent += piece.len();
+                if self.in_step {
+                    self.there.wait_for(|count| *count >= sent).await.unwrap();
+                }
+            }
+            if !self.ends_first {
+                noticed.wait_for(|count| *count == ENDED).await.unwrap();
+            }
+            writer.shutdown().await.unwrap();
+        };
+        let read = async {
+            while reader.read_buf(&mut self.seen).await.unwrap() > 0 {
+                self.here.send_replace(self.seen.len());
+            }
+            self.here.send_replace(ENDED);
+            self.seen.to_vec()
+        };
+        tokio::join!(write, read).1
+    }
+}
+
+/// One run of a case, against whoever listens there.
+async fn run(
+    address: SocketAddr,
+    request: &str,
+    at: &mut mpsc::Receiver<Exchange>,
+    case: &Case,
+    manner: Manner,
+) -> Seen {
+    let (from_caller, from_container) = (case.masked(), case.unmasked());
+    let mut caller = RawCaller::connect(address).await;
+    let (caller_has, container_has) = (watch::Sender::new(0), watch::Sender::new(0));
+    let (to_caller, to_container) = (container_has.subscribe(), caller_has.subscribe());
+    let is_chopped = manner == Manner::Chopped;
+    let in_step = is_chopped && from_caller.len() / case.chop <= STEPS;
+    let pieces = |head: &str, bytes: Vec<u8>| match manner {
+        Manner::Together => vec![[head.as_bytes(), &bytes].concat()],
+        Manner::Chopped => bytes.chunks(case.chop).map(<[u8]>::to_vec).collect(),
+    };
+    let (caller_pieces, container_pieces) = (pieces(request, from_caller), pieces(&answer(case), from_container));
+
+    let container_side = async {
+        let mut exchange = at.recv().await.unwrap();
+        let head = exchange.head().await.unwrap().unwrap();
+        if is_chopped {
+            exchange.write(answer(case)).await.unwrap();
+        }
+        let (socket, seen) = (exchange.socket, exchange.buffer);
+        let side = Side {
+            socket,
+            seen,
+            in_step,
+            pieces: container_pieces,
+            ends_first: is_chopped,
+            here: container_has,
+            there: to_container,
+        };
+        (websocket_lines(head.split("\r\n")), side.run().await)
+    };
+    let caller_side = async {
+        let mut answered = Vec::new();
+        if is_chopped {
+            caller.send(request).await;
+            answered = caller.head().await.unwrap().lines;
+        }
+        let (socket, seen) = (caller.socket, caller.buffer);
+        let side = Side {
+            socket,
+            seen,
+            in_step,
+            pieces: caller_pieces,
+            ends_first: !is_chopped,
+            here: caller_has,
+            there: to_caller,
+        };
+        let mut by_caller = side.run().await;
+        if !is_chopped {
+            let end = by_caller.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+            let rest = by_caller.split_off(end);
+            let head = String::from_utf8(std::mem::replace(&mut by_caller, rest)).unwrap();
+            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+            answered = head.split("\r\n").map(str::to_owned).collect();
+        }
+        (websocket_lines(answered.iter().map(String::as_str)), by_caller)
+    };
+    let both = async { tokio::join!(container_side, caller_side) };
+    let ((asked, by_container), (answered, by_caller)) = within(&case.name, both).await;
+    Seen { asked, answered, by_container, by_caller }
+}
+
+/// Bytes that are long are not for the eye: where they part is.
+fn assert_same(what: &str, found: &[u8], expected: &[u8]) {
+    let at = found.iter().zip(expected).position(|(a, b)| a != b).unwrap_or(found.len().min(expected.len()));
+    assert!(found == expected, "{what}: {} bytes of {}, the same up to {at}", found.len(), expected.len());
+}
+
+/// Runs each case without the gateway and through it, in both manners.
+async fn compare(cases: Vec<Case>) {
+    let (exchanges, mut at) = mpsc::channel(1);
+    let container = Container::start(move |exchange, _| {
+        let exchanges = exchanges.clone();
+        async move {
+            // The test plays the container itself.
+            exchanges.send(exchange).await.unwrap();
+            Ok(())
+        }
+    })
+    .await;
+    let world = World::start().await;
+    let (team, _agent, _) = world.hello(&container).await;
+    for case in cases {
+        for manner in [Manner::Together, Manner::Chopped] {
+            let straight = request("/ws", &team.key, &case);
+            let through = request("/api/v1/r/containers/hello/ws", &team.key, &case);
+            let without = run(container.address(), &straight, &mut at, &case, manner).await;
+            let with = run(world.address, &through, &mut at, &case, manner).await;
+            let name = format!("{} ({manner:?})", case.name);
+            assert_same(&format!("{name}, at the container, straight"), &without.by_container, &case.masked());
+            assert_same(&format!("{name}, at the caller, straight"), &without.by_caller, &case.unmasked());
+            assert_same(&format!("{name}, at the container"), &with.by_container, &without.by_container);
+            assert_same(&format!("{name}, at the caller"), &with.by_caller, &without.by_caller);
+            assert_eq!(with.asked, without.asked, "{name}: what the container was asked");
+            assert_eq!(with.answered, without.answered, "{name}: what the caller was answered");
+            assert_eq!(with.asked.len(), 5 + case.offer.len(), "{name}: {:?}", with.asked);
+        }
+    }
+}
+
+#[tokio::test]
+async fn case_1_framing() {
+    compare(frames::framing()).await;
+}
+
+#[tokio::test]
+async fn case_2_pings_and_pongs() {
+    compare(frames::pings()).await;
+}
+
+#[tokio::test]
+async fn case_3_reserved_bits() {
+    compare(frames::reserved_bits()).await;
+}
+
+#[tokio::test]
+async fn case_4_reserved_opcodes() {
+    compare(frames::reserved_opcodes()).await;
+}
+
+#[tokio::test]
+async fn case_5_fragmentation() {
+    compare(frames::fragmentation()).await;
+}
+
+#[tokio::test]
+async fn case_6_utf8() {
+    compare(frames::utf8()).await;
+}
+
+#[tokio::test]
+async fn case_7_closes() {
+    compare(frames::closes()).await;
+}
+
+#[tokio::test]
+async fn case_9_1_and_9_2_large_messages() {
+    compare(frames::large_messages()).await;
+}
+
+#[tokio::test]
+async fn case_9_3_to_9_6_large_messages_in_fragments_and_pieces() {
+    compare(frames::large_in_parts()).await;
+}
+
+#[tokio::test]
+async fn case_9_7_and_9_8_many_messages() {
+    compare(frames::many_messages()).await;
+}
+
+#[tokio::test]
+async fn case_10_automatic_fragments() {
+    compare(frames::automatic_fragments()).await;
+}
+
+#[tokio::test]
+async fn case_12_and_13_permessage_deflate() {
+    compare(frames::deflate()).await;
+}
