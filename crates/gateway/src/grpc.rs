@@ -1,10 +1,9 @@
 //! What gRPC callers need beside HTTP/2: a way to say which service they mean, because their paths are methods of theirs
 //! and nothing else, and errors that they can read.
 //!
-//! A gateway's error is a `Trailers-Only` answer with status 200 (gRPC over HTTP/2, "Responses"): some clients do not look
-//! at `grpc-status` beside another status. The codes are those of the same list that the statuses of §5 of the contract
-//! would be mapped to by a client ("HTTP to gRPC Status Code Mapping"), except where "Status codes and their use in
-//! gRPC" has one that says more. `Proxy-Status` stays beside them.
+//! A gateway's error is a `Trailers-Only` answer, whose status is always 200 (gRPC over HTTP/2, "Responses"). The codes are
+//! those of the same list that the statuses of §5 of the contract would be mapped to by a client ("HTTP to gRPC Status Code
+//! Mapping"), except where "Status codes and their use in gRPC" has one that says more. `Proxy-Status` stays beside them.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use towline_model::ErrorCode;

@@ -24,7 +24,7 @@ pub fn tune(socket: &impl AsFd) -> io::Result<()> {
     {
         socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
         socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-        // Worth thirty times the throughput on a lossy path. Kernels without it refuse, and keep what they have.
+        // It does not take each lost packet for a full path. Kernels without it refuse, and keep what they have.
         let _ = socket.set_tcp_congestion(b"bbr");
     }
     Ok(())

@@ -64,7 +64,7 @@ impl CarrierDriver {
     fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<CarrierEnd> {
         let Some(mut socket) = self.inner.check_out(cx.waker()) else { return Poll::Pending };
         let now = now();
-        if self.inner.waits_for_company() {
+        if self.inner.postpones_flush() {
             // tokio wakes what has yielded when nothing else can run, or after some sixty others have.
             let _ = pin!(yield_now()).poll(cx);
         }

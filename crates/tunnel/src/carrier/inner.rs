@@ -218,8 +218,8 @@ impl Inner {
         socket.wants_to_write()
     }
 
-    /// The driver runs: whether it is to run again, after all others, before anything is written.
-    pub fn waits_for_company(&self) -> bool {
+    /// The driver runs: whether it is to run once more, after all others, before anything is written.
+    pub fn postpones_flush(&self) -> bool {
         let mut state = self.lock();
         state.flush = match state.flush {
             Flush::Asked => Flush::Due,
