@@ -134,13 +134,9 @@ fn deal<S, B>(
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let workers = &shared.config.workers;
-    if !workers.exist() {
-        connections.spawn(connection(Arc::clone(shared), socket, peer, api.clone(), permit));
-        return;
-    }
-    let (worker, control) = (workers.next(), Handle::current());
-    let (shared, api) = (Arc::clone(shared), OnRuntime { service: api.clone(), runtime: control });
+    let worker = shared.config.workers.next();
+    let api = OnRuntime { service: api.clone(), runtime: Handle::current() };
+    let shared = Arc::clone(shared);
     // A socket belongs to the event queue of one runtime: it leaves this one's and enters the worker's.
     let moved = socket.into_std();
     let serving = async move {

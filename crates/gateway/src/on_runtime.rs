@@ -1,6 +1,7 @@
 //! A service whose work is done on another runtime than its caller's.
 //!
-//! The management API asks the database and counts; on a worker it would hold up the bytes of every connection there.
+//! The management API asks the database and counts; on a worker it would hold up the bytes of every connection there. Bodies
+//! of its answers are read where the connection is.
 
 use std::{
     convert::Infallible,

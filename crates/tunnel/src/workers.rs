@@ -79,12 +79,6 @@ impl Workers {
         threads.handles[turn % threads.handles.len()].clone()
     }
 
-    /// Whether there are any.
-    #[must_use]
-    pub const fn exist(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// Which worker this runs on; `None` elsewhere.
     #[must_use]
     pub fn here() -> Option<usize> {
@@ -127,7 +121,6 @@ mod tests {
     #[tokio::test]
     async fn without_any_everything_stays_here() {
         let workers = Workers::default();
-        assert!(!workers.exist());
         let handle = workers.next();
         assert_eq!(handle.id(), Handle::current().id());
     }
