@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use towline_tunnel::{Budget, Carrier, CarrierConfig, CarrierEnd, Workers, agent_carrier, message::ConnectionKind};
+use towline_tunnel::{Budget, Carrier, CarrierConfig, CarrierEnd, Workers, agent_carrier, upgrade::ConnectionKind};
 
 use crate::{
     connect::{Dialled, Dialler},

@@ -19,9 +19,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 use towline_tunnel::{
-    SessionEnd,
-    message::{ConnectionKind, Framing},
-    ping,
+    SessionEnd, ping,
+    upgrade::{ConnectionKind, Framing},
 };
 use url::{Host, Url};
 

@@ -24,7 +24,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use towline_model::{Clock, SessionId};
 use towline_tunnel::{
     SessionConfig, SessionEnd, SessionReceiver, SessionSender, agent_session,
-    message::{AgentMessage, ConnectionKind, Desired, Refusal, ServerMessage, Welcome},
+    message::{AgentMessage, Desired, Refusal, ServerMessage, Welcome},
+    upgrade::ConnectionKind,
 };
 
 use self::sleep_watch::SleepWatch;

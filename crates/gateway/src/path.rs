@@ -1,7 +1,7 @@
 //! What a request is for, judged by its raw path: nothing is decoded or normalised here or later.
 
 use http::Method;
-use towline_tunnel::message::{CARRIER_PATH, SESSION_PATH};
+use towline_tunnel::upgrade::{CARRIER_PATH, SESSION_PATH};
 
 /// What the paths of proxied requests start with; the slug and the container's path follow.
 pub(crate) const PROXY_PREFIX: &str = "/api/v1/r/containers/";

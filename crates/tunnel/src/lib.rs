@@ -4,6 +4,7 @@
 //! * [`frame`]: the frames of sessions and carriers, byte by byte.
 //! * [`mux`]: streams inside one carrier, without any I/O; [`carrier`]: the same on a socket.
 //! * [`placement`]: which carrier a stream goes on, when to ask for more carriers, which ones to give up.
+//! * [`upgrade`]: what both are called in the HTTP requests that open them.
 //! * [`websocket`]: the same frames inside a WebSocket.
 //! * [`tcp`]: options of the TCP connection below.
 //! * [`workers`]: the threads that carry bytes.
@@ -22,6 +23,7 @@ pub mod placement;
 pub mod session;
 pub mod target;
 pub mod tcp;
+pub mod upgrade;
 pub mod websocket;
 pub mod workers;
 

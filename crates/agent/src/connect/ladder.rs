@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::time::sleep;
-use towline_tunnel::message::Framing;
+use towline_tunnel::upgrade::Framing;
 
 use super::ConnectError;
 

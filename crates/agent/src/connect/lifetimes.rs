@@ -117,7 +117,7 @@ impl Lifetimes {
 #[cfg(test)]
 mod tests {
     use rand::{SeedableRng, rngs::StdRng};
-    use towline_tunnel::message::Framing;
+    use towline_tunnel::upgrade::Framing;
 
     use super::*;
 

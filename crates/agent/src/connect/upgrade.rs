@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::either::Either;
 use towline_tunnel::{
-    message::{ConnectionKind, Framing},
+    upgrade::{ConnectionKind, Framing},
     websocket::{WebSocketIo, derive_accept_key, generate_key},
 };
 

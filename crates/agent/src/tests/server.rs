@@ -18,10 +18,10 @@ use towline_model::{AgentId, SessionId};
 use towline_tunnel::{
     Carrier, CarrierConfig, SessionConfig, SessionReceiver, SessionSender, gateway_carrier,
     message::{
-        AgentMessage, CARRIER_PATH, ConnectionKind, Desired, Hello, InstanceReport, InstanceSpec, PROTOCOL_VERSION,
-        Report, SESSION_PATH, ServerMessage, Welcome,
+        AgentMessage, Desired, Hello, InstanceReport, InstanceSpec, PROTOCOL_VERSION, Report, ServerMessage, Welcome,
     },
     server_session,
+    upgrade::{CARRIER_PATH, ConnectionKind, SESSION_PATH},
     websocket::{WebSocketIo, derive_accept_key},
 };
 

@@ -12,7 +12,10 @@ use tokio_util::sync::CancellationToken;
 use towline_gateway::{AgentEvent, Gateway};
 use towline_model::{AgentId, Clock, SessionId, TeamId, service};
 use towline_store::{AgentRegistration, Store, StoreError};
-use towline_tunnel::message::{EngineStatus, Framing, Hello, Refusal};
+use towline_tunnel::{
+    message::{EngineStatus, Hello, Refusal},
+    upgrade::Framing,
+};
 
 use crate::{
     app::App,

@@ -12,7 +12,7 @@ use tokio_util::either::Either;
 use towline_model::{ErrorCode, Problem};
 use towline_tunnel::{
     CarrierConfig, gateway_carrier,
-    message::{ConnectionKind, Framing},
+    upgrade::{ConnectionKind, Framing},
     websocket::{WebSocketIo, derive_accept_key},
 };
 

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use towline_model::{AgentId, CredentialId, SessionId, TeamId, Timestamp};
 use towline_tunnel::{
     ProtocolError, SessionConfig, SessionEnd, SessionReceiver, SessionSender,
-    message::{AgentMessage, Desired, Framing, Hello, PROTOCOL_VERSION, Refusal, Report, ServerMessage, Welcome},
+    message::{AgentMessage, Desired, Hello, PROTOCOL_VERSION, Refusal, Report, ServerMessage, Welcome},
     server_session,
+    upgrade::Framing,
 };
 
 use super::{AgentEvent, accept::Upgraded, registry::Admission, session::Session};

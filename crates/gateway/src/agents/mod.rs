@@ -13,7 +13,10 @@ pub(crate) mod slot;
 
 use tokio::sync::oneshot;
 use towline_model::{AgentId, CredentialId, SessionId, TeamId, Timestamp};
-use towline_tunnel::message::{Framing, Hello, Refusal, Report};
+use towline_tunnel::{
+    message::{Hello, Refusal, Report},
+    upgrade::Framing,
+};
 
 /// Something that happened on a session; the control plane takes these from one bounded queue.
 #[derive(Debug)]

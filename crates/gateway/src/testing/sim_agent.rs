@@ -23,10 +23,8 @@ use towline_model::{AgentId, InstanceId, SessionId};
 use towline_tunnel::{
     CarrierConfig, Incoming, IncomingStream, OpenTarget, RefuseCode, Refused, ResetCode, SessionConfig,
     SessionReceiver, SessionSender, TunnelStream, agent_carrier, agent_session,
-    message::{
-        AgentMessage, CARRIER_PATH, CARRIER_UPGRADE, Desired, EngineStatus, Hello, PROTOCOL_VERSION, Refusal, Report,
-        SESSION_PATH, SESSION_UPGRADE, ServerMessage, Welcome,
-    },
+    message::{AgentMessage, Desired, EngineStatus, Hello, PROTOCOL_VERSION, Refusal, Report, ServerMessage, Welcome},
+    upgrade::{CARRIER_PATH, CARRIER_UPGRADE, SESSION_PATH, SESSION_UPGRADE},
 };
 
 use super::within;

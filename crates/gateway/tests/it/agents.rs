@@ -1,4 +1,4 @@
-//! Sessions and carriers: who gets in, who wins, and who has to go.
+//! Sessions: who gets in, who wins, and who has to go.
 
 use std::{io, time::Duration};
 
@@ -10,21 +10,19 @@ use towline_gateway::{
 use towline_model::{InstanceId, InstancePhase};
 use towline_tunnel::{
     LogsRequest,
-    message::{
-        AgentMessage, CARRIER_PATH, CARRIER_UPGRADE, Desired, EngineStatus, InstanceReport, Refusal, Report,
-        SESSION_PATH, SESSION_UPGRADE,
-    },
+    message::{AgentMessage, Desired, EngineStatus, InstanceReport, Refusal, Report},
+    upgrade::{CARRIER_PATH, SESSION_PATH, SESSION_UPGRADE},
 };
 
 const HELLO: &str = "/api/v1/r/containers/hello/";
 
-fn upgrade(path: &str, protocol: &str, secret: &str) -> String {
+pub fn upgrade(path: &str, protocol: &str, secret: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\nAuthorization: Bearer {secret}\r\n\r\n"
     )
 }
 
-fn code(answer: &Answer) -> (u16, String) {
+pub fn code(answer: &Answer) -> (u16, String) {
     (answer.status, answer.json()["error_code"].as_str().unwrap().to_owned())
 }
 
@@ -270,84 +268,6 @@ async fn what_runs_on_an_older_session_is_finished() {
     old.session_ended().await;
     go.send_replace(true);
     assert_eq!(caller.answer().await.text(), "hi");
-}
-
-#[tokio::test]
-async fn a_ticket_opens_one_carrier() {
-    let world = World::start().await;
-    let team = world.team();
-    let agent =
-        SimAgent::connect_without_carriers(world.address, &team.agent_key, SimAgent::hello("one")).await.unwrap();
-    let mut tickets = agent.tickets();
-    let tickets = within("tickets", tickets.wait_for(|tickets| tickets.len() >= 4)).await.unwrap().clone();
-    let carriers = || world.gateway.sessions()[0].carriers;
-
-    let first = carrier(&world, &tickets[0]).await.unwrap();
-    wait_until("one carrier", || carriers() == 1).await;
-    for bad in [tickets[0].clone(), format!("{}x", tickets[1]), "x".to_owned(), String::new(), team.agent_key.clone()] {
-        let refused = carrier(&world, &bad).await.unwrap_err();
-        assert_eq!(code(&refused), (401, "unauthenticated".to_owned()), "{bad}");
-    }
-    drop(first);
-    wait_until("no carrier", || carriers() == 0).await;
-
-    // A ticket is worth nothing without its session.
-    drop(agent);
-    wait_until("the end of the session", || world.gateway.sessions().is_empty()).await;
-    assert_eq!(carrier(&world, &tickets[2]).await.unwrap_err().status, 401);
-}
-
-async fn carrier(world: &World, ticket: &str) -> Result<RawCaller, Answer> {
-    let mut caller = world.caller().await;
-    caller.send(upgrade(CARRIER_PATH, CARRIER_UPGRADE, ticket)).await;
-    let mut head = within("an answer", caller.head()).await.unwrap();
-    if head.status == 101 {
-        return Ok(caller);
-    }
-    let length = head.header("content-length").unwrap().parse().unwrap();
-    head.body = caller.exactly(length).await.unwrap();
-    Err(head)
-}
-
-/// Sends so many requests that are not answered, and gives their callers.
-async fn wait_in_vain(world: &World, key: &str, extra: &str, count: usize) -> Vec<RawCaller> {
-    let mut callers = Vec::new();
-    for _ in 0..count {
-        let mut caller = world.caller().await;
-        caller.send(format!("GET {HELLO} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\n{extra}\r\n")).await;
-        callers.push(caller);
-    }
-    callers
-}
-
-#[tokio::test]
-async fn requests_keep_company_on_a_near_carrier() {
-    let world = World::start().await;
-    let team = world.team();
-    let agent = world.agent(&team, "one").await;
-    let service = world.service(&team, "hello");
-    world.instance(service, &agent, AgentKind::Silent);
-    let _callers = wait_in_vain(&world, &team.key, "", 24).await;
-    wait_until("all requests at the agent", || agent.streams() == 24).await;
-    // The first few may have come before the round trip was known.
-    assert!(agent.carriers() < 12, "{} carriers", agent.carriers());
-}
-
-#[tokio::test]
-async fn what_lasts_has_a_carrier_of_its_own() {
-    let world = World::start().await;
-    let team = world.team();
-    let agent = world.agent(&team, "one").await;
-    let service = world.service(&team, "hello");
-    world.instance(service, &agent, AgentKind::Silent);
-    let mut callers = Vec::new();
-    for count in 1..=8 {
-        let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
-        callers.extend(wait_in_vain(&world, &team.key, upgrade, 1).await);
-        wait_until("the request at the agent", || agent.streams() == count).await;
-        wait_until("two carriers more than are in use", || agent.carriers() >= count + 2).await;
-    }
-    assert!(agent.carriers() <= 64);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod affinity;
 mod agents;
+mod carriers;
 mod doors;
 mod expect;
 mod failure;
