@@ -3,7 +3,8 @@
 use towline_model::{AgentId, SessionId, TeamId, Timestamp};
 
 use crate::{
-    Page, Paged, StoreError, Tx,
+    Page, Paged, Position, StoreError, Tx,
+    page::{Listed, Order, oldest_first},
     query::query,
     value::{FromRow, Json, Row},
 };
@@ -105,6 +106,12 @@ pub struct AgentObservation {
     pub engine_ready: bool,
     /// Why the engine cannot be used, or which engine it is.
     pub engine_message: Option<String>,
+}
+
+impl Listed for AgentRow {
+    fn position(&self) -> Position {
+        Position { at: self.created_at, id: self.id.as_uuid() }
+    }
 }
 
 impl Tx {
@@ -232,14 +239,13 @@ impl Tx {
     /// See [`StoreError`].
     pub async fn list_agents(&mut self, team_id: TeamId, page: Page) -> Result<Paged<AgentRow>, StoreError> {
         let count = query("SELECT COUNT(*) AS total FROM agents WHERE team_id = $1");
-        let total_count = self.fetch_total(count.bind(team_id)).await?;
         let select = query(concat!(
             "SELECT ",
             columns!(),
-            " FROM agents WHERE team_id = $1 ORDER BY created_at, id LIMIT $2 OFFSET $3"
+            " FROM agents WHERE team_id = $1",
+            oldest_first!("created_at", "id", [2, 3, 4, 5])
         ));
-        let items = self.fetch_all(select.bind(team_id).bind(page.limit()).bind(page.offset())).await?;
-        Ok(Paged { items, total_count })
+        self.fetch_page((count.bind(team_id), select.bind(team_id)), Order::OldestFirst, page).await
     }
 
     /// Every agent of the team, in the order in which they first joined.

@@ -4,7 +4,8 @@ use towline_model::{CredentialId, TeamId, Timestamp, UserId};
 use uuid::Uuid;
 
 use crate::{
-    Page, Paged, StoreError, Tx,
+    Page, Paged, Position, StoreError, Tx,
+    page::{Listed, Order, newest_first},
     query::{Query, query},
     value::{FromRow, Json, Row},
 };
@@ -57,9 +58,6 @@ pub struct AuditFilter {
     pub until: Option<Timestamp>,
 }
 
-/// A place in the log: behind this entry.
-pub type AuditPosition = (Timestamp, Uuid);
-
 impl FromRow for AuditRow {
     fn from_row(row: &mut Row) -> Result<Self, StoreError> {
         Ok(Self {
@@ -77,6 +75,12 @@ impl FromRow for AuditRow {
             request_id: row.take("request_id")?,
             details: row.take::<Option<Json<_>>>("details")?.map(|details| details.0),
         })
+    }
+}
+
+impl Listed for AuditRow {
+    fn position(&self) -> Position {
+        Position { at: self.at, id: self.id }
     }
 }
 
@@ -147,10 +151,9 @@ impl Tx {
         page: Page,
     ) -> Result<Paged<AuditRow>, StoreError> {
         let count = query(concat!("SELECT COUNT(*) AS total", matches!()));
-        let total_count = self.fetch_total(bind_filter(count, team_id, filter)).await?;
-        let select = query(concat!("SELECT ", columns!(), matches!(), " ORDER BY at DESC, id DESC LIMIT $8 OFFSET $9"));
-        let select = bind_filter(select, team_id, filter).bind(page.limit()).bind(page.offset());
-        Ok(Paged { items: self.fetch_all(select).await?, total_count })
+        let select = query(concat!("SELECT ", columns!(), matches!(), newest_first!("at", "id", [8, 9, 10, 11])));
+        let both = (bind_filter(count, team_id, filter), bind_filter(select, team_id, filter));
+        self.fetch_page(both, Order::NewestFirst, page).await
     }
 
     /// The next entries of the team behind a place in the log, the oldest first, at most `limit`.
@@ -161,7 +164,7 @@ impl Tx {
         &mut self,
         team_id: TeamId,
         filter: &AuditFilter,
-        position: Option<AuditPosition>,
+        position: Option<Position>,
         limit: u32,
     ) -> Result<Vec<AuditRow>, StoreError> {
         let select = query(concat!(
@@ -170,7 +173,7 @@ impl Tx {
             matches!(),
             " AND ($8 IS NULL OR (at, id) > ($8, $9)) ORDER BY at, id LIMIT $10"
         ));
-        let (at, id) = position.unzip();
+        let (at, id) = position.map(|position| (position.at, position.id)).unzip();
         self.fetch_all(bind_filter(select, team_id, filter).bind(at).bind(id).bind(i64::from(limit))).await
     }
 }

@@ -3,8 +3,9 @@
 use towline_model::{CredentialId, KeyHash, KeyKind, Scope, ServiceId, TeamId, Timestamp, UserId};
 
 use crate::{
-    Page, Paged, StoreError, Tx,
-    query::query,
+    Page, Paged, Position, StoreError, Tx,
+    page::{Listed, Order, newest_first},
+    query::{Query, query},
     value::{FromRow, Json, Row},
 };
 
@@ -73,6 +74,21 @@ impl FromRow for CredentialRow {
     }
 }
 
+impl Listed for CredentialRow {
+    fn position(&self) -> Position {
+        Position { at: self.created_at, id: self.id.as_uuid() }
+    }
+}
+
+/// How many keys of a team are not revoked, of one kind or of all.
+fn count(team_id: TeamId, kind: Option<KeyKind>) -> Query {
+    let count = query(
+        "SELECT COUNT(*) AS total FROM credentials \
+         WHERE team_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR kind = $2)",
+    );
+    count.bind(team_id).bind(kind)
+}
+
 impl Tx {
     /// Adds a key. Moves the revision on.
     ///
@@ -128,15 +144,14 @@ impl Tx {
         kind: Option<KeyKind>,
         page: Page,
     ) -> Result<Paged<CredentialRow>, StoreError> {
-        let total_count = self.count_credentials(team_id, kind).await?;
         let select = query(concat!(
             "SELECT ",
             columns!(),
-            " FROM credentials WHERE team_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR kind = $2) \
-             ORDER BY created_at DESC, id DESC LIMIT $3 OFFSET $4"
+            " FROM credentials WHERE team_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR kind = $2)",
+            newest_first!("created_at", "id", [3, 4, 5, 6])
         ));
-        let select = select.bind(team_id).bind(kind).bind(page.limit()).bind(page.offset());
-        Ok(Paged { items: self.fetch_all(select).await?, total_count })
+        let both = (count(team_id, kind), select.bind(team_id).bind(kind));
+        self.fetch_page(both, Order::NewestFirst, page).await
     }
 
     /// How many keys of the team are not revoked, of one kind or of all.
@@ -144,11 +159,7 @@ impl Tx {
     /// # Errors
     /// See [`StoreError`].
     pub async fn count_credentials(&mut self, team_id: TeamId, kind: Option<KeyKind>) -> Result<u64, StoreError> {
-        let count = query(
-            "SELECT COUNT(*) AS total FROM credentials \
-             WHERE team_id = $1 AND revoked_at IS NULL AND ($2 IS NULL OR kind = $2)",
-        );
-        self.fetch_total(count.bind(team_id).bind(kind)).await
+        self.fetch_total(count(team_id, kind)).await
     }
 
     /// Revokes a key of the team, and the companion of a device's key. `false` when it was revoked before, or the team has no such key. Moves the revision on.

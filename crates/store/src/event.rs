@@ -4,7 +4,8 @@ use towline_model::{InstanceId, ServiceId, TeamId, Timestamp};
 use uuid::Uuid;
 
 use crate::{
-    Page, Paged, StoreError, Tx,
+    Page, Paged, Position, StoreError, Tx,
+    page::{Listed, Order, newest_first},
     query::query,
     value::{FromRow, Row},
 };
@@ -45,6 +46,12 @@ impl FromRow for EventRow {
     }
 }
 
+impl Listed for EventRow {
+    fn position(&self) -> Position {
+        Position { at: self.at, id: self.id }
+    }
+}
+
 impl Tx {
     /// Adds an event and forgets all but the newest [`EVENTS_KEPT_PER_SERVICE`] of its service.
     ///
@@ -81,12 +88,12 @@ impl Tx {
         page: Page,
     ) -> Result<Paged<EventRow>, StoreError> {
         let count = query("SELECT COUNT(*) AS total FROM service_events WHERE team_id = $1 AND service_id = $2");
-        let total_count = self.fetch_total(count.bind(team_id).bind(service_id)).await?;
-        let select = query(
+        let select = query(concat!(
             "SELECT id, team_id, service_id, at, kind, message, instance_id FROM service_events \
-             WHERE team_id = $1 AND service_id = $2 ORDER BY at DESC, id DESC LIMIT $3 OFFSET $4",
-        );
-        let select = select.bind(team_id).bind(service_id).bind(page.limit()).bind(page.offset());
-        Ok(Paged { items: self.fetch_all(select).await?, total_count })
+             WHERE team_id = $1 AND service_id = $2",
+            newest_first!("at", "id", [3, 4, 5, 6])
+        ));
+        let both = (count.bind(team_id).bind(service_id), select.bind(team_id).bind(service_id));
+        self.fetch_page(both, Order::NewestFirst, page).await
     }
 }

@@ -3,7 +3,8 @@
 use towline_model::{AgentId, InstanceId, InstancePhase, ServiceId, TeamId, Timestamp};
 
 use crate::{
-    StoreError, Tx,
+    Page, Paged, Position, StoreError, Tx,
+    page::{Listed, Order, oldest_first},
     query::query,
     value::{FromRow, Row},
 };
@@ -72,6 +73,12 @@ impl FromRow for InstanceRow {
             placed_at: row.take("placed_at")?,
             created_at: row.take("created_at")?,
         })
+    }
+}
+
+impl Listed for InstanceRow {
+    fn position(&self) -> Position {
+        Position { at: self.created_at, id: self.id.as_uuid() }
     }
 }
 
@@ -230,6 +237,25 @@ impl Tx {
         let select =
             query(concat!("SELECT ", columns!(), " FROM instances WHERE service_id = $1 ORDER BY created_at, id"));
         self.fetch_all(select.bind(service_id)).await
+    }
+
+    /// A page of the instances of a service, the oldest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn list_instances(
+        &mut self,
+        service_id: ServiceId,
+        page: Page,
+    ) -> Result<Paged<InstanceRow>, StoreError> {
+        let count = query("SELECT COUNT(*) AS total FROM instances WHERE service_id = $1");
+        let select = query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM instances WHERE service_id = $1",
+            oldest_first!("created_at", "id", [2, 3, 4, 5])
+        ));
+        self.fetch_page((count.bind(service_id), select.bind(service_id)), Order::OldestFirst, page).await
     }
 
     /// The instances that are placed on an agent, the oldest first.

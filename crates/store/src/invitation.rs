@@ -3,7 +3,8 @@
 use towline_model::{InvitationId, Role, TeamId, Timestamp, UserId};
 
 use crate::{
-    Page, Paged, StoreError, Tx,
+    Page, Paged, Position, StoreError, Tx,
+    page::{Listed, Order, newest_first},
     query::query,
     value::{FromRow, Row},
 };
@@ -47,6 +48,12 @@ impl FromRow for InvitationRow {
             created_at: row.take("created_at")?,
             expires_at: row.take("expires_at")?,
         })
+    }
+}
+
+impl Listed for InvitationRow {
+    fn position(&self) -> Position {
+        Position { at: self.created_at, id: self.id.as_uuid() }
     }
 }
 
@@ -110,15 +117,14 @@ impl Tx {
         page: Page,
     ) -> Result<Paged<InvitationRow>, StoreError> {
         let count = query("SELECT COUNT(*) AS total FROM invitations WHERE team_id = $1 AND expires_at > $2");
-        let total_count = self.fetch_total(count.bind(team_id).bind(now)).await?;
         let select = query(concat!(
             "SELECT ",
             columns!(),
-            " FROM invitations WHERE team_id = $1 AND expires_at > $2 \
-             ORDER BY created_at DESC, id DESC LIMIT $3 OFFSET $4"
+            " FROM invitations WHERE team_id = $1 AND expires_at > $2",
+            newest_first!("created_at", "id", [3, 4, 5, 6])
         ));
-        let select = select.bind(team_id).bind(now).bind(page.limit()).bind(page.offset());
-        Ok(Paged { items: self.fetch_all(select).await?, total_count })
+        let both = (count.bind(team_id).bind(now), select.bind(team_id).bind(now));
+        self.fetch_page(both, Order::NewestFirst, page).await
     }
 
     /// Takes an invitation of the team away: it was accepted or revoked. Of several that do so at the same time, one

@@ -49,7 +49,7 @@ mod user;
 mod value;
 
 pub use agent::{AgentObservation, AgentRegistration, AgentRow};
-pub use audit::{AuditFilter, AuditPosition, AuditRow};
+pub use audit::{AuditFilter, AuditRow};
 pub use credential::CredentialRow;
 pub use device_pairing::{DevicePairingRow, PairedWith};
 pub use error::{ConnectError, Constraint, StoreError};
@@ -59,7 +59,7 @@ pub use identity::IdentityRow;
 pub use instance::{InstanceObservation, InstanceRow, ReportOutcome};
 pub use invitation::InvitationRow;
 pub use membership::{MemberRow, MembershipRow};
-pub use page::{Page, Paged};
+pub use page::{Page, Paged, Position};
 pub use refresh_token::{RefreshTokenRow, RefreshTokenUse};
 pub use secret::SecretRow;
 pub use service::ServiceRow;

@@ -1,10 +1,11 @@
 //! Memberships: which user has which role in which team.
 
-use towline_model::{Role, TeamId, UserId};
+use towline_model::{Role, TeamId, Timestamp, UserId};
 
 use crate::{
-    Page, Paged, StoreError, Tx,
-    query::query,
+    Page, Paged, Position, StoreError, Tx,
+    page::{Listed, Order, oldest_first},
+    query::{Query, query},
     value::{FromRow, Row},
 };
 
@@ -43,10 +44,31 @@ impl FromRow for MemberRow {
     }
 }
 
+/// A member, and when the account was made.
+struct ListedMember(MemberRow, Timestamp);
+
+impl FromRow for ListedMember {
+    fn from_row(row: &mut Row) -> Result<Self, StoreError> {
+        let created_at = row.take("created_at")?;
+        MemberRow::from_row(row).map(|member| Self(member, created_at))
+    }
+}
+
+impl Listed for ListedMember {
+    fn position(&self) -> Position {
+        Position { at: self.1, id: self.0.user_id.as_uuid() }
+    }
+}
+
 impl FromRow for MembershipRow {
     fn from_row(row: &mut Row) -> Result<Self, StoreError> {
         Ok(Self { team_id: row.take("team_id")?, user_id: row.take("user_id")?, role: row.take("role")? })
     }
+}
+
+/// How many members a team has.
+fn count(team_id: TeamId) -> Query {
+    query("SELECT COUNT(*) AS total FROM memberships WHERE team_id = $1").bind(team_id)
 }
 
 impl Tx {
@@ -103,14 +125,14 @@ impl Tx {
     /// # Errors
     /// See [`StoreError`].
     pub async fn list_members(&mut self, team_id: TeamId, page: Page) -> Result<Paged<MemberRow>, StoreError> {
-        let total_count = self.count_members(team_id).await?;
-        let select = query(
-            "SELECT m.user_id, u.email_address, u.display_name, m.role \
-             FROM memberships m JOIN users u ON u.id = m.user_id \
-             WHERE m.team_id = $1 ORDER BY m.user_id LIMIT $2 OFFSET $3",
-        );
-        let select = select.bind(team_id).bind(page.limit()).bind(page.offset());
-        Ok(Paged { items: self.fetch_all(select).await?, total_count })
+        let select = query(concat!(
+            "SELECT m.user_id, u.email_address, u.display_name, m.role, u.created_at \
+             FROM memberships m JOIN users u ON u.id = m.user_id WHERE m.team_id = $1",
+            oldest_first!("u.created_at", "m.user_id", [2, 3, 4, 5])
+        ));
+        let both = (count(team_id), select.bind(team_id));
+        let members = self.fetch_page::<ListedMember>(both, Order::OldestFirst, page).await?;
+        Ok(members.map(|member| member.0))
     }
 
     /// The team's member of that id.
@@ -130,8 +152,7 @@ impl Tx {
     /// # Errors
     /// See [`StoreError`].
     pub async fn count_members(&mut self, team_id: TeamId) -> Result<u64, StoreError> {
-        let count = query("SELECT COUNT(*) AS total FROM memberships WHERE team_id = $1");
-        self.fetch_total(count.bind(team_id)).await
+        self.fetch_total(count(team_id)).await
     }
 
     /// The teams that the user is in, the oldest team first.

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use towline_model::{SecretId, TeamId, Timestamp};
 
 use crate::{
-    Page, Paged, StoreError, Tx,
+    Page, Paged, Position, StoreError, Tx,
+    page::{Listed, Order, oldest_first},
     query::query,
     value::{FromRow, Row},
 };
@@ -77,6 +78,12 @@ struct Size(SecretId, i64);
 impl FromRow for Size {
     fn from_row(row: &mut Row) -> Result<Self, StoreError> {
         Ok(Self(row.take("id")?, row.take("told_bytes")?))
+    }
+}
+
+impl Listed for SecretRow {
+    fn position(&self) -> Position {
+        Position { at: self.created_at, id: self.id.as_uuid() }
     }
 }
 
@@ -179,14 +186,13 @@ impl Tx {
     /// See [`StoreError`].
     pub async fn list_secrets(&mut self, team_id: TeamId, page: Page) -> Result<Paged<SecretRow>, StoreError> {
         let count = query("SELECT COUNT(*) AS total FROM secrets WHERE team_id = $1");
-        let total_count = self.fetch_total(count.bind(team_id)).await?;
         let select = query(concat!(
             "SELECT ",
             columns!(),
-            " FROM secrets WHERE team_id = $1 ORDER BY created_at, id LIMIT $2 OFFSET $3"
+            " FROM secrets WHERE team_id = $1",
+            oldest_first!("created_at", "id", [2, 3, 4, 5])
         ));
-        let items = self.fetch_all(select.bind(team_id).bind(page.limit()).bind(page.offset())).await?;
-        Ok(Paged { items, total_count })
+        self.fetch_page((count.bind(team_id), select.bind(team_id)), Order::OldestFirst, page).await
     }
 
     /// How many bytes the value of each secret takes in a message, of one team or of all.

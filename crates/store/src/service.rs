@@ -3,7 +3,8 @@
 use towline_model::{ServiceId, ServiceSpec, ServiceStatus, TeamId, Timestamp};
 
 use crate::{
-    Page, Paged, StoreError, Tx,
+    Page, Paged, Position, StoreError, Tx,
+    page::{Listed, Order, oldest_first},
     query::query,
     value::{FromRow, Json, Row},
 };
@@ -63,6 +64,12 @@ impl FromRow for ServiceRow {
             created_at: row.take("created_at")?,
             updated_at: row.take("updated_at")?,
         })
+    }
+}
+
+impl Listed for ServiceRow {
+    fn position(&self) -> Position {
+        Position { at: self.created_at, id: self.id.as_uuid() }
     }
 }
 
@@ -190,16 +197,14 @@ impl Tx {
         let count = query(
             "SELECT COUNT(*) AS total FROM services WHERE team_id = $1 AND ($2 IS NULL OR $2 LIKE '%' || id || '%')",
         );
-        let total_count = self.fetch_total(count.bind(team_id).bind(only.as_ref())).await?;
         let select = query(concat!(
             "SELECT ",
             columns!(),
-            " FROM services WHERE team_id = $1 AND ($2 IS NULL OR $2 LIKE '%' || id || '%') \
-             ORDER BY created_at, id LIMIT $3 OFFSET $4"
+            " FROM services WHERE team_id = $1 AND ($2 IS NULL OR $2 LIKE '%' || id || '%')",
+            oldest_first!("created_at", "id", [3, 4, 5, 6])
         ));
-        let select = select.bind(team_id).bind(only.as_ref()).bind(page.limit()).bind(page.offset());
-        let items = self.fetch_all(select).await?;
-        Ok(Paged { items, total_count })
+        let both = (count.bind(team_id).bind(only.as_ref()), select.bind(team_id).bind(only.as_ref()));
+        self.fetch_page(both, Order::OldestFirst, page).await
     }
 
     /// The slugs of all services of the team.

@@ -6,7 +6,8 @@
 use towline_model::{Role, TeamId, Timestamp, UserId};
 
 use crate::{
-    Page, Paged, StoreError, Tx,
+    Page, Paged, Position, StoreError, Tx,
+    page::{Listed, Order, oldest_first},
     query::query,
     value::{FromRow, Row},
 };
@@ -50,6 +51,12 @@ impl FromRow for TeamAndRole {
     fn from_row(row: &mut Row) -> Result<Self, StoreError> {
         let role = row.take("role")?;
         TeamRow::from_row(row).map(|team| Self(team, role))
+    }
+}
+
+impl Listed for TeamAndRole {
+    fn position(&self) -> Position {
+        Position { at: self.0.created_at, id: self.0.id.as_uuid() }
     }
 }
 
@@ -123,14 +130,13 @@ impl Tx {
         page: Page,
     ) -> Result<Paged<(TeamRow, Role)>, StoreError> {
         let count = query("SELECT COUNT(*) AS total FROM memberships WHERE user_id = $1");
-        let total_count = self.fetch_total(count.bind(user_id)).await?;
-        let select = query(
+        let select = query(concat!(
             "SELECT t.id, t.name, t.created_at, m.role FROM memberships m JOIN teams t ON t.id = m.team_id \
-             WHERE m.user_id = $1 ORDER BY t.id LIMIT $2 OFFSET $3",
-        );
-        let rows: Vec<TeamAndRole> =
-            self.fetch_all(select.bind(user_id).bind(page.limit()).bind(page.offset())).await?;
-        Ok(Paged { items: rows.into_iter().map(|row| (row.0, row.1)).collect(), total_count })
+             WHERE m.user_id = $1",
+            oldest_first!("t.created_at", "t.id", [2, 3, 4, 5])
+        ));
+        let both = (count.bind(user_id), select.bind(user_id));
+        Ok(self.fetch_page::<TeamAndRole>(both, Order::OldestFirst, page).await?.map(|row| (row.0, row.1)))
     }
 
     /// Begins the end of a team: its people, invitations, services and keys are gone, all but its agents and their

@@ -106,24 +106,23 @@ impl Client {
         self.send(Method::DELETE, path, &[], None).await.map(drop)
     }
 
-    /// Reads every page of a list.
+    /// Reads every page of a list, each once whatever is added and deleted meanwhile.
     pub async fn list(&self, path: &str, field: &str, filters: &[(&str, String)]) -> Result<Vec<Value>, ClientError> {
-        let mut all = vec![];
-        for page in 1.. {
+        let (mut all, mut cursor) = (vec![], None::<String>);
+        loop {
             let mut query = filters.to_vec();
-            query.extend([("current_page", page.to_string()), ("per_page", PAGE.to_string())]);
+            query.push(("per_page", PAGE.to_string()));
+            query.extend(cursor.map(|cursor| ("cursor", cursor)));
             let mut answer: Value = self.get(path, &query).await?;
             let Some(Value::Array(items)) = answer.get_mut(field).map(Value::take) else {
                 return Err(ClientError::Shape(format!("the list has no {field}")));
             };
-            let total = answer.pointer("/page_meta/total_count").and_then(Value::as_u64).unwrap_or(0);
-            let last = items.len() < PAGE;
             all.extend(items);
-            if last || all.len() as u64 >= total {
-                break;
+            cursor = answer.pointer("/page_meta/next_cursor").and_then(Value::as_str).map(str::to_owned);
+            if cursor.is_none() {
+                return Ok(all);
             }
         }
-        Ok(all)
     }
 
     /// Every service of the team.

@@ -9,7 +9,7 @@ use std::{future::Future, net::IpAddr, time::Duration};
 
 use serde_json::Value;
 use towline_model::{AuditAction, CredentialId, Principal, TeamId, Timestamp, UserId};
-use towline_store::{AuditFilter, AuditPosition, AuditRow, Page, Paged, StoreError, Tx};
+use towline_store::{AuditFilter, AuditRow, Page, Paged, Position, StoreError, Tx};
 use uuid::Uuid;
 
 use super::App;
@@ -170,7 +170,7 @@ impl App {
         &self,
         team_id: TeamId,
         filter: &AuditFilter,
-        position: Option<AuditPosition>,
+        position: Option<Position>,
     ) -> Result<Vec<AuditRow>, StoreError> {
         self.read().await?.audit_entries_after(team_id, filter, position, PIECE).await
     }

@@ -156,8 +156,8 @@ impl App {
         page: Page,
     ) -> Result<Paged<ListedCredential>, StoreError> {
         let mut tx = self.read().await?;
-        let Paged { items, total_count } = tx.list_credentials(team_id, kind, page).await?;
-        let slugs = match items.iter().any(|row| row.services.is_some()) {
+        let rows = tx.list_credentials(team_id, kind, page).await?;
+        let slugs = match rows.items.iter().any(|row| row.services.is_some()) {
             true => tx.service_slugs(team_id).await?,
             false => Vec::new(),
         };
@@ -168,7 +168,7 @@ impl App {
             };
             ListedCredential { services: row.services.as_ref().map(names), row }
         };
-        Ok(Paged { items: items.into_iter().map(listed).collect(), total_count })
+        Ok(rows.map(listed))
     }
 
     /// Revokes a key of the team, and the companion of a device's key. When this returns, they open nothing any more.

@@ -203,7 +203,7 @@ impl App {
         let rows = tx.list_secrets(team_id, page).await?;
         let mut places = if rows.items.is_empty() { HashMap::new() } else { places(&mut tx, team_id).await? };
         let details = |row: SecretRow| SecretDetails { used_by: places.remove(&row.id).unwrap_or_default(), row };
-        Ok(Paged { items: rows.items.into_iter().map(details).collect(), total_count: rows.total_count })
+        Ok(rows.map(details))
     }
 
     /// The team's secret of that id.

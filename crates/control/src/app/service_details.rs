@@ -74,16 +74,16 @@ impl App {
     /// When the database does not answer.
     pub async fn list_services(&self, principal: &Principal, page: Page) -> Result<Paged<ServiceDetails>, StoreError> {
         let mut tx = self.read().await?;
-        let rows = tx.list_services(principal.team_id(), principal.only_services(), page).await?;
+        let Paged { items: rows, total_count, next } =
+            tx.list_services(principal.team_id(), principal.only_services(), page).await?;
         let mut observer = Observer::default();
-        let mut items = Vec::with_capacity(rows.items.len());
-        for row in rows.items {
+        let mut items = Vec::with_capacity(rows.len());
+        for row in rows {
             items.push(observer.details(&mut tx, row).await?);
         }
         drop(tx);
         self.catch_up().await?;
-        let items = items.into_iter().map(|details| self.with_line(details)).collect();
-        Ok(Paged { items, total_count: rows.total_count })
+        Ok(Paged { items, total_count, next }.map(|details| self.with_line(details)))
     }
 
     fn with_line(&self, details: ServiceDetails) -> ServiceDetails {
@@ -95,7 +95,7 @@ impl App {
         self.inner.publisher.catch_up().await
     }
 
-    /// The instances of a service, the oldest first.
+    /// A page of the instances of a service, the oldest first.
     ///
     /// # Errors
     /// [`ServiceError::NotFound`], or the database.
@@ -103,16 +103,18 @@ impl App {
         &self,
         principal: &Principal,
         id: ServiceId,
-    ) -> Result<Vec<InstanceDetails>, ServiceError> {
+        page: Page,
+    ) -> Result<Paged<InstanceDetails>, ServiceError> {
         let mut tx = self.read().await?;
         find_service(&mut tx, principal, id).await?.ok_or(ServiceError::NotFound)?;
+        let Paged { items: rows, total_count, next } = tx.list_instances(id, page).await?;
         let mut observer = Observer::default();
-        let mut instances = Vec::new();
-        for row in tx.instances_of_service(id).await? {
+        let mut items = Vec::with_capacity(rows.len());
+        for row in rows {
             let agent = observer.agent(&mut tx, &row).await?;
-            instances.push(InstanceDetails { row, agent });
+            items.push(InstanceDetails { row, agent });
         }
-        Ok(instances)
+        Ok(Paged { items, total_count, next })
     }
 
     /// A page of what happened to a service, the newest first.

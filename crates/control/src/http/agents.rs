@@ -134,7 +134,7 @@ pub async fn list(
 ) -> ApiResult<Json<AgentList>> {
     let agents = app.list_agents(principal.team_id(), page).await?;
     Ok(Json(AgentList {
-        page_meta: PageMeta::new(page, agents.total_count),
+        page_meta: PageMeta::new(page, &agents),
         agent_list: agents.items.into_iter().map(Into::into).collect(),
     }))
 }

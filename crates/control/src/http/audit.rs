@@ -13,7 +13,7 @@ use futures_util::{Stream, stream};
 use http::{header, request::Parts};
 use serde::Serialize;
 use towline_model::{AuditAction, CredentialId, TeamId, Timestamp, UserId};
-use towline_store::{AuditFilter, AuditPosition, AuditRow, StoreError};
+use towline_store::{AuditFilter, AuditRow, Position, StoreError};
 use uuid::Uuid;
 
 use super::{
@@ -91,7 +91,7 @@ pub struct AuditQuery {
     /// Only what was done at or after this moment.
     #[param(required = false)]
     since: Timestamp,
-    /// Only what was done before this moment. With the time of the first page, later pages do not shift.
+    /// Only what was done before this moment.
     #[param(required = false)]
     until: Timestamp,
 }
@@ -181,7 +181,7 @@ pub async fn list(
 ) -> ApiResult<Json<AuditList>> {
     let entries = app.list_audit_entries(principal.team_id(), &filter, page).await?;
     Ok(Json(AuditList {
-        page_meta: PageMeta::new(page, entries.total_count),
+        page_meta: PageMeta::new(page, &entries),
         audit_list: entries.items.into_iter().map(Into::into).collect(),
     }))
 }
@@ -204,12 +204,12 @@ pub async fn export(State(app): State<App>, Caller(principal): Caller, Wanted(fi
 
 /// The log in pieces, each of which is read when the one before has been taken.
 fn lines(app: App, team_id: TeamId, filter: AuditFilter) -> impl Stream<Item = Result<Bytes, StoreError>> {
-    stream::try_unfold(None, move |position: Option<AuditPosition>| {
+    stream::try_unfold(None, move |position: Option<Position>| {
         let (app, filter) = (app.clone(), filter.clone());
         async move {
             let entries = app.next_audit_entries(team_id, &filter, position).await?;
             let Some(last) = entries.last() else { return Ok(None) };
-            let position = Some((last.at, last.id));
+            let position = Some(Position { at: last.at, id: last.id });
             let mut text = Vec::new();
             for entry in entries {
                 serde_json::to_writer(&mut text, &AuditEntry::from(entry)).expect("an entry is plain fields");

@@ -7,6 +7,8 @@
 use serde_json::{Map, Value, json};
 use towline_model::{AuditAction, Role};
 
+use super::page::CURSOR_PATTERN;
+
 /// A text without NUL.
 const NO_NUL: &str = r"^[^\x00]*$";
 /// A name for people.
@@ -158,6 +160,9 @@ pub(super) fn add_to_parameters(operation: &mut Value) {
                     {"type": "string", "pattern": r#"^(W/)?"[!#-+\x2d-~]*"(, ?(W/)?"[!#-+\x2d-~]*")*$"#},
                 ],
                 "example": "*",
+            }),
+            "cursor" => json!({
+                "type": "string", "pattern": CURSOR_PATTERN, "example": "AAZXqGkCsIABkywHik57vZxFL0sfDTp3",
             }),
             "action" => json!({
                 "type": "string",

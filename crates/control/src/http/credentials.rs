@@ -191,7 +191,7 @@ pub async fn list(
     let kind = query.get::<KindParam>("kind", "integration, device or agent")?.map(|kind| kind.0);
     let rows = app.list_credentials(principal.team_id(), kind, page).await?;
     Ok(Json(CredentialList {
-        page_meta: PageMeta::new(page, rows.total_count),
+        page_meta: PageMeta::new(page, &rows),
         credentials: rows.items.into_iter().map(Into::into).collect(),
     }))
 }

@@ -65,7 +65,7 @@ pub async fn list(
 ) -> ApiResult<Json<EventList>> {
     let events = app.list_events(&principal, id, page).await?;
     Ok(Json(EventList {
-        page_meta: PageMeta::new(page, events.total_count),
+        page_meta: PageMeta::new(page, &events),
         event_list: events.items.into_iter().map(Into::into).collect(),
     }))
 }

@@ -87,10 +87,9 @@ pub async fn list(
     PathParam(id): PathParam<ServiceId>,
     PageParams(page): PageParams,
 ) -> ApiResult<Json<InstanceList>> {
-    // There are never more than a few times ten.
-    let instances = app.list_instances(&principal, id).await?;
-    let page_meta = PageMeta::new(page, instances.len() as u64);
-    let before = (page.current_page as usize - 1).saturating_mul(page.per_page as usize);
-    let items = instances.into_iter().skip(before).take(page.per_page as usize);
-    Ok(Json(InstanceList { instance_list: items.map(Into::into).collect(), page_meta }))
+    let instances = app.list_instances(&principal, id, page).await?;
+    Ok(Json(InstanceList {
+        page_meta: PageMeta::new(page, &instances),
+        instance_list: instances.items.into_iter().map(Into::into).collect(),
+    }))
 }

@@ -175,7 +175,7 @@ pub async fn list(
 ) -> ApiResult<Json<InvitationList>> {
     let rows = app.list_invitations(principal.team_id(), page).await?;
     Ok(Json(InvitationList {
-        page_meta: PageMeta::new(page, rows.total_count),
+        page_meta: PageMeta::new(page, &rows),
         invitation_list: rows.items.into_iter().map(Into::into).collect(),
     }))
 }

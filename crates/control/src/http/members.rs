@@ -76,7 +76,7 @@ pub async fn list(
 ) -> ApiResult<Json<MemberList>> {
     let rows = app.list_members(principal.team_id(), page).await?;
     Ok(Json(MemberList {
-        page_meta: PageMeta::new(page, rows.total_count),
+        page_meta: PageMeta::new(page, &rows),
         member_list: rows.items.into_iter().map(Into::into).collect(),
     }))
 }

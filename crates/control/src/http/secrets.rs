@@ -188,7 +188,7 @@ pub async fn list(
 ) -> ApiResult<Json<SecretList>> {
     let secrets = app.list_secrets(principal.team_id(), page).await?;
     Ok(Json(SecretList {
-        page_meta: PageMeta::new(page, secrets.total_count),
+        page_meta: PageMeta::new(page, &secrets),
         secret_list: secrets.items.into_iter().map(Into::into).collect(),
     }))
 }

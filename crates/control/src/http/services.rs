@@ -162,7 +162,7 @@ impl Service {
 impl ServiceList {
     pub(super) fn seen_by(principal: &Principal, page: PageParams, services: Paged<ServiceDetails>) -> Self {
         Self {
-            page_meta: PageMeta::new(page.0, services.total_count),
+            page_meta: PageMeta::new(page.0, &services),
             container_list: services.items.into_iter().map(|service| Service::seen_by(principal, service)).collect(),
         }
     }

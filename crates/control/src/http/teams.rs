@@ -120,10 +120,7 @@ pub async fn list(
         role,
         created_at: team.created_at,
     };
-    Ok(Json(TeamList {
-        page_meta: PageMeta::new(page, rows.total_count),
-        team_list: rows.items.into_iter().map(item).collect(),
-    }))
+    Ok(Json(TeamList { page_meta: PageMeta::new(page, &rows), team_list: rows.items.into_iter().map(item).collect() }))
 }
 
 /// Show the team.

@@ -31,7 +31,9 @@ async fn roles(server: &TestServer) -> Vec<(String, String)> {
 async fn members_are_listed_by_pages() {
     let server = TestServer::start().await;
     let list = server.get(&server.user(Role::Viewer), "/api/v1/members?per_page=3").await.json(200);
-    assert_eq!(list["page_meta"], json!({"current_page": 1, "per_page": 3, "total_count": 4}));
+    let cursor = list["page_meta"]["next_cursor"].as_str().unwrap();
+    let page_meta = json!({"current_page": 1, "per_page": 3, "total_count": 4, "next_cursor": cursor});
+    assert_eq!(list["page_meta"], page_meta);
     let first = &list["member_list"][0];
     let expected = json!({
         "user_id": server.ours.users[&Role::Viewer], "email_address": "viewer@ours.example", "display_name": null,
@@ -40,6 +42,8 @@ async fn members_are_listed_by_pages() {
     assert_eq!(first, &expected);
     let rest = server.get(&server.key("dk"), "/api/v1/members?per_page=3&current_page=2").await.json(200);
     assert_eq!(rest["member_list"].as_array().unwrap().len(), 1);
+    let behind = server.get(&server.key("dk"), &format!("/api/v1/members?cursor={cursor}")).await.json(200);
+    assert_eq!(behind["member_list"], rest["member_list"]);
 }
 
 #[tokio::test]

@@ -57,7 +57,12 @@ async fn lists_come_in_pages() {
         let all = page[list].as_array().unwrap().clone();
         assert_eq!(all.len() as u64, total);
         let second = server.get(&owner, &format!("{path}?current_page=2&per_page=2")).await.json(200);
-        assert_eq!(second["page_meta"], json!({"current_page": 2, "per_page": 2, "total_count": total}));
+        let mut page_meta = json!({"current_page": 2, "per_page": 2, "total_count": total});
+        if total > 4 {
+            page_meta["next_cursor"] = second["page_meta"]["next_cursor"].clone();
+            assert!(page_meta["next_cursor"].is_string(), "{path}");
+        }
+        assert_eq!(second["page_meta"], page_meta);
         let expected: Vec<Value> = all.into_iter().skip(2).take(2).collect();
         assert_eq!(second[list], json!(expected), "{path}");
         let behind = server.get(&owner, &format!("{path}?current_page=4294967295&per_page=100")).await.json(200);
@@ -72,11 +77,43 @@ async fn lists_come_in_pages() {
             "current_page=0",
             "current_page=99999999999",
             "per_page=1&per_page=2",
+            "cursor=",
+            "cursor=nonsense",
+            "cursor=AAZXqGkCsIABkywHik57vZxFL0sfDTp",
+            "cursor=AAZXqGkCsIABkywHik57vZxFL0sfDTp%2B",
         ] {
             let message = server.get(&owner, &format!("{path}?{wrong}")).await.problem(400, "invalid_parameter");
             assert!(message.contains(wrong.split('=').next().unwrap()), "{wrong}: {message}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_cursor_goes_on_where_a_page_ended() {
+    let server = TestServer::start().await;
+    let owner = server.owner();
+    for number in 0..5 {
+        server.create(&minimal(&format!("svc-{number}"))).await;
+    }
+    let slugs = |page: &Value| -> Vec<String> {
+        let list = page["container_list"].as_array().unwrap();
+        list.iter().map(|service| service["service_slug"].as_str().unwrap().to_owned()).collect()
+    };
+    let mut page = server.get(&owner, "/api/v1/containers?per_page=2").await.json(200);
+    let first = page["container_list"][0]["id"].as_str().unwrap().to_owned();
+    let mut seen = slugs(&page);
+    // With page numbers the third one would now be passed over.
+    assert_eq!(server.delete(&owner, &format!("/api/v1/containers/{first}")).await.status, 204);
+    while let Some(cursor) = page["page_meta"]["next_cursor"].as_str() {
+        let path = format!("/api/v1/containers?per_page=2&current_page=7&cursor={cursor}");
+        page = server.get(&owner, &path).await.json(200);
+        assert_eq!(page["page_meta"]["current_page"], 7, "as it was asked for");
+        seen.extend(slugs(&page));
+    }
+    assert_eq!(seen, ["svc-0", "svc-1", "svc-2", "svc-3", "svc-4"]);
+    assert_eq!(page["page_meta"]["total_count"], 4);
+    let message = server.get(&owner, "/api/v1/containers?cursor=x").await.problem(400, "invalid_parameter");
+    assert!(message.contains("cursor") && message.contains("next_cursor"), "{message}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use towline_model::{CredentialId, TeamId, Timestamp, UserId};
-use towline_store::{AuditFilter, AuditRow, Store, StoreError};
+use towline_store::{AuditFilter, AuditRow, Position, Store, StoreError};
 use uuid::Uuid;
 
 use crate::{
@@ -101,7 +101,7 @@ async fn the_log_is_read_to_its_end_in_pieces(database: &Database) {
         let mut tx = store.read().await.unwrap();
         let piece = tx.audit_entries_after(team.id, &AuditFilter::default(), position, 3).await.unwrap();
         let Some(last) = piece.last() else { break };
-        position = Some((last.at, last.id));
+        position = Some(Position { at: last.at, id: last.id });
         read.extend(piece);
     }
     assert_eq!(read, entries);

@@ -19,7 +19,7 @@ pub(crate) fn at(seconds: u64) -> Timestamp {
 }
 
 pub(crate) const fn page(current_page: u32, per_page: u32) -> Page {
-    Page { current_page, per_page }
+    Page { current_page, per_page, after: None }
 }
 
 /// A team and its owner.

@@ -13,6 +13,7 @@ mod harness;
 mod idempotency;
 mod instances;
 mod invitations;
+mod pages;
 mod people;
 mod refresh_tokens;
 mod schema;

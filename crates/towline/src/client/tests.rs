@@ -82,13 +82,13 @@ async fn a_service_is_found_by_slug_or_id() {
 #[tokio::test]
 async fn a_list_is_read_to_its_last_page() {
     let server = TestServer::start(|seen| {
-        let page = |numbers: std::ops::Range<usize>| {
+        let page = |numbers: std::ops::Range<usize>, page_meta: Value| {
             let list: Vec<_> = numbers.collect();
-            test_server::json(200, &json!({"thing_list": list, "page_meta": {"total_count": 130}}))
+            test_server::json(200, &json!({"thing_list": list, "page_meta": page_meta}))
         };
         match seen.line.as_str() {
-            "GET /api/v1/things?kind=a&current_page=1&per_page=100" => page(0..100),
-            "GET /api/v1/things?kind=a&current_page=2&per_page=100" => page(100..130),
+            "GET /api/v1/things?kind=a&per_page=100" => page(0..100, json!({"next_cursor": "here"})),
+            "GET /api/v1/things?kind=a&per_page=100&cursor=here" => page(100..130, json!({"total_count": 130})),
             line => panic!("{line}"),
         }
     })

@@ -57,8 +57,11 @@ async fn lists_come_in_pages() {
     assert_eq!(all["page_meta"], json!({"current_page": 1, "per_page": 20, "total_count": 5}));
     assert_eq!(slugs(&all).len(), 5);
     let second = page("?current_page=2&per_page=2").await;
-    assert_eq!(second["page_meta"], json!({"current_page": 2, "per_page": 2, "total_count": 5}));
+    let cursor = second["page_meta"]["next_cursor"].as_str().unwrap_or_default();
+    let page_meta = json!({"current_page": 2, "per_page": 2, "total_count": 5, "next_cursor": cursor});
+    assert_eq!(second["page_meta"], page_meta);
     assert_eq!(slugs(&second), slugs(&all)[2..4]);
+    assert_eq!(slugs(&page(&format!("?cursor={cursor}")).await), slugs(&all)[4..]);
     assert!(slugs(&page("?current_page=9").await).is_empty());
     for wrong in ["?per_page=0", "?per_page=101", "?current_page=0", "?current_page=x", "?per_page=-1"] {
         owner.get(&format!("/containers{wrong}")).await.problem(400, "invalid_parameter");
