@@ -261,7 +261,7 @@ impl Origin {
                 Some(Err(failure)) => {
                     tracing::debug!(instance = %body.instance(), reason = %failure, "an answer was cut off");
                     *self = Self::Cut(Some(Cut::Exchange(failure)));
-                    // hyper forgets what it has not written yet as soon as it is told, so it gets one turn to write what
+                    // A stream of HTTP/2 forgets what it has not written yet when it is reset, so it gets one turn to write what
                     // the container did send: the caller sees as much of a cut answer as there is.
                     cx.waker().wake_by_ref();
                     Poll::Pending

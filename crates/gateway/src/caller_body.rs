@@ -6,14 +6,15 @@
 use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
+use h2::RecvStream;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
-use crate::gateway::BoxError;
+use crate::{gateway::BoxError, h1::framing::content_length};
 
 /// The body of a caller's request.
 #[derive(Debug)]
@@ -22,8 +23,15 @@ pub struct CallerBody(Kind);
 #[derive(Debug)]
 enum Kind {
     Empty,
-    Http2(Incoming),
-    Piped { pipe: Arc<Pipe>, left: Option<u64> },
+    /// How many bytes are left, when that is known.
+    Http2 {
+        stream: RecvStream,
+        left: Option<u64>,
+    },
+    Piped {
+        pipe: Arc<Pipe>,
+        left: Option<u64>,
+    },
 }
 
 /// The caller went away before its request was complete, or broke its framing.
@@ -54,9 +62,10 @@ impl CallerBody {
         Self(Kind::Empty)
     }
 
-    /// What hyper has read.
-    pub(crate) const fn http2(incoming: Incoming) -> Self {
-        Self(Kind::Http2(incoming))
+    /// What comes on a stream of HTTP/2, behind a head with these fields. That it is as long as they say is seen to by `h2`
+    /// (RFC 9113 §8.1.1).
+    pub(crate) fn http2(stream: RecvStream, headers: &HeaderMap) -> Self {
+        Self(Kind::Http2 { stream, left: content_length(headers).unwrap_or_default() })
     }
 
     /// A body that is fed, and how long it is when that is known.
@@ -115,6 +124,27 @@ fn wake(mut state: MutexGuard<'_, PipeState>) {
     }
 }
 
+/// The next frame of a stream. Only what is asked for is taken, so that a slow reader slows the caller down.
+fn poll_http2(
+    stream: &mut RecvStream,
+    left: &mut Option<u64>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    match ready!(stream.poll_data(cx)) {
+        Some(Ok(data)) => {
+            // It fails only when the stream is over.
+            let _ = stream.flow_control().release_capacity(data.len());
+            *left = left.map(|left| left.saturating_sub(data.len() as u64));
+            Poll::Ready(Some(Ok(Frame::data(data))))
+        }
+        Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+        None => match ready!(stream.poll_trailers(cx)) {
+            Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
+            Err(error) => Poll::Ready(Some(Err(error.into()))),
+        },
+    }
+}
+
 impl Body for CallerBody {
     type Data = Bytes;
     type Error = BoxError;
@@ -122,7 +152,7 @@ impl Body for CallerBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let (pipe, left) = match &mut self.0 {
             Kind::Empty => return Poll::Ready(None),
-            Kind::Http2(incoming) => return Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Kind::Http2 { stream, left } => return poll_http2(stream, left, cx),
             Kind::Piped { pipe, left } => (pipe, left),
         };
         let mut state = pipe.state();
@@ -150,7 +180,7 @@ impl Body for CallerBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
-            Kind::Http2(incoming) => incoming.is_end_stream(),
+            Kind::Http2 { stream, .. } => stream.is_end_stream(),
             Kind::Piped { pipe, .. } => {
                 let state = pipe.state();
                 state.frame.is_none() && matches!(state.end, Some(Ok(())))
@@ -161,8 +191,9 @@ impl Body for CallerBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
-            Kind::Http2(incoming) => incoming.size_hint(),
-            Kind::Piped { left, .. } => left.map_or_else(SizeHint::new, SizeHint::with_exact),
+            Kind::Http2 { left, .. } | Kind::Piped { left, .. } => {
+                left.map_or_else(SizeHint::new, SizeHint::with_exact)
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 //! The life of a proxied request, in the order of its steps:
 //!
 //! 1. `listener` accepts the connection (`caller` is what is known of it, `caller_stream` its socket). `h1` reads HTTP/1.1,
-//!    hyper reads HTTP/2; each request gets its [`request_id`].
+//!    `caller_http2` HTTP/2; each request gets its [`request_id`].
 //! 2. The raw `path` says whom it is for: an agent's socket, a call of a service, or the control plane's business (`route`).
 //! 3. `presented` finds the credential and [`authenticate`] turns it into a principal; `state`, made from the current
 //!    [`snapshot`], knows what service the slug means, and [`standing`] is what the request lives by from then on. (A
@@ -31,6 +31,7 @@ mod balance;
 pub mod body;
 mod caller;
 pub mod caller_body;
+mod caller_http2;
 mod caller_stream;
 mod connect;
 mod dispatch;

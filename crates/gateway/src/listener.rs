@@ -1,27 +1,19 @@
 //! Accepts callers' connections and hands each request to whom it is for.
 //!
 //! HTTP/1.1 and HTTP/2 with prior knowledge are told apart by the first bytes. HTTP/1.1 is read by [`h1`](crate::h1),
-//! HTTP/2 by hyper, on which an interim answer of the container is not passed on: hyper's servers cannot send one.
+//! HTTP/2 by [`caller_http2`](crate::caller_http2).
 
 use std::{
     convert::Infallible,
-    future::Future,
     io,
     net::{IpAddr, SocketAddr},
-    pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::{
-    body::{Body, Incoming},
-    server::conn::http2,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http_body::Body;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
@@ -36,11 +28,11 @@ use tower::Service;
 use crate::{
     caller::{Caller, Signal, is_trusted},
     caller_body::CallerBody,
+    caller_http2,
     caller_stream::{CallerSocket, CallerStream},
     gateway::{BoxError, Shared},
     h1::{self, conn::CallerConn},
     on_runtime::OnRuntime,
-    route::handle,
     server_tls::{self, ServerTls},
 };
 
@@ -58,12 +50,6 @@ const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
 const JANITOR: Duration = Duration::from_secs(1);
 /// How long to wait when the machine has no sockets left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Bytes of an HTTP/2 request's head, and of an answer that a slow caller has not taken yet.
-const MAX_BUFFER: usize = 64 << 10;
-/// Requests at a time on one HTTP/2 connection.
-const H2_STREAMS: u32 = 128;
-/// Bytes that one HTTP/2 request body may be ahead of its container.
-const H2_STREAM_WINDOW: u32 = 256 << 10;
 /// How long after the drain's deadline tasks may take to notice it.
 const CUT_GRACE: Duration = Duration::from_secs(5);
 
@@ -219,18 +205,11 @@ async fn connection<S, B>(
     let caller = Arc::new(caller);
     let place = shared.callers.enter(&caller);
     let io = CallerStream::new(socket, Arc::clone(&caller), (place, permit));
-    if !is_http2 {
-        return h1::serve::serve(shared, CallerConn::new(io, caller), api).await;
+    match is_http2 {
+        // Boxed, so that every connection does not keep room for it.
+        true => Box::pin(caller_http2::serve::serve(shared, io, caller, api)).await,
+        false => h1::serve::serve(shared, CallerConn::new(io, caller), api).await,
     }
-    let handler = Arc::clone(&caller);
-    let tasks = shared.tasks.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let active = handler.begin(!request.body().is_end_stream());
-        let (shared, api) = (Arc::clone(&shared), api.clone());
-        async move { Ok::<_, Infallible>(handle(shared, active, request.map(CallerBody::http2), (api, None)).await) }
-    });
-    let conn = http2_builder(tasks).serve_connection(TokioIo::new(io), service);
-    attend(&caller, pin!(conn), http2::Connection::graceful_shutdown).await;
 }
 
 const fn keep_alive() -> TcpKeepalive {
@@ -313,53 +292,6 @@ async fn speaks_http2(socket: &TcpStream) -> io::Result<bool> {
         // They come in pieces; the socket counts as readable all the time.
         sleep(pause).await;
         pause = (pause * 2).min(MAX_SNIFF_PAUSE);
-    }
-}
-
-fn http2_builder(tasks: TaskTracker) -> http2::Builder<TrackedExecutor> {
-    let mut builder = http2::Builder::new(TrackedExecutor(tasks));
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(H2_STREAMS)
-        .initial_stream_window_size(H2_STREAM_WINDOW)
-        // Room for every stream's window, so that uploads that wait never stop the others (tunnels.md §6).
-        .initial_connection_window_size(H2_STREAM_WINDOW * H2_STREAMS)
-        .max_send_buf_size(MAX_BUFFER)
-        .max_header_list_size(MAX_BUFFER as u32)
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20))
-        .auto_date_header(false);
-    builder
-}
-
-/// Runs a connection until it ends or is told to.
-async fn attend<C: Future>(caller: &Caller, mut conn: Pin<&mut C>, drain: fn(Pin<&mut C>)) {
-    let mut draining = false;
-    std::future::poll_fn(move |cx: &mut Context<'_>| {
-        match caller.poll_signal(cx) {
-            Signal::Cut => return Poll::Ready(()),
-            Signal::Drain if !draining => {
-                draining = true;
-                drain(conn.as_mut());
-            }
-            _ => {}
-        }
-        conn.as_mut().poll(cx).map(drop)
-    })
-    .await;
-}
-
-/// Runs the tasks of HTTP/2 connections.
-#[derive(Clone)]
-struct TrackedExecutor(TaskTracker);
-
-impl<F> hyper::rt::Executor<F> for TrackedExecutor
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.spawn(future);
     }
 }
 

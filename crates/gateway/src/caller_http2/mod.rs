@@ -1,0 +1,12 @@
+//! HTTP/2 as callers speak it (RFC 9113). Frames, HPACK and flow control are the `h2` crate's, and so is the refusal of
+//! what breaks their rules; what is here is what a server makes of them.
+//!
+//! * [`serve`] is a caller's connection, from its preface to its last frame. Each of its requests has a task of its own.
+//! * [`keep_alive`] finds out whether anybody is still there.
+//! * [`respond`] is one request and its answer.
+//!
+//! Requests are looked at and passed on as those of HTTP/1.1 are: `route` and `proxy` are for both.
+
+mod keep_alive;
+mod respond;
+pub(crate) mod serve;
