@@ -26,6 +26,8 @@ audit_actions! {
     UserSignIn = "user.sign_in";
     /// A user signed out.
     UserSignOut = "user.sign_out";
+    /// An identity at an identity provider became a user's: the next sign-ins with it are that user's.
+    UserLinkIdentity = "user.link_identity";
     /// A user changed his or her name or password.
     UserUpdate = "user.update";
     /// A team was made.

@@ -98,11 +98,12 @@ impl App {
         tx: &mut Tx,
         user_id: UserId,
         action: AuditAction,
+        details: Option<Value>,
     ) -> Result<(), StoreError> {
         let origin = ORIGIN.try_with(Clone::clone).unwrap_or_default();
         for membership in tx.memberships_of_user(user_id).await? {
             let actor = actor(tx, &Sender::User(user_id)).await?;
-            let deed = Deed::new(action, user_id, actor.name.clone());
+            let deed = Deed { details: details.clone(), ..Deed::new(action, user_id, actor.name.clone()) };
             self.record_by(tx, membership.team_id, deed, (actor, origin.clone())).await?;
         }
         Ok(())

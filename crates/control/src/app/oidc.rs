@@ -5,12 +5,14 @@
 //! belongs to an allowed domain.
 
 use http::Uri;
+use serde_json::json;
 use towline_gateway::access_token::TokenHolder;
-use towline_model::{Secret, SignInId, UserId, validate::Checks};
+use towline_model::{AuditAction, Secret, SignInId, UserId, validate::Checks};
 use towline_store::{IdentityRow, InvitationRow, MembershipRow, StoreError, Tx, UserRow};
 
 use super::{
     App,
+    audit::Deed,
     sign_in::{Tokens, insert_refresh_token},
 };
 use crate::oidc::{Attempt, Oidc, OidcError, Person};
@@ -49,13 +51,21 @@ impl App {
     /// # Errors
     /// See [`OidcSignInError`].
     pub async fn finish_oidc(&self, attempt: Attempt, code: String) -> Result<Tokens, OidcSignInError> {
-        let person = self.oidc()?.finish(attempt, code).await?;
+        let oidc = self.oidc()?;
+        let person = oidc.finish(attempt, code).await?;
+        self.sign_in_person(&person, oidc.allows(&person.email_address)).await
+    }
+
+    /// Signs in a person whom the provider has confirmed. Who has no account gets one when he or she is invited, or
+    /// `is_allowed`. What is made and that somebody has signed in is told in the transaction that does it.
+    async fn sign_in_person(&self, person: &Person, is_allowed: bool) -> Result<Tokens, OidcSignInError> {
         let now = self.now();
         let mut tx = self.write().await?;
-        let (user_id, has_joined) = self.user_of(&mut tx, &person).await?;
+        let (user_id, has_joined) = self.user_of(&mut tx, person, is_allowed).await?;
         tx.prune_refresh_tokens(now).await?;
         let holder = TokenHolder { user_id, sign_in: SignInId::generate() };
         let refresh_token = insert_refresh_token(&mut tx, holder, now).await?;
+        self.record_of_user(&mut tx, user_id, AuditAction::UserSignIn, None).await?;
         tx.commit().await?;
         if has_joined {
             self.publish().await?;
@@ -68,7 +78,7 @@ impl App {
     }
 
     /// The user that a person is, and whether he or she has just become a member of a team.
-    async fn user_of(&self, tx: &mut Tx, person: &Person) -> Result<(UserId, bool), OidcSignInError> {
+    async fn user_of(&self, tx: &mut Tx, person: &Person, is_allowed: bool) -> Result<(UserId, bool), OidcSignInError> {
         if let Some(user_id) = tx.find_identity(&person.issuer, &person.subject).await? {
             return Ok((user_id, false));
         }
@@ -77,7 +87,7 @@ impl App {
             Some(user) => (user.id, Vec::new()),
             None => {
                 let invitations = tx.invitations_of_address(&person.email_address, now).await?;
-                if invitations.is_empty() && !self.oidc()?.allows(&person.email_address) {
+                if invitations.is_empty() && !is_allowed {
                     return Err(OidcSignInError::NotInvited(person.email_address.clone()));
                 }
                 let user = self.user_for(person);
@@ -90,9 +100,25 @@ impl App {
         tx.insert_identity(&identity).await?;
         let mut has_joined = false;
         for invitation in invitations {
-            has_joined |= join(tx, user_id, &invitation).await?;
+            has_joined |= self.join(tx, user_id, &invitation).await?;
         }
+        // The teams are those that the user is in by now.
+        let details = json!({ "issuer": person.issuer });
+        self.record_of_user(tx, user_id, AuditAction::UserLinkIdentity, Some(details)).await?;
         Ok((user_id, has_joined))
+    }
+
+    /// Accepts an invitation, if it is still open.
+    async fn join(&self, tx: &mut Tx, user_id: UserId, invitation: &InvitationRow) -> Result<bool, StoreError> {
+        let team_id = invitation.team_id;
+        if !tx.lock_team(team_id).await? || tx.take_invitation(team_id, invitation.id).await?.is_none() {
+            return Ok(false);
+        }
+        tx.insert_membership(&MembershipRow { team_id, user_id, role: invitation.role }).await?;
+        let deed = Deed::new(AuditAction::InvitationAccept, invitation.id, &invitation.email_address);
+        let deed = deed.with_details(json!({ "role": invitation.role, "invited_by": invitation.invited_by }));
+        self.record_as(tx, team_id, user_id, deed).await?;
+        Ok(true)
     }
 
     fn user_for(&self, person: &Person) -> UserRow {
@@ -109,14 +135,4 @@ impl App {
             created_at: self.now(),
         }
     }
-}
-
-/// Accepts an invitation, if it is still open.
-async fn join(tx: &mut Tx, user_id: UserId, invitation: &InvitationRow) -> Result<bool, StoreError> {
-    let team_id = invitation.team_id;
-    if !tx.lock_team(team_id).await? || tx.take_invitation(team_id, invitation.id).await?.is_none() {
-        return Ok(false);
-    }
-    tx.insert_membership(&MembershipRow { team_id, user_id, role: invitation.role }).await?;
-    Ok(true)
 }

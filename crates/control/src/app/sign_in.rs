@@ -78,7 +78,7 @@ impl App {
         // Old sign-ins are swept out when a new one comes in.
         tx.prune_refresh_tokens(now).await?;
         let refresh_token = insert_refresh_token(&mut tx, holder, now).await?;
-        self.record_of_user(&mut tx, user.id, AuditAction::UserSignIn).await?;
+        self.record_of_user(&mut tx, user.id, AuditAction::UserSignIn, None).await?;
         tx.commit().await?;
         Ok(Tokens { access_token: self.access_token(holder, now), refresh_token })
     }
@@ -117,7 +117,7 @@ impl App {
     pub async fn sign_out(&self, refresh_token: &Secret<String>) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         if let Some(user_id) = tx.revoke_refresh_token(hash(refresh_token), self.now()).await? {
-            self.record_of_user(&mut tx, user_id, AuditAction::UserSignOut).await?;
+            self.record_of_user(&mut tx, user_id, AuditAction::UserSignOut, None).await?;
         }
         tx.commit().await?;
         self.publish().await

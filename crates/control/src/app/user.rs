@@ -141,7 +141,7 @@ impl App {
                 None => tx.revoke_refresh_families_of(id, self.now()).await?,
             };
         }
-        self.record_of_user(&mut tx, id, AuditAction::UserUpdate).await?;
+        self.record_of_user(&mut tx, id, AuditAction::UserUpdate, None).await?;
         tx.commit().await?;
         if ends_sign_ins {
             self.publish().await?;

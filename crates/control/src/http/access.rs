@@ -71,7 +71,9 @@ pub(super) async fn guard(
     };
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         let standing = request.extensions_mut().remove::<Standing>();
-        let mut response = next.run(request).await;
+        // A sign-in that ends at an identity provider comes back as a GET, and is told like the others.
+        let origin = origin(&request, sender);
+        let mut response = with_origin(origin, next.run(request)).await;
         if let Some(standing) = standing {
             // An answer that goes on, such as a log that is followed, ends with what let its reader in.
             response.extensions_mut().insert(standing);

@@ -179,6 +179,18 @@ async fn an_invited_person_signs_in_and_is_in_the_team() {
     let (_, token) = page.split_once("data-access-token=\"").unwrap();
     let token = json!({"access_token": token.split('"').next().unwrap()});
     assert_eq!(world.user(&token).get("/users/me").await.expect(200)["id"], me["id"]);
+    // What was made and each sign-in is in the log of the team; of a person who was refused there is nothing.
+    let log = owner.get("/audit?per_page=100").await.expect(200);
+    let by_ada = log["audit_list"].as_array().unwrap().iter().filter(|entry| entry["user_id"] == me["id"]);
+    let mut entries: Vec<_> = by_ada.map(|entry| entry["action"].as_str().unwrap()).collect();
+    entries.reverse();
+    let sign_in = "user.sign_in";
+    assert_eq!(entries, ["invitation.accept", "user.link_identity", sign_in, sign_in, sign_in], "{log:#}");
+    let linked = log["audit_list"].as_array().unwrap().iter().find(|entry| entry["action"] == "user.link_identity");
+    let linked = linked.unwrap();
+    assert_eq!(linked["actor_name"], "verified.ada@example.com");
+    assert!(linked["details"]["issuer"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{linked:#}");
+    assert!(linked["address"].is_string() && linked["request_id"].is_string(), "{linked:#}");
     for password in ["", "x"] {
         let body = json!({"email_address": "verified.ada@example.com", "user_password": password});
         ada.anonymous().post("/auth/login", &body).await.problem(401, "invalid_login");
