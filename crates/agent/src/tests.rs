@@ -35,6 +35,7 @@ pub fn spec(generation: i64) -> InstanceSpec {
         memory_limit_bytes: None,
         gpu_count: 0,
         stop_grace_seconds: 10,
+        withheld: None,
     }
 }
 

@@ -66,6 +66,10 @@ error_codes! {
     NoEligibleAgent = "no_eligible_agent", 409;
     /// The name is already taken in this team.
     AlreadyExists = "already_exists", 409;
+    /// A secret that the service needs cannot be opened.
+    SecretUnreadable = "secret_unreadable", 409;
+    /// The stored definition of the service cannot be read by this version of Towline.
+    DefinitionUnreadable = "definition_unreadable", 409;
     /// The secret is referred to by a service, so it cannot be deleted.
     SecretInUse = "secret_in_use", 409;
     /// Somebody else changed the thing at the same moment.

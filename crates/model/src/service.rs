@@ -360,6 +360,12 @@ impl ServiceSpec {
         self
     }
 
+    /// The secrets that the definition refers to. Cheaper than [`ServiceSpec::secret_uses`].
+    pub fn secret_ids(&self) -> impl Iterator<Item = SecretId> + '_ {
+        let variables = self.env_config.iter().filter_map(|variable| variable.secret_id);
+        variables.chain(self.registry_auth_secret_id).chain(self.external_auth_credential_id)
+    }
+
     /// Every place where the definition refers to a secret.
     #[must_use]
     pub fn secret_uses(&self) -> Vec<SecretUse> {

@@ -62,7 +62,7 @@ pub use membership::{MemberRow, MembershipRow};
 pub use page::{Page, Paged, Position};
 pub use refresh_token::{RefreshTokenRow, RefreshTokenUse};
 pub use secret::SecretRow;
-pub use service::ServiceRow;
+pub use service::{ServiceRow, Unreadable};
 pub use store::{Store, StoreOptions, Tx};
 pub use team::{EndingTeam, TeamRow};
 pub use user::UserRow;

@@ -72,6 +72,15 @@ impl FromRow for KeyId {
     }
 }
 
+/// Which change of a secret is the last.
+struct Version(SecretId, i64);
+
+impl FromRow for Version {
+    fn from_row(row: &mut Row) -> Result<Self, StoreError> {
+        Ok(Self(row.take("id")?, row.take("version")?))
+    }
+}
+
 /// How long a secret's value is.
 struct Size(SecretId, i64);
 
@@ -203,6 +212,15 @@ impl Tx {
         let select = query("SELECT id, told_bytes FROM secrets WHERE $1 IS NULL OR team_id = $1");
         let sizes: Vec<Size> = self.fetch_all(select.bind(team_id)).await?;
         Ok(sizes.into_iter().map(|Size(id, bytes)| (id, bytes)).collect())
+    }
+
+    /// The version of every secret of every team.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn secret_versions(&mut self) -> Result<Vec<(SecretId, i64)>, StoreError> {
+        let versions: Vec<Version> = self.fetch_all(query("SELECT id, version FROM secrets")).await?;
+        Ok(versions.into_iter().map(|Version(id, version)| (id, version)).collect())
     }
 
     /// The ids of all keys that secrets are sealed under.

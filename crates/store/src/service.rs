@@ -1,13 +1,24 @@
 //! Services: the definition that a user edits, the one that was deployed, and where the service is in its life.
+//!
+//! A row of which a document cannot be read (a newer version has written it, or it is damaged) is read all the same, so that
+//! it stands in nobody's way: as one that has failed, with a stand-in for the definition, and marked as
+//! [`Unreadable`]. What is stored of it is never written over, not even its status: when it can be read again, it is what it
+//! was.
 
-use towline_model::{ServiceId, ServiceSpec, ServiceStatus, TeamId, Timestamp};
+mod unreadable;
+
+use serde_json::json;
+use towline_model::{SecretId, ServiceId, ServiceSpec, ServiceStatus, TeamId, Timestamp};
 
 use crate::{
     Page, Paged, Position, StoreError, Tx,
     page::{Listed, Order, oldest_first},
-    query::query,
+    query::{Query, query},
     value::{FromRow, Json, Row},
 };
+
+use self::unreadable::Documents;
+pub use self::unreadable::Unreadable;
 
 /// A service.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,33 +49,49 @@ pub struct ServiceRow {
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
+    /// What of it cannot be read. Then `spec` is a stand-in, and `status` is failed.
+    pub unreadable: Option<Unreadable>,
 }
 
 macro_rules! columns {
     () => {
         "id, team_id, spec, deployed_spec, generation, status, status_reason, deploy_started_at, drain_until, rollout, \
-         version, created_at, updated_at"
+         version, created_at, updated_at, slug"
     };
 }
 
 impl FromRow for ServiceRow {
     fn from_row(row: &mut Row) -> Result<Self, StoreError> {
+        let mut documents = Documents::default();
+        let spec = documents.read("definition", row.take("spec")?);
+        let deployed_spec = documents.read("deployed definition", row.take("deployed_spec")?);
+        let rollout = documents.read("rollout", row.take("rollout")?);
+        let unreadable = documents.unreadable();
+        let (status, reason) = (row.take("status")?, row.take("status_reason")?);
+        let slug: String = row.take("slug")?;
         Ok(Self {
             id: row.take("id")?,
             team_id: row.take("team_id")?,
-            spec: row.take::<Json<_>>("spec")?.0,
-            deployed_spec: row.take::<Option<Json<_>>>("deployed_spec")?.map(|spec| spec.0),
+            spec: spec.unwrap_or_else(|| stand_in(&slug)),
+            deployed_spec,
             generation: row.take("generation")?,
-            status: row.take("status")?,
-            status_reason: row.take("status_reason")?,
+            status: if unreadable.is_some() { ServiceStatus::Failed } else { status },
+            status_reason: unreadable.as_ref().map(|unreadable| unreadable.why.clone()).or(reason),
             deploy_started_at: row.take("deploy_started_at")?,
             drain_until: row.take("drain_until")?,
-            rollout: row.take::<Option<Json<_>>>("rollout")?.map(|rollout| rollout.0),
+            rollout,
             version: row.take("version")?,
             created_at: row.take("created_at")?,
             updated_at: row.take("updated_at")?,
+            unreadable,
         })
     }
+}
+
+/// A definition that says of a service what is known of it in any case.
+fn stand_in(slug: &str) -> ServiceSpec {
+    let known = json!({ "service_slug": slug, "display_name": slug });
+    serde_json::from_value(known).expect("no other field has to be there")
 }
 
 impl Listed for ServiceRow {
@@ -84,6 +111,33 @@ impl FromRow for SlugRow {
     }
 }
 
+fn write_back(service: &ServiceRow) -> Query {
+    query(
+        "UPDATE services SET spec = $1, deployed_spec = $2, generation = $3, status = $4, status_reason = $5, \
+         deploy_started_at = $6, drain_until = $7, rollout = $8, updated_at = $9, version = version + 1 \
+         WHERE id = $10 AND team_id = $11 AND version = $12",
+    )
+    .bind(Json(&service.spec))
+    .bind(service.deployed_spec.as_ref().map(Json))
+    .bind(service.generation)
+    .bind(service.status)
+    .bind(service.status_reason.as_ref())
+    .bind(service.deploy_started_at)
+    .bind(service.drain_until)
+    .bind(service.rollout.as_ref().map(Json))
+    .bind(service.updated_at)
+    .bind(service.id)
+    .bind(service.team_id)
+    .bind(service.version)
+}
+
+fn keep_unreadable(service: &ServiceRow) -> Query {
+    query("UPDATE services SET version = version + 1 WHERE id = $1 AND team_id = $2 AND version = $3")
+        .bind(service.id)
+        .bind(service.team_id)
+        .bind(service.version)
+}
+
 impl Tx {
     /// Adds a service. Moves the revision on.
     ///
@@ -94,7 +148,7 @@ impl Tx {
         let insert = query(concat!(
             "INSERT INTO services (",
             columns!(),
-            ", slug) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
+            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
         ))
         .bind(service.id)
         .bind(service.team_id)
@@ -116,28 +170,13 @@ impl Tx {
     }
 
     /// Writes a service back, if nobody else has since it was read, and raises `service.version`. Id, team, slug and
-    /// time of creation stay as they are. Moves the revision on.
+    /// time of creation stay as they are, and of a service that cannot be read everything does but its version. Moves the
+    /// revision on.
     ///
     /// # Errors
     /// [`StoreError::Concurrent`] when somebody else has changed or deleted it meanwhile.
     pub async fn update_service(&mut self, service: &mut ServiceRow) -> Result<(), StoreError> {
-        let update = query(
-            "UPDATE services SET spec = $1, deployed_spec = $2, generation = $3, status = $4, status_reason = $5, \
-             deploy_started_at = $6, drain_until = $7, rollout = $8, updated_at = $9, version = version + 1 \
-             WHERE id = $10 AND team_id = $11 AND version = $12",
-        )
-        .bind(Json(&service.spec))
-        .bind(service.deployed_spec.as_ref().map(Json))
-        .bind(service.generation)
-        .bind(service.status)
-        .bind(service.status_reason.as_ref())
-        .bind(service.deploy_started_at)
-        .bind(service.drain_until)
-        .bind(service.rollout.as_ref().map(Json))
-        .bind(service.updated_at)
-        .bind(service.id)
-        .bind(service.team_id)
-        .bind(service.version);
+        let update = if service.unreadable.is_some() { keep_unreadable(service) } else { write_back(service) };
         if self.execute(update).await? == 0 {
             return Err(StoreError::Concurrent);
         }
@@ -240,6 +279,24 @@ impl Tx {
         ));
         let select = select.bind(team_id).bind(r#"%secret_id":"%"#).bind(r#"%credential_id":"%"#);
         self.fetch_all(select).await
+    }
+
+    /// The team's services that have an id anywhere in what is stored of them, the oldest first.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn services_mentioning(
+        &mut self,
+        team_id: TeamId,
+        secret_id: SecretId,
+    ) -> Result<Vec<ServiceRow>, StoreError> {
+        let select = query(concat!(
+            "SELECT ",
+            columns!(),
+            " FROM services WHERE team_id = $1 AND (spec LIKE $2 OR deployed_spec LIKE $2 OR rollout LIKE $2) \
+             ORDER BY created_at, id"
+        ));
+        self.fetch_all(select.bind(team_id).bind(format!("%{secret_id}%"))).await
     }
 
     /// Every service that the reconciler must look at, the oldest first: those that are on their way, those that are

@@ -243,6 +243,10 @@ pub struct InstanceSpec {
     /// Seconds between SIGTERM and SIGKILL when it is stopped.
     #[serde(default = "default_stop_grace")]
     pub stop_grace_seconds: u32,
+    /// Why no container may be made from this: it is not whole, such as when a secret cannot be opened. A container that was
+    /// made before goes on, and is started again when it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<String>,
 }
 
 const fn default_stop_grace() -> u32 {

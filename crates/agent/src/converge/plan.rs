@@ -173,6 +173,13 @@ impl Planner<'_> {
     }
 
     fn plan_new(&mut self, instance: InstanceId, spec: &InstanceSpec) {
+        if spec.withheld.is_some() {
+            // Refused without asking the engine, so that people are told why.
+            if self.is_due(self.view.memory.get(&instance)) {
+                self.push(Step::Create(instance));
+            }
+            return;
+        }
         self.plan.needed_images.insert(spec.image.clone());
         let key = StepKey::Image(spec.image.clone());
         match self.view.images.get(&spec.image) {

@@ -105,6 +105,20 @@ fn a_new_instance_gets_its_image_first_then_its_container() {
 }
 
 #[test]
+fn what_is_withheld_is_never_made_and_goes_on_if_it_is_there() {
+    let withhold = |mut world: World| {
+        for spec in world.desired.values_mut() {
+            spec.withheld = Some("the secret db cannot be opened".to_owned());
+        }
+        world
+    };
+    // The step tells people why; it asks the engine for nothing, not even for the image.
+    check(&withhold(World::new(&[(1, 1)])), &["create 1"]);
+    check(&withhold(World::new(&[(1, 1)]).has(1, 1, running())), &[]);
+    check(&withhold(World::new(&[(1, 1)]).has(1, 1, ContainerState::Created)), &["start c1"]);
+}
+
+#[test]
 fn instances_of_one_image_fetch_it_once() {
     check(&World::new(&[(1, 1), (2, 1)]), &["fetch"]);
     check(&World::new(&[(1, 1), (2, 1)]).with_image(), &["create 1", "create 2"]);

@@ -109,6 +109,9 @@ impl<R: Runtime> Worker<R> {
                 let result = self.fetch(&image, &material.logins).await;
                 Outcome::Fetched(image, result)
             }
+            (Step::Create(instance), Some(InstanceSpec { withheld: Some(why), .. })) => {
+                Outcome::Created(instance, Err(RuntimeError::Rejected(why)))
+            }
             (Step::Create(instance), Some(spec)) => Outcome::Created(instance, self.create(&owner, &spec).await),
             (Step::Create(instance), None) => Outcome::Created(instance, Err(RuntimeError::Gone)),
             (Step::Start(instance, container), _) => Outcome::Started(instance, self.start(&container).await),

@@ -4,7 +4,7 @@
 //! be one that the field can hold. Whoever refers and whoever changes or deletes locks the secret first, so of two at the
 //! same time one sees the other.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Value, json};
 use towline_model::{
@@ -20,7 +20,7 @@ use super::{
     audit::Deed,
     precondition::{AsRead, PreconditionFailed},
 };
-use crate::secrets::Vault;
+use crate::secrets::{Vault, obstacle};
 
 /// How often a change is tried when somebody else changes the same secret at the same moment.
 const ATTEMPTS: u32 = 5;
@@ -80,8 +80,6 @@ pub struct SecretPlace {
     pub service_slug: String,
     /// The path of the field in its definition.
     pub field: String,
-    /// What for.
-    pub purpose: SecretPurpose,
     /// Whether the definition refers to it as it is now; if not, only a deploy that runs does.
     pub is_in_definition: bool,
 }
@@ -277,7 +275,13 @@ impl App {
         let mut tx = self.write().await?;
         let row = lock(&mut tx, team_id, id).await?;
         secret.precondition.check(row.version)?;
-        if let Some(places) = places(&mut tx, team_id).await?.remove(&id) {
+        let mut places = places(&mut tx, team_id).await?.remove(&id).unwrap_or_default();
+        // Of what cannot be read it is not known which fields refer to secrets, so being named there is enough.
+        let unreadable = tx.services_mentioning(team_id, id).await?.into_iter().filter(|row| row.unreadable.is_some());
+        for row in unreadable {
+            note_unreadable(&mut places, &row);
+        }
+        if !places.is_empty() {
             return Err(SecretError::InUse(places));
         }
         tx.delete_secret(team_id, id).await?;
@@ -334,6 +338,24 @@ pub(super) async fn check_references(
     checks.finish()?;
     let sizes = rows.iter().map(|(id, row)| (*id, row.told_bytes)).collect();
     Ok(check_size(spec.told_bytes(), &uses, &sizes).map_err(|rule| ValidationError::one("env_config", rule))?)
+}
+
+/// Checks that everything that a deploy of this definition needs of secrets opens.
+pub(super) async fn check_opens(
+    tx: &mut Tx,
+    vault: &Vault,
+    team_id: TeamId,
+    spec: &ServiceSpec,
+) -> Result<(), super::service::ServiceError> {
+    let ids: BTreeSet<_> = spec.secret_ids().collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let closed = vault.closed(tx, &BTreeMap::from([(team_id, ids)])).await?;
+    match obstacle(spec, &closed) {
+        Some(why) => Err(super::service::ServiceError::SecretClosed(why)),
+        None => Ok(()),
+    }
 }
 
 /// Checks a new value against every definition that refers to the secret.
@@ -397,15 +419,31 @@ async fn places(tx: &mut Tx, team_id: TeamId) -> Result<HashMap<SecretId, Vec<Se
     let mut places: HashMap<SecretId, Vec<SecretPlace>> = HashMap::new();
     for service in tx.services_with_secrets(team_id).await? {
         for (definition, is_in_definition) in definitions(&service) {
-            for SecretUse { secret_id, field, purpose } in secret_uses(&definition) {
+            for SecretUse { secret_id, field, .. } in secret_uses(&definition) {
                 let known = places.entry(secret_id).or_default();
                 if known.iter().any(|place| place.service_id == service.id && place.field == field) {
                     continue;
                 }
                 let service_slug = service.spec.service_slug.clone();
-                known.push(SecretPlace { service_id: service.id, service_slug, field, purpose, is_in_definition });
+                known.push(SecretPlace { service_id: service.id, service_slug, field, is_in_definition });
             }
+        }
+        for id in service.unreadable.iter().flat_map(|unreadable| &unreadable.ids) {
+            note_unreadable(places.entry(SecretId::from_uuid(*id)).or_default(), &service);
         }
     }
     Ok(places)
+}
+
+/// Adds a service that may use a secret in what cannot be read of it, unless it is known to use it.
+fn note_unreadable(places: &mut Vec<SecretPlace>, service: &ServiceRow) {
+    if places.iter().any(|place| place.service_id == service.id) {
+        return;
+    }
+    places.push(SecretPlace {
+        service_id: service.id,
+        service_slug: service.spec.service_slug.clone(),
+        field: "a stored definition that cannot be read".to_owned(),
+        is_in_definition: true,
+    });
 }

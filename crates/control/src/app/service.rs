@@ -15,7 +15,7 @@ use super::{
     audit::Deed,
     find_service,
     precondition::{AsRead, PreconditionFailed},
-    secret::check_references,
+    secret::{check_opens, check_references},
 };
 use crate::{
     event::{EventKind, Subject},
@@ -49,6 +49,12 @@ pub enum ServiceError {
         /// The status.
         status: ServiceStatus,
     },
+    /// A secret that it needs does not open.
+    #[error("{0}")]
+    SecretClosed(String),
+    /// What is stored of it cannot be read.
+    #[error("{0}")]
+    Unreadable(String),
     /// Nobody could take an instance of it.
     #[error("{0}")]
     NoEligibleAgent(String),
@@ -240,8 +246,11 @@ impl App {
         let mut row = find_service(&mut tx, principal, service.id).await?.ok_or(ServiceError::NotFound)?;
         service.precondition.check(row.version)?;
         let actor = actor(&mut tx, principal).await?;
-        let before = row.spec.clone();
+        let (before, generation) = (row.spec.clone(), row.generation);
         let (kind, message) = change(&mut row, &actor, now)?;
+        if let Some(deployed) = row.deployed_spec.as_ref().filter(|_| row.generation != generation) {
+            check_opens(&mut tx, &self.inner.vault, row.team_id, deployed).await?;
+        }
         if row.spec != before {
             check_references(&mut tx, &self.inner.vault, row.team_id, &row.spec).await?;
         }
@@ -256,6 +265,10 @@ impl App {
 }
 
 fn allow(row: &ServiceRow, command: Command) -> Result<(), ServiceError> {
+    // It can go, but nothing can be made of it.
+    if let Some(unreadable) = row.unreadable.as_ref().filter(|_| command != Command::Delete) {
+        return Err(ServiceError::Unreadable(unreadable.why.clone()));
+    }
     if row.status.accepts(command) { Ok(()) } else { Err(ServiceError::WrongStatus { command, status: row.status }) }
 }
 
@@ -289,6 +302,7 @@ pub(crate) fn new_service(team_id: TeamId, spec: ServiceSpec, now: Timestamp) ->
         version: 1,
         created_at: now,
         updated_at: now,
+        unreadable: None,
     }
 }
 

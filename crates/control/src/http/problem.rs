@@ -153,6 +153,8 @@ impl From<ServiceError> for ApiError {
             ServiceError::WrongStatus { .. } => Self::new(ErrorCode::InvalidState, message),
             ServiceError::Changed(_) => Self::new(ErrorCode::PreconditionFailed, message),
             ServiceError::NoEligibleAgent(_) => Self::new(ErrorCode::NoEligibleAgent, message),
+            ServiceError::SecretClosed(_) => Self::new(ErrorCode::SecretUnreadable, message),
+            ServiceError::Unreadable(_) => Self::new(ErrorCode::DefinitionUnreadable, message),
             ServiceError::Store(error) => error.into(),
         }
     }

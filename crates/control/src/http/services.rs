@@ -239,7 +239,7 @@ pub async fn show(
     request_body = ServiceChanges,
     responses(
         (status = 200, description = "Changed.", body = ServiceIdResponse),
-        (status = 409, description = "`invalid_state`: the service is deploying or stopping; wait until it is done.", body = towline_model::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`invalid_state`: the service is deploying or stopping; wait until it is done. `definition_unreadable`: what is stored cannot be read.", body = towline_model::Problem, content_type = "application/problem+json"),
     )
 )]
 pub async fn update(
@@ -285,7 +285,7 @@ pub async fn delete(
     params(("id" = ServiceId, Path, description = "The service's id.")),
     responses(
         (status = 200, description = "It is on its way; `service_status` and `rollout` tell how far it is.", body = Success),
-        (status = 409, description = "`invalid_state`: the service is deploying or stopping. `no_eligible_agent`: for `external` and `attached`, no agent that is online can take it; the message says why.", body = towline_model::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`invalid_state`: the service is deploying or stopping. `no_eligible_agent`: for `external` and `attached`, no agent that is online can take it; the message says why. `secret_unreadable`: a secret that it needs cannot be opened. `definition_unreadable`: what is stored cannot be read.", body = towline_model::Problem, content_type = "application/problem+json"),
     )
 )]
 pub async fn deploy(
@@ -308,7 +308,7 @@ pub async fn deploy(
     params(("id" = ServiceId, Path, description = "The service's id.")),
     responses(
         (status = 200, description = "It is on its way; `service_status` tells how far it is.", body = Success),
-        (status = 409, description = "`invalid_state`: the service does not run.", body = towline_model::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`invalid_state`: the service does not run. `definition_unreadable`: what is stored cannot be read.", body = towline_model::Problem, content_type = "application/problem+json"),
     )
 )]
 pub async fn undeploy(
@@ -331,7 +331,7 @@ pub async fn undeploy(
     params(("id" = ServiceId, Path, description = "The service's id.")),
     responses(
         (status = 200, description = "It is on its way; `rollout` tells how far it is.", body = Success),
-        (status = 409, description = "`invalid_state`: the service is not running.", body = towline_model::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`invalid_state`: the service is not running. `secret_unreadable`: a secret that it needs cannot be opened. `definition_unreadable`: what is stored cannot be read.", body = towline_model::Problem, content_type = "application/problem+json"),
     )
 )]
 pub async fn restart(

@@ -4,7 +4,8 @@
 //! was told last is remembered, because a report that quotes it tells which instances are really gone.
 //!
 //! Secrets are opened here, for the moment of telling. Their values may have changed since an instance was told for the
-//! first time; that is no reason to tell it again, and none for the agent to replace its container.
+//! first time; that is no reason to tell it again, and none for the agent to replace its container. An instance of which a
+//! secret does not open is told as one that no container may be made for: one that was made before goes on.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -21,7 +22,7 @@ use towline_tunnel::message::{Desired, EndpointSpec, InstanceSpec, Place};
 use super::world::{ServiceState, World};
 use crate::{
     rollout::spec_of,
-    secrets::{Vault, registry_login},
+    secrets::{ClosedSecrets, Vault, obstacle, registry_login},
 };
 
 /// Seconds between SIGTERM and SIGKILL.
@@ -53,6 +54,8 @@ struct Told {
     session_id: SessionId,
     revision: u64,
     instances: BTreeSet<InstanceId>,
+    /// Those of them that no container may be made for.
+    withheld: BTreeSet<InstanceId>,
     /// The agent was told to run nothing, and has reported that it runs nothing.
     is_idle: bool,
 }
@@ -67,8 +70,13 @@ pub struct Sources<'a> {
 
 /// The values of secrets, while something is told.
 type Opened = HashMap<SecretId, Secret<String>>;
-/// The instances of one agent, each with its service.
-type Wanted<'a> = Vec<(&'a ServiceState, &'a InstanceRow)>;
+
+/// An instance that should run, and what it should run.
+struct Wanted<'a> {
+    team_id: TeamId,
+    spec: &'a ServiceSpec,
+    instance: &'a InstanceRow,
+}
 
 impl DesiredSets {
     /// Tells every agent that has a session here what it should run, unless it was told the same before.
@@ -82,18 +90,18 @@ impl DesiredSets {
         let mut news = Vec::new();
         for session in sessions {
             let instances = wanted.remove(&session.agent_id).unwrap_or_default();
-            let ids: BTreeSet<_> = instances.iter().map(|(_, instance)| instance.id).collect();
-            let revision = self.next_revision(session.agent_id, session.session_id, &ids, now);
-            let told = |revision| Told { session_id: session.session_id, revision, instances: ids, is_idle: false };
-            news.extend(revision.map(|revision| (session.agent_id, told(revision), instances)));
+            let told = Told {
+                session_id: session.session_id,
+                revision: u64::try_from(now.as_micros()).unwrap_or(0),
+                instances: instances.iter().map(|wanted| wanted.instance.id).collect(),
+                withheld: withheld(&instances, &sources.world.closed_secrets),
+                is_idle: false,
+            };
+            news.extend(self.if_new(session.agent_id, told).map(|told| (session.agent_id, told, instances)));
         }
         let opened = open(sources, news.iter().flat_map(|(.., instances)| instances)).await?;
         for (agent, told, instances) in news {
-            let Some(desired) = wish(told.revision, &instances, &opened) else {
-                // What is left out is removed by the agent, so it hears nothing rather than less.
-                tracing::error!(%agent, "a secret of a service cannot be opened; the agent goes on with what it was told before");
-                continue;
-            };
+            let desired = wish(told.revision, &instances, (&opened, &sources.world.closed_secrets));
             // Remembered before it is sent, so that no report can quote what is not known here.
             self.lock().insert(agent, told);
             if !gateway.send_desired(agent, desired) {
@@ -126,21 +134,17 @@ impl DesiredSets {
         self.lock().get(&agent).is_some_and(|told| told.is_idle)
     }
 
-    /// The revision of the next message; `None` when there is nothing new to tell. Revisions grow, also from one process
-    /// to the next.
-    fn next_revision(
-        &self,
-        agent: AgentId,
-        session: SessionId,
-        ids: &BTreeSet<InstanceId>,
-        now: Timestamp,
-    ) -> Option<u64> {
-        let time = u64::try_from(now.as_micros()).unwrap_or(0);
-        match self.lock().get(&agent) {
-            Some(told) if told.session_id == session && told.instances == *ids => None,
-            Some(told) => Some(time.max(told.revision + 1)),
-            None => Some(time),
+    /// What is to be told; `None` when the same was told before. Revisions are times, so that they grow from one process to
+    /// the next, too, and always more than the one before.
+    fn if_new(&self, agent: AgentId, mut next: Told) -> Option<Told> {
+        if let Some(told) = self.lock().get(&agent) {
+            let is_same_session = told.session_id == next.session_id;
+            if is_same_session && told.instances == next.instances && told.withheld == next.withheld {
+                return None;
+            }
+            next.revision = next.revision.max(told.revision + 1);
         }
+        Some(next)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<AgentId, Told>> {
@@ -149,30 +153,39 @@ impl DesiredSets {
 }
 
 /// Every instance that should run, by its agent.
-fn wanted(world: &World) -> HashMap<AgentId, Wanted<'_>> {
-    let mut wanted: HashMap<AgentId, Wanted<'_>> = HashMap::new();
-    for service in &world.services {
-        for instance in service.instances.iter().filter(|instance| instance.stop_requested_at.is_none()) {
-            let has_spec = spec_of(&service.row, service.rollout.as_ref(), instance.generation).is_some();
-            if let Some(agent) = instance.agent_id.filter(|_| has_spec) {
-                wanted.entry(agent).or_default().push((service, instance));
+fn wanted(world: &World) -> HashMap<AgentId, Vec<Wanted<'_>>> {
+    let mut wanted: HashMap<AgentId, Vec<Wanted<'_>>> = HashMap::new();
+    for ServiceState { row, rollout, instances, .. } in &world.services {
+        for instance in instances.iter().filter(|instance| instance.stop_requested_at.is_none()) {
+            let spec = spec_of(row, rollout.as_ref(), instance.generation);
+            if let (Some(agent), Some(spec)) = (instance.agent_id, spec) {
+                wanted.entry(agent).or_default().push(Wanted { team_id: row.team_id, spec, instance });
             }
         }
     }
     wanted
 }
 
-/// What one agent is told: containers and places apart. `None` when a secret of a container is not open.
-fn wish(revision: u64, instances: &[(&ServiceState, &InstanceRow)], opened: &Opened) -> Option<Desired> {
+/// The instances that no container may be made for.
+fn withheld(instances: &[Wanted<'_>], closed: &ClosedSecrets) -> BTreeSet<InstanceId> {
+    let withheld = instances.iter().filter(|wanted| obstacle(wanted.spec, closed).is_some());
+    withheld.map(|wanted| wanted.instance.id).collect()
+}
+
+/// What one agent is told: containers and places apart.
+fn wish(revision: u64, instances: &[Wanted<'_>], (opened, closed): (&Opened, &ClosedSecrets)) -> Desired {
     let mut desired = Desired { revision, instances: Vec::new(), endpoints: Vec::new() };
-    for (service, instance) in instances {
-        let Some(spec) = spec_of(&service.row, service.rollout.as_ref(), instance.generation) else { continue };
+    for Wanted { spec, instance, .. } in instances {
         match place_of(spec) {
-            None => desired.instances.push(instance_spec(spec, instance, opened)?),
+            None => {
+                let told = instance_spec(spec, instance, opened);
+                let withheld = obstacle(spec, closed).or(told.withheld);
+                desired.instances.push(InstanceSpec { withheld, ..told });
+            }
             Some(place) => desired.endpoints.push(endpoint_spec(spec, instance, place)),
         }
     }
-    Some(desired)
+    desired
 }
 
 /// Where an instance of this definition is, if it is no container.
@@ -198,16 +211,12 @@ fn endpoint_spec(spec: &ServiceSpec, instance: &InstanceRow, place: Place) -> En
 }
 
 /// Opens every secret that these instances need.
-async fn open<'a>(
-    sources: Sources<'_>,
-    instances: impl Iterator<Item = &'a (&'a ServiceState, &'a InstanceRow)>,
-) -> Result<Opened, StoreError> {
+async fn open<'a>(sources: Sources<'_>, instances: impl Iterator<Item = &'a Wanted<'a>>) -> Result<Opened, StoreError> {
     let mut needed: BTreeMap<TeamId, BTreeSet<SecretId>> = BTreeMap::new();
-    for (service, instance) in instances {
-        let spec = spec_of(&service.row, service.rollout.as_ref(), instance.generation);
-        let ids = spec.map(secrets_of).unwrap_or_default();
+    for wanted in instances {
+        let ids = secrets_of(wanted.spec);
         if !ids.is_empty() {
-            needed.entry(service.row.team_id).or_default().extend(ids);
+            needed.entry(wanted.team_id).or_default().extend(ids);
         }
     }
     let mut opened = Opened::new();
@@ -227,21 +236,21 @@ fn secrets_of(spec: &ServiceSpec) -> Vec<SecretId> {
     variables.chain(spec.registry_auth_secret_id).collect()
 }
 
-/// `None` when a secret of it is not open.
-fn instance_spec(spec: &ServiceSpec, instance: &InstanceRow, opened: &Opened) -> Option<InstanceSpec> {
+/// What is told of a container. Without the values of secrets that are not open none may be made from it.
+fn instance_spec(spec: &ServiceSpec, instance: &InstanceRow, opened: &Opened) -> InstanceSpec {
     let variables = spec.env_config.iter().map(|variable| {
         let value = match variable.secret_id {
-            Some(secret) => opened.get(&secret)?.expose(),
-            None => variable.env_value.as_ref()?,
+            Some(secret) => opened.get(&secret).map(Secret::expose),
+            None => variable.env_value.as_ref(),
         };
-        Some(EnvVar { env_name: variable.env_name.clone(), env_value: value.clone() })
+        EnvVar { env_name: variable.env_name.clone(), env_value: value.cloned().unwrap_or_default() }
     });
     let secret_env = spec.env_config.iter().filter(|variable| variable.secret_id.is_some());
-    let registry_auth = match spec.registry_auth_secret_id {
-        Some(secret) => Some(registry_login(opened.get(&secret)?)?),
-        None => None,
-    };
-    Some(InstanceSpec {
+    let registry_auth = spec.registry_auth_secret_id.and_then(|secret| registry_login(opened.get(&secret)?));
+    let is_open = secrets_of(spec).iter().all(|id| opened.contains_key(id));
+    let is_whole = is_open && registry_auth.is_some() == spec.registry_auth_secret_id.is_some();
+    let incomplete = || "a secret of its definition cannot be opened, or is no login for a registry".to_owned();
+    InstanceSpec {
         instance_id: instance.id,
         service_id: instance.service_id,
         service_slug: spec.service_slug.clone(),
@@ -252,7 +261,7 @@ fn instance_spec(spec: &ServiceSpec, instance: &InstanceRow, opened: &Opened) ->
         app_protocol: spec.app_protocol,
         health_path: spec.health_path.clone().unwrap_or_else(|| "/".to_owned()),
         probe: spec.probe,
-        env: variables.collect::<Option<_>>()?,
+        env: variables.collect(),
         secret_env: secret_env.map(|variable| variable.env_name.clone()).collect(),
         volumes: spec.volume_config.clone(),
         command: spec.command.clone(),
@@ -261,5 +270,6 @@ fn instance_spec(spec: &ServiceSpec, instance: &InstanceRow, opened: &Opened) ->
         memory_limit_bytes: spec.memory_limit_bytes,
         gpu_count: spec.gpu_count,
         stop_grace_seconds: STOP_GRACE_SECONDS,
-    })
+        withheld: (!is_whole).then(incomplete),
+    }
 }

@@ -46,7 +46,8 @@ pub(crate) struct Demand<'a> {
 
 /// Whether an agent of the team could take an instance of this definition now; if none, why.
 pub(crate) fn check_eligible(agents: Vec<AgentRow>, demand: Demand<'_>, now: Timestamp) -> Result<(), String> {
-    let world = World { services: Vec::new(), agents, secret_bytes: HashMap::new(), up_since: now };
+    let (services, secret_bytes, closed_secrets) = (Vec::new(), HashMap::new(), HashMap::new());
+    let world = World { services, agents, secret_bytes, closed_secrets, up_since: now };
     Fleet::of(&world, now, &Limits::default()).place(demand).map(drop)
 }
 

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     rollout::{Deploy, DeployRef, Deploys, Rollout, RolloutState},
     routes::is_ready,
+    secrets::{ClosedSecrets, obstacle},
 };
 
 /// Plans the next changes. Services without any are left out.
@@ -29,7 +30,8 @@ pub fn plan(world: &World, now: Timestamp, limits: &Limits) -> Vec<ServicePlan> 
     let mut fleet = Fleet::of(world, now, limits);
     let mut plans = Vec::new();
     for service in &world.services {
-        let planner = Planner { service, fleet: &mut fleet, now, limits, changes: Vec::new() };
+        let closed = &world.closed_secrets;
+        let planner = Planner { service, closed, fleet: &mut fleet, now, limits, changes: Vec::new() };
         let changes = planner.run();
         if !changes.is_empty() {
             plans.push(ServicePlan { service_id: service.row.id, changes });
@@ -40,6 +42,7 @@ pub fn plan(world: &World, now: Timestamp, limits: &Limits) -> Vec<ServicePlan> 
 
 struct Planner<'p, 'w> {
     service: &'w ServiceState,
+    closed: &'w ClosedSecrets,
     fleet: &'p mut Fleet<'w>,
     now: Timestamp,
     limits: &'p Limits,
@@ -204,6 +207,11 @@ impl<'w> Planner<'_, 'w> {
         let wanted = deploy.spec.replica_count as usize;
         let (wished, surplus) = self.wished_and_surplus(deploy);
         let mut progress = Progress { total: wanted, changes: surplus, ..Progress::default() };
+        if let Some(why) = obstacle(deploy.spec, self.closed) {
+            progress.ready = wished.iter().filter(|instance| self.goes_on(instance, deploy)).count();
+            progress.doomed = vec![why; wanted.saturating_sub(progress.ready)];
+            return progress;
+        }
         for instance in &wished {
             self.advance(instance, deploy, &mut progress);
         }
@@ -213,6 +221,13 @@ impl<'w> Planner<'_, 'w> {
             progress.changes.push(Change::Create { generation: deploy.generation, agent: agent.ok() });
         }
         progress
+    }
+
+    /// Whether an instance serves callers although a secret of its definition does not open any more: its container was
+    /// made when it did. An external service is called with its secret each time.
+    fn goes_on(&self, instance: &InstanceRow, deploy: DeployRef<'_>) -> bool {
+        deploy.spec.service_type == ServiceType::Deployed
+            && judge(instance, deploy.spec, self.fleet, self.now, self.limits) == Verdict::Ready
     }
 
     fn advance(&mut self, instance: &InstanceRow, deploy: DeployRef<'w>, progress: &mut Progress) {

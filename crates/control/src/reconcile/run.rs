@@ -119,6 +119,6 @@ impl Reconciler {
     }
 
     async fn load(&self) -> Result<World, StoreError> {
-        World::load(&self.store, &self.gateway, self.up_since).await
+        World::load((&self.store, &self.vault), &self.gateway, self.up_since).await
     }
 }

@@ -12,11 +12,11 @@ pub mod rotate;
 pub mod seal;
 
 use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use towline_model::{Secret, SecretId, TeamId};
+use towline_model::{Secret, SecretId, ServiceSpec, TeamId};
 use towline_store::{SecretRow, StoreError, Tx};
 
 use self::seal::{OpenError, Place, Sealed};
@@ -29,13 +29,45 @@ pub use self::{
 #[derive(Debug, Clone)]
 pub struct Vault {
     keys: Arc<KeyRing>,
+    tried: Arc<Mutex<HashMap<SecretId, Tried>>>,
+}
+
+/// Whether a secret has opened, as of one of its versions.
+#[derive(Debug, Clone)]
+struct Tried {
+    version: i64,
+    closed: Option<ClosedSecret>,
+}
+
+/// A secret that does not open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClosedSecret {
+    /// Its name; its id when it is gone.
+    pub name: String,
+    /// Why, and what helps. Holds nothing of the value.
+    pub why: String,
+}
+
+/// The secrets that do not open.
+pub type ClosedSecrets = HashMap<SecretId, ClosedSecret>;
+
+/// Why this definition cannot be run: it needs a secret that does not open. `None` when all that it needs do.
+#[must_use]
+pub fn obstacle(spec: &ServiceSpec, closed: &ClosedSecrets) -> Option<String> {
+    if closed.is_empty() {
+        return None;
+    }
+    spec.secret_uses().into_iter().find_map(|used| {
+        let ClosedSecret { name, why } = closed.get(&used.secret_id)?;
+        Some(format!("the secret {name} ({}) cannot be opened: {why}", used.field))
+    })
 }
 
 impl Vault {
     /// A vault with these keys; the first one seals.
     #[must_use]
     pub fn new(keys: KeyRing) -> Self {
-        Self { keys: Arc::new(keys) }
+        Self { keys: Arc::new(keys), tried: Arc::default() }
     }
 
     /// Seals a value for a row of a team.
@@ -68,9 +100,58 @@ impl Vault {
             let Some(row) = tx.find_secret(team_id, *id).await? else { continue };
             match self.open(&row) {
                 Ok(value) => drop(opened.insert(*id, value)),
-                Err(error) => tracing::error!(team = %team_id, secret = %id, %error, "a secret cannot be opened"),
+                Err(error) => {
+                    tracing::error!(team = %team_id, secret = %id, %error, "a secret cannot be opened");
+                    self.note(&row, Some(&error));
+                }
             }
         }
         Ok(opened)
+    }
+
+    /// Those of these secrets that do not open. One that was tried is not tried again until it changes.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn closed(
+        &self,
+        tx: &mut Tx,
+        needed: &BTreeMap<TeamId, BTreeSet<SecretId>>,
+    ) -> Result<ClosedSecrets, StoreError> {
+        let mut closed = ClosedSecrets::new();
+        if needed.is_empty() {
+            return Ok(closed);
+        }
+        let versions: HashMap<_, _> = tx.secret_versions().await?.into_iter().collect();
+        self.tried().retain(|id, _| versions.contains_key(id));
+        for (team_id, ids) in needed {
+            for id in ids {
+                let known = self.tried().get(id).cloned();
+                let tried = match known.filter(|known| versions.get(id) == Some(&known.version)) {
+                    Some(known) => known.closed,
+                    None => self.try_open(tx, *team_id, *id).await?,
+                };
+                closed.extend(tried.map(|why| (*id, why)));
+            }
+        }
+        Ok(closed)
+    }
+
+    async fn try_open(&self, tx: &mut Tx, team_id: TeamId, id: SecretId) -> Result<Option<ClosedSecret>, StoreError> {
+        let Some(row) = tx.find_secret(team_id, id).await? else {
+            let why = "there is no such secret any more; take the reference out or refer to another one".to_owned();
+            return Ok(Some(ClosedSecret { name: id.to_string(), why }));
+        };
+        Ok(self.note(&row, self.open(&row).err().as_ref()))
+    }
+
+    fn note(&self, row: &SecretRow, error: Option<&OpenError>) -> Option<ClosedSecret> {
+        let closed = error.map(|error| ClosedSecret { name: row.name.clone(), why: error.to_string() });
+        self.tried().insert(row.id, Tried { version: row.version, closed: closed.clone() });
+        closed
+    }
+
+    fn tried(&self) -> MutexGuard<'_, HashMap<SecretId, Tried>> {
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -50,16 +50,15 @@ pub struct Sealed {
 pub enum OpenError {
     /// Its key is not there.
     #[error(
-        "the secret is sealed under the key {key_id}, which this server does not have; add it to the secrets' keys"
+        "it is sealed under the key {key_id}, which this server does not have; add that key to the secrets' keys, or set the \
+         value anew"
     )]
     UnknownKey {
         /// The key's id.
         key_id: String,
     },
     /// It was changed, or it is in another row than the one that it was sealed for.
-    #[error(
-        "the sealed value does not open: it was changed, or moved from another row; restore the row, or set the value anew"
-    )]
+    #[error("what is stored was changed, or moved from another row; restore the row, or set the value anew")]
     Damaged,
 }
 

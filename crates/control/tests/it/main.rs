@@ -26,4 +26,5 @@ mod sign_in;
 mod support;
 mod team_end;
 mod teams;
+mod unreadable;
 mod users;

@@ -375,6 +375,7 @@ mod tests {
             memory_limit_bytes: None,
             gpu_count: 0,
             stop_grace_seconds: 10,
+            withheld: None,
         }
     }
 

@@ -78,6 +78,7 @@ pub(crate) fn service_row(team_id: TeamId, slug: &str) -> ServiceRow {
         version: 0,
         created_at: at(0),
         updated_at: at(0),
+        unreadable: None,
     }
 }
 

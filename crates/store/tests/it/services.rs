@@ -1,7 +1,7 @@
 //! Services: one slug a team, no lost update, and what the reconciler looks at.
 
 use serde_json::json;
-use towline_model::{ServiceId, ServiceStatus, TeamId};
+use towline_model::{SecretId, ServiceId, ServiceStatus, TeamId};
 use towline_store::{Constraint, ServiceRow, Store, StoreError};
 
 use crate::{
@@ -19,7 +19,9 @@ for_each_engine!(
     pages_are_stable_and_the_oldest_come_first,
     the_reconciler_sees_what_runs_or_should,
     another_teams_service_is_not_there,
-    a_document_that_cannot_be_read_is_told,
+    a_document_that_cannot_be_read_fails_only_its_service,
+    what_cannot_be_read_is_not_written_over,
+    services_that_mention_an_id_are_found,
 );
 
 async fn a_service_is_read_back_as_it_was(database: &Database) {
@@ -210,12 +212,74 @@ async fn another_teams_service_is_not_there(database: &Database) {
     assert!(matches!(tx.delete_service(&stolen).await, Err(StoreError::Concurrent)));
 }
 
-async fn a_document_that_cannot_be_read_is_told(database: &Database) {
+/// Runs a service and makes one of its documents one that nobody can read.
+async fn damage(database: &Database, store: &Store, service: &ServiceRow, column: &str, text: &str) {
+    let mut row = ServiceRow { status: ServiceStatus::Running, deployed_spec: Some(spec("hello")), ..service.clone() };
+    let mut tx = store.write().await.unwrap();
+    tx.update_service(&mut row).await.unwrap();
+    tx.commit().await.unwrap();
+    database.execute_raw(&format!("UPDATE services SET {column} = '{text}' WHERE id = '{}'", service.id)).await;
+}
+
+async fn a_document_that_cannot_be_read_fails_only_its_service(database: &Database) {
     let store = database.connect().await;
     let team = add_team(&store).await;
-    add_service(&store, team.id, "hello").await;
-    database.execute_raw("UPDATE services SET spec = '{\"docker_image\": \"hunter2\"}'").await;
-    let error = store.read().await.unwrap().all_services().await.unwrap_err();
-    assert!(matches!(error, StoreError::Corrupt(_)), "{error:?}");
-    assert!(error.to_string().contains("spec") && !error.to_string().contains("hunter2"), "{error}");
+    let other = add_service(&store, team.id, "other").await;
+    let secret = SecretId::generate();
+    let newer = format!(r#"{{"service_slug":"x","display_name":"x","from_next_year":["{secret}","hunter2"]}}"#);
+    for (column, text) in [
+        ("spec", newer.as_str()),
+        ("spec", r#"{"docker_image": "hunter2""#),
+        ("deployed_spec", &newer),
+        ("rollout", "{"),
+    ] {
+        let service = add_service(&store, team.id, &format!("hello-{}", text.len())).await;
+        damage(database, &store, &service, column, text).await;
+        let mut tx = store.write().await.unwrap();
+        let services = tx.all_services().await.unwrap();
+        assert_eq!(services[0], other, "{column}");
+        let row = &services[1];
+        let unreadable = row.unreadable.as_ref().unwrap();
+        assert_eq!((row.id, row.status), (service.id, ServiceStatus::Failed));
+        assert_eq!(row.status_reason.as_ref(), Some(&unreadable.why));
+        assert!(unreadable.why.contains("delete the service") && !unreadable.why.contains("hunter2"), "{unreadable:?}");
+        assert_eq!(unreadable.ids.contains(&secret.as_uuid()), text == newer);
+        assert_eq!(row.spec.service_slug, service.spec.service_slug);
+        assert_eq!(row.deployed_spec.is_some(), column != "deployed_spec");
+        assert_eq!(tx.list_services(team.id, None, page(1, 9)).await.unwrap().items, services);
+        assert_eq!(tx.services_to_reconcile().await.unwrap(), std::slice::from_ref(row), "it has to be stopped");
+        tx.delete_service(row).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+}
+
+async fn what_cannot_be_read_is_not_written_over(database: &Database) {
+    let store = database.connect().await;
+    let team = add_team(&store).await;
+    let service = add_service(&store, team.id, "hello").await;
+    damage(database, &store, &service, "deployed_spec", "damaged").await;
+    let find = async || store.read().await.unwrap().find_service(team.id, service.id).await.unwrap().unwrap();
+    let mut row = find().await;
+    let mut tx = store.write().await.unwrap();
+    tx.update_service(&mut row).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(find().await, row);
+    let whole = serde_json::to_string(&spec("hello")).unwrap().replace('\'', "''");
+    database.execute_raw(&format!("UPDATE services SET deployed_spec = '{whole}'")).await;
+    let again = find().await;
+    assert_eq!((again.status, again.spec, again.unreadable), (ServiceStatus::Running, service.spec, None));
+    assert_eq!(again.status_reason, None);
+}
+
+async fn services_that_mention_an_id_are_found(database: &Database) {
+    let store = database.connect().await;
+    let (team, other_team) = (add_team(&store).await, add_team(&store).await);
+    let (service, _) = (add_service(&store, team.id, "hello").await, add_service(&store, team.id, "other").await);
+    let secret = SecretId::generate();
+    damage(database, &store, &service, "rollout", &format!("\"{secret}\"")).await;
+    let mut tx = store.read().await.unwrap();
+    let found = tx.services_mentioning(team.id, secret).await.unwrap();
+    assert_eq!(found.iter().map(|row| row.id).collect::<Vec<_>>(), [service.id]);
+    assert_eq!(tx.services_mentioning(team.id, SecretId::generate()).await.unwrap(), []);
+    assert_eq!(tx.services_mentioning(other_team.id, secret).await.unwrap(), []);
 }

@@ -1,6 +1,7 @@
 //! The planner, without a database: a scene that can be changed like the real state is.
 
 mod cases;
+mod closed_secrets;
 mod properties;
 mod simulation;
 
@@ -43,6 +44,7 @@ impl Scene {
             services: Vec::new(),
             agents: Vec::new(),
             secret_bytes: std::collections::HashMap::new(),
+            closed_secrets: std::collections::HashMap::new(),
             up_since: START,
         };
         Self { team: TeamId::generate(), world, now: START, limits: Limits::default() }
@@ -89,7 +91,10 @@ impl Scene {
     fn service(&mut self, slug: &str, more: Value) -> ServiceId {
         let mut definition = json!({"service_slug": slug, "display_name": slug, "docker_image": "demo:1"});
         definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        let spec = ServiceSpec::from_json(definition.as_object().unwrap().clone()).unwrap();
+        self.add(ServiceSpec::from_json(definition.as_object().unwrap().clone()).unwrap())
+    }
+
+    fn add(&mut self, spec: ServiceSpec) -> ServiceId {
         let row = new_service(self.team, spec, self.now);
         let id = row.id;
         self.world.services.push(ServiceState { row, rollout: None, instances: Vec::new(), in_flight: 0 });
