@@ -11,10 +11,10 @@ use std::{
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
-use crate::{gateway::BoxError, h1::framing::content_length};
+use crate::{caller_http2::reply::Reply, gateway::BoxError, h1::framing::content_length};
 
 /// The body of a caller's request.
 #[derive(Debug)]
@@ -23,15 +23,18 @@ pub struct CallerBody(Kind);
 #[derive(Debug)]
 enum Kind {
     Empty,
-    /// How many bytes are left, when that is known.
-    Http2 {
-        stream: RecvStream,
-        left: Option<u64>,
-    },
-    Piped {
-        pipe: Arc<Pipe>,
-        left: Option<u64>,
-    },
+    Http2(StreamBody),
+    Piped { pipe: Arc<Pipe>, left: Option<u64> },
+}
+
+/// A body that comes on a stream of HTTP/2.
+#[derive(Debug)]
+struct StreamBody {
+    stream: RecvStream,
+    /// How many bytes are still to come, when that is known.
+    left: Option<u64>,
+    /// Who waits to be asked for it.
+    expects: Option<Reply>,
 }
 
 /// The caller went away before its request was complete, or broke its framing.
@@ -65,7 +68,15 @@ impl CallerBody {
     /// What comes on a stream of HTTP/2, behind a head with these fields. That it is as long as they say is seen to by `h2`
     /// (RFC 9113 §8.1.1).
     pub(crate) fn http2(stream: RecvStream, headers: &HeaderMap) -> Self {
-        Self(Kind::Http2 { stream, left: content_length(headers).unwrap_or_default() })
+        let left = content_length(headers).unwrap_or_default();
+        Self(Kind::Http2(StreamBody { stream, left, expects: None }))
+    }
+
+    /// Lets the caller be told to go on (RFC 9110 §10.1.1) as soon as its body is waited for.
+    pub(crate) fn ask_for(&mut self, reply: Reply) {
+        if let Kind::Http2(body) = &mut self.0 {
+            body.expects = Some(reply);
+        }
     }
 
     /// A body that is fed, and how long it is when that is known.
@@ -124,24 +135,32 @@ fn wake(mut state: MutexGuard<'_, PipeState>) {
     }
 }
 
-/// The next frame of a stream. Only what is asked for is taken, so that a slow reader slows the caller down.
-fn poll_http2(
-    stream: &mut RecvStream,
-    left: &mut Option<u64>,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-    match ready!(stream.poll_data(cx)) {
-        Some(Ok(data)) => {
-            // It fails only when the stream is over.
-            let _ = stream.flow_control().release_capacity(data.len());
-            *left = left.map(|left| left.saturating_sub(data.len() as u64));
-            Poll::Ready(Some(Ok(Frame::data(data))))
+impl StreamBody {
+    /// The next frame. Only what is asked for is taken, so that a slow reader slows the caller down.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let data = match self.stream.poll_data(cx) {
+            Poll::Ready(data) => data,
+            Poll::Pending => {
+                if let Some(reply) = self.expects.take() {
+                    reply.interim(StatusCode::CONTINUE, HeaderMap::new());
+                }
+                return Poll::Pending;
+            }
+        };
+        match data {
+            Some(Ok(data)) => {
+                // It fails only when the stream is over.
+                let _ = self.stream.flow_control().release_capacity(data.len());
+                self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                self.expects = None;
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+            None => match ready!(self.stream.poll_trailers(cx)) {
+                Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
+                Err(error) => Poll::Ready(Some(Err(error.into()))),
+            },
         }
-        Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
-        None => match ready!(stream.poll_trailers(cx)) {
-            Ok(trailers) => Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers)))),
-            Err(error) => Poll::Ready(Some(Err(error.into()))),
-        },
     }
 }
 
@@ -152,7 +171,7 @@ impl Body for CallerBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let (pipe, left) = match &mut self.0 {
             Kind::Empty => return Poll::Ready(None),
-            Kind::Http2 { stream, left } => return poll_http2(stream, left, cx),
+            Kind::Http2(body) => return body.poll_frame(cx),
             Kind::Piped { pipe, left } => (pipe, left),
         };
         let mut state = pipe.state();
@@ -180,7 +199,7 @@ impl Body for CallerBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Empty => true,
-            Kind::Http2 { stream, .. } => stream.is_end_stream(),
+            Kind::Http2(body) => body.stream.is_end_stream(),
             Kind::Piped { pipe, .. } => {
                 let state = pipe.state();
                 state.frame.is_none() && matches!(state.end, Some(Ok(())))
@@ -191,7 +210,7 @@ impl Body for CallerBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Kind::Empty => SizeHint::with_exact(0),
-            Kind::Http2 { left, .. } | Kind::Piped { left, .. } => {
+            Kind::Http2(StreamBody { left, .. }) | Kind::Piped { left, .. } => {
                 left.map_or_else(SizeHint::new, SizeHint::with_exact)
             }
         }

@@ -17,6 +17,7 @@ use crate::{
     body::{ContainerBody, ResponseBody, Terms},
     caller::Active,
     caller_body::CallerBody,
+    caller_http2::reply::{Reply, ReplySource},
     dispatch::{Answer, Outbound, dispatch},
     error::{ExchangeError, ExchangeFailure, GatewayError},
     forwarded::{Hop, X_FORWARDED_PREFIX},
@@ -26,7 +27,7 @@ use crate::{
         head::{HeadFault, Order, write_fields, write_request_line},
     },
     headers::{RequestHops, join_cookie_crumbs, put_request_hops, take_request_hops, take_response_hops},
-    outgoing::{BodySource, Framed, Outgoing, Source},
+    outgoing::{Framed, Outgoing, Source},
     pool,
     presented::{self, Doors},
     request_id::{RequestIdText, X_REQUEST_ID, X_TOWLINE_REQUEST_ID},
@@ -226,7 +227,11 @@ impl<'a> Call<'a> {
     }
 
     /// Passes an HTTP/2 request on to its service and the answer back.
-    pub(crate) async fn run(&self, request: Request<CallerBody>) -> Result<Response<ResponseBody>, GatewayError> {
+    pub(crate) async fn run(
+        &self,
+        request: Request<CallerBody>,
+        reply: Option<Reply>,
+    ) -> Result<Response<ResponseBody>, GatewayError> {
         let (mut parts, body) = request.into_parts();
         let malformed = |fault: HeadFault| GatewayError::MalformedRequest(fault.to_string());
         let framed = match content_length(&parts.headers).map_err(malformed)? {
@@ -241,7 +246,7 @@ impl<'a> Call<'a> {
         let mut text = BytesMut::new();
         write_request_line(&mut text, &method, target.as_bytes());
         write_fields(&mut text, &parts.headers, &Order::default());
-        let request = Outgoing::new(text, BodySource::new(body, framed));
+        let request = Outgoing::new(text, ReplySource::new(body, framed, reply));
         let outbound = Outbound { method: method.clone(), request, upgrade: false, preference };
         let answer = dispatch(self.shared, &admitted.service, outbound, &terms, &mut Alarm::default()).await;
         let answer = answer.map_err(|error| additions.explain(error))?;

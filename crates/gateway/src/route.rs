@@ -18,21 +18,49 @@ use crate::{
     body::ResponseBody,
     caller::Active,
     caller_body::CallerBody,
+    caller_http2::reply::Reply,
     error::{GatewayError, problem_response},
     gateway::{BoxError, CallerAddr, Shared},
-    grpc, invoke,
+    grpc,
+    headers::header_has_token,
+    invoke,
     path::{Destination, destination},
     proxy::Call,
     request_id::{RequestIdText, X_REQUEST_ID},
     standing::Standing,
 };
 
+/// What a caller's connection can do beside taking the answer to a request.
+pub(crate) enum Means {
+    Nothing,
+    /// It can be handed over.
+    Handover(Handover),
+    /// It takes interim answers.
+    Interims(Reply),
+}
+
+impl Means {
+    fn handover(self) -> Option<Handover> {
+        match self {
+            Self::Handover(handover) => Some(handover),
+            Self::Nothing | Self::Interims(_) => None,
+        }
+    }
+
+    fn reply(self) -> Option<Reply> {
+        match self {
+            Self::Interims(reply) => Some(reply),
+            Self::Nothing | Self::Handover(_) => None,
+        }
+    }
+}
+
 /// One request.
 pub(crate) async fn handle<S, B>(
     shared: Arc<Shared>,
     active: Active,
     request: Request<CallerBody>,
-    (api, handover): (S, Option<Handover>),
+    (api, means): (S, Means),
 ) -> Response<ResponseBody>
 where
     S: Service<Request<CallerBody>, Response = Response<B>, Error = Infallible>,
@@ -41,7 +69,7 @@ where
 {
     let id = RequestIdText::of(request.headers());
     let response = match check_target(request.method(), request.version(), request.headers()) {
-        Ok(()) => route(&shared, &active, request, &id, (api, handover)).await,
+        Ok(()) => route(&shared, &active, request, &id, (api, means)).await,
         Err(fault) => malformed(&shared, (request.method(), request.uri()), fault, &id),
     };
     response.map(|body| body.with_active(active))
@@ -52,7 +80,7 @@ async fn route<S, B>(
     active: &Active,
     mut request: Request<CallerBody>,
     id: &RequestIdText,
-    (api, handover): (S, Option<Handover>),
+    (api, means): (S, Means),
 ) -> Response<ResponseBody>
 where
     S: Service<Request<CallerBody>, Response = Response<B>, Error = Infallible>,
@@ -72,20 +100,22 @@ where
         Destination::Proxy { slug, target } => {
             let is_grpc = request.version() == Version::HTTP_2 && grpc::is_grpc(request.headers());
             let call = Call { shared, active, id, slug, target, is_named: named.is_some() };
-            match call.run(request).await {
+            match call.run(request, means.reply()).await {
                 Ok(answer) => return answer,
                 Err(error) if is_grpc => grpc::trailers_only(&error, rescue(&error, id)),
                 Err(error) => rescue(&error, id),
             }
         }
         Destination::Invoke { slug } => {
+            expect(&mut request, means.reply());
             // Boxed, so that every connection does not keep room for it.
             let answer = Box::pin(invoke::invoke(shared, active, request, id, slug)).await;
             answer.unwrap_or_else(|error| rescue(&error, id))
         }
-        Destination::AgentSession => accept::session(shared, active, &request, id, handover),
-        Destination::AgentCarrier => accept::carrier(shared, active, &request, id, handover),
+        Destination::AgentSession => accept::session(shared, active, &request, id, means.handover()),
+        Destination::AgentCarrier => accept::carrier(shared, active, &request, id, means.handover()),
         Destination::Api => {
+            expect(&mut request, means.reply());
             request.extensions_mut().insert(id.clone());
             let address = shared.client_address(active.caller(), request.headers());
             request.extensions_mut().insert(CallerAddr(address));
@@ -95,6 +125,15 @@ where
         }
     };
     ours(answer, shared, id)
+}
+
+/// A caller that waits to be asked for its body is asked by whoever reads it here.
+fn expect(request: &mut Request<CallerBody>, reply: Option<Reply>) {
+    if let Some(reply) = reply
+        && header_has_token(request.headers(), &header::EXPECT, "100-continue")
+    {
+        request.body_mut().ask_for(reply);
+    }
 }
 
 /// The answer to a request that is wrong before it is looked at where it goes: the same on a runtime route as all others

@@ -5,21 +5,16 @@
 
 use std::{
     future::Future,
-    io::{self, IoSlice},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use h2::{Ping, PingPong};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep},
-};
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::signs::Signs;
 
 /// How long a caller may say nothing before it is pinged.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -29,15 +24,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// What asks a silent caller whether it is there.
 pub(super) struct KeepAlive {
     pings: PingPong,
-    heard: Arc<AtomicBool>,
+    signs: Arc<Signs>,
     /// Whether a ping is on its way.
     asked: bool,
     next_look: Pin<Box<Sleep>>,
 }
 
 impl KeepAlive {
-    pub(super) fn new(pings: PingPong, heard: Arc<AtomicBool>) -> Self {
-        Self { pings, heard, asked: false, next_look: Box::pin(sleep(SILENCE)) }
+    pub(super) fn new(pings: PingPong, signs: Arc<Signs>) -> Self {
+        Self { pings, signs, asked: false, next_look: Box::pin(sleep(SILENCE)) }
     }
 
     /// Ready when nobody is there.
@@ -47,7 +42,7 @@ impl KeepAlive {
             if self.asked && self.pings.poll_pong(cx).is_ready() {
                 self.asked = false;
             }
-            let heard = self.heard.swap(false, Ordering::Relaxed);
+            let heard = self.signs.take_heard();
             if self.asked && !heard {
                 return Poll::Ready(());
             }
@@ -58,55 +53,5 @@ impl KeepAlive {
             let wait = if self.asked { PATIENCE } else { SILENCE };
             self.next_look.as_mut().reset(Instant::now() + wait);
         }
-    }
-}
-
-/// A connection on which it is noticed when anything is heard.
-pub(super) struct Heard<T> {
-    io: T,
-    heard: Arc<AtomicBool>,
-}
-
-impl<T> Heard<T> {
-    pub(super) fn new(io: T) -> (Self, Arc<AtomicBool>) {
-        let heard = Arc::new(AtomicBool::new(false));
-        (Self { io, heard: Arc::clone(&heard) }, heard)
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Heard<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.heard.store(true, Ordering::Relaxed);
-        }
-        read
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Heard<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -9,25 +9,26 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream, server::SendResponse};
+use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use tower::Service;
 
+use super::reply::Reply;
 use crate::{
     body::ResponseBody,
     caller::Active,
     caller_body::CallerBody,
     gateway::{BoxError, Shared},
     headers::take_response_hops,
-    route::handle,
+    route::{Means, handle},
 };
 
 /// Answers a request. A caller that resets it has cancelled everything behind it.
 pub(super) async fn respond<S, B>(
     shared: Arc<Shared>,
     active: Active,
-    (request, mut reply): (Request<RecvStream>, SendResponse<Bytes>),
+    (request, reply): (Request<RecvStream>, Reply),
     api: S,
 ) where
     S: Service<Request<CallerBody>, Response = Response<B>, Error = Infallible>,
@@ -37,18 +38,19 @@ pub(super) async fn respond<S, B>(
     let is_head = *request.method() == Method::HEAD;
     let (parts, stream) = request.into_parts();
     let body = CallerBody::http2(stream, &parts.headers);
-    let mut handler = pin!(handle(shared, active, Request::from_parts(parts, body), (api, None)));
+    let request = Request::from_parts(parts, body);
+    let mut handler = pin!(handle(shared, active, request, (api, Means::Interims(reply.clone()))));
     let answer = poll_fn(|cx| match handler.as_mut().poll(cx) {
         Poll::Ready(answer) => Poll::Ready(Some(answer)),
-        Poll::Pending => reply.poll_reset(cx).map(|_| None),
+        Poll::Pending => reply.poll_reset(cx).map(|()| None),
     });
     if let Some(answer) = answer.await {
-        send(answer, reply, is_head).await;
+        send(answer, &reply, is_head).await;
     }
 }
 
 /// Sends an answer to its end, or to where it breaks off.
-async fn send(answer: Response<ResponseBody>, mut reply: SendResponse<Bytes>, is_head: bool) {
+async fn send(answer: Response<ResponseBody>, reply: &Reply, is_head: bool) {
     let (mut parts, body) = answer.into_parts();
     // RFC 9113 §8.2.2: there are none in HTTP/2.
     take_response_hops(&mut parts.headers);
@@ -60,16 +62,10 @@ async fn send(answer: Response<ResponseBody>, mut reply: SendResponse<Bytes>, is
     {
         parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    match reply.send_response(Response::from_parts(parts, ()), ends) {
-        Ok(_) if ends => {}
-        Ok(stream) => {
-            let mut pipe = Pipe { stream, body, data: Bytes::new() };
-            poll_fn(|cx| pipe.poll(cx)).await;
-        }
-        Err(error) => {
-            tracing::debug!(%error, "an answer could not be sent");
-            reply.send_reset(Reason::INTERNAL_ERROR);
-        }
+    let Some(stream) = reply.send(Response::from_parts(parts, ()), ends) else { return };
+    if !ends {
+        let mut pipe = Pipe { stream, body, data: Bytes::new() };
+        poll_fn(|cx| pipe.poll(cx)).await;
     }
 }
 

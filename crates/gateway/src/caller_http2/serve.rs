@@ -15,8 +15,10 @@ use http_body::Body;
 use tower::Service;
 
 use super::{
-    keep_alive::{Heard, KeepAlive},
+    keep_alive::KeepAlive,
+    reply::Reply,
     respond::respond,
+    signs::{Signs, Watched},
 };
 use crate::{
     caller::{Caller, Signal},
@@ -46,15 +48,16 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let (io, heard) = Heard::new(io);
-    let mut handshake = pin!(builder().handshake(io));
+    let signs = Arc::new(Signs::default());
+    let mut handshake = pin!(builder().handshake(Watched::new(io, Arc::clone(&signs))));
     let shaken = poll_fn(|cx| match caller.poll_signal(cx) {
         Signal::Cut => Poll::Ready(None),
         Signal::Run | Signal::Drain => handshake.as_mut().poll(cx).map(Result::ok),
     });
     let Some(mut conn) = shaken.await else { return };
-    let Some(keep_alive) = conn.ping_pong().map(|pings| KeepAlive::new(pings, heard)) else { return };
-    let mut served = Served { shared, caller, api, conn, keep_alive, draining: false };
+    let Some(pings) = conn.ping_pong() else { return };
+    let keep_alive = KeepAlive::new(pings, Arc::clone(&signs));
+    let mut served = Served { shared, caller, api, conn, signs, keep_alive, draining: false };
     poll_fn(move |cx| served.poll(cx)).await;
 }
 
@@ -77,7 +80,8 @@ struct Served<S> {
     shared: Arc<Shared>,
     caller: Arc<Caller>,
     api: S,
-    conn: Connection<Heard<CallerStream>, Bytes>,
+    conn: Connection<Watched<CallerStream>, Bytes>,
+    signs: Arc<Signs>,
     keep_alive: KeepAlive,
     draining: bool,
 }
@@ -104,11 +108,24 @@ impl<S> Served<S> {
             self.caller.abort_on_close();
             return Poll::Ready(());
         }
+        let ended = self.poll_requests(cx);
+        self.signs.note_turn();
+        ended
+    }
+
+    /// Gives each request that has come a task of its own, and writes what there is to write.
+    fn poll_requests<B>(&mut self, cx: &mut Context<'_>) -> Poll<()>
+    where
+        S: Service<Request<CallerBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         loop {
             match ready!(self.conn.poll_accept(cx)) {
-                // Each has a task of its own.
-                Some(Ok((request, reply))) => {
+                Some(Ok((request, response))) => {
                     let active = self.caller.begin(!request.body().is_end_stream());
+                    let reply = Reply::new(response, Arc::clone(&self.signs));
                     let (shared, api) = (Arc::clone(&self.shared), self.api.clone());
                     self.shared.tasks.spawn(respond(shared, active, (request, reply), api));
                 }

@@ -28,7 +28,7 @@ use crate::{
     headers::header_has_token,
     outgoing::{write_chunk, write_last_chunk},
     rewound::Rewound,
-    route::handle,
+    route::{Means, handle},
 };
 
 /// Bytes that are gathered before they are written.
@@ -80,7 +80,7 @@ where
     let active = conn.caller.begin(!body.is_over());
     let (mut feed, caller_body) = Feed::begin(&request, &mut body);
     let request = request.map(|()| caller_body);
-    let mut handler = pin!(handle(Arc::clone(shared), active, request, (api, None)));
+    let mut handler = pin!(handle(Arc::clone(shared), active, request, (api, Means::Nothing)));
     let answer = poll_fn(|cx| {
         loop {
             if let Poll::Ready(answer) = handler.as_mut().poll(cx) {
@@ -114,7 +114,7 @@ where
     let active = conn.caller.begin(false);
     let (hand_over, handover) = oneshot::channel();
     let request = request.map(|()| CallerBody::empty());
-    let answer = handle(Arc::clone(shared), active, request, (api, Some(handover))).await;
+    let answer = handle(Arc::clone(shared), active, request, (api, Means::Handover(handover))).await;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         let after = write(&mut conn, answer, exchange, &mut BodyReader::Over).await;
         return Some((conn, after));

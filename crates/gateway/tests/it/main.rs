@@ -11,6 +11,8 @@ mod framing;
 mod h1;
 mod h2c;
 mod http2;
+mod http2_client;
+mod http2_interim;
 mod http2_rules;
 mod invoke;
 mod limits;
