@@ -26,7 +26,7 @@ use std::{
 
 use bollard::{
     Docker,
-    models::CreateImageInfo,
+    models::{ContainerCreateBody, CreateImageInfo, MountType},
     query_parameters::{
         CreateContainerOptions, CreateImageOptions, EventsOptions, InspectContainerOptions, ListContainersOptions,
         LogsOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
@@ -76,7 +76,10 @@ pub struct DockerRuntime {
 impl DockerRuntime {
     /// Prepares to use an engine. Connects to nothing.
     #[must_use]
-    pub const fn new(config: DockerConfig) -> Self {
+    pub fn new(mut config: DockerConfig) -> Self {
+        // Whoever has the socket has the machine, wherever it is.
+        let sockets = Address::candidates(&config).unwrap_or_default().into_iter().filter_map(Address::into_socket);
+        config.volumes.protected.extend(sockets);
         Self { config, client: Mutex::new(None) }
     }
 
@@ -116,11 +119,18 @@ impl DockerRuntime {
         &self,
         docker: &Docker,
         name: &str,
-        owner: &Owner,
-        spec: &InstanceSpec,
+        body: ContainerCreateBody,
     ) -> Result<String, bollard::errors::Error> {
         let options = CreateContainerOptions { name: Some(name.to_owned()), ..CreateContainerOptions::default() };
-        Ok(docker.create_container(Some(options), definition::body(owner, spec)).await?.id)
+        Ok(docker.create_container(Some(options), body).await?.id)
+    }
+
+    /// Checks where the host paths of a container lead by now.
+    async fn check_volumes(&self, docker: &Docker, container: &ContainerId) -> Result<(), RuntimeError> {
+        let found = docker.inspect_container(container.as_str(), None::<InspectContainerOptions>).await;
+        let mounts = self.checked(found)?.host_config.and_then(|config| config.mounts).unwrap_or_default();
+        let bound = mounts.into_iter().filter(|mount| mount.typ == Some(MountType::BIND));
+        bound.filter_map(|mount| mount.source).try_for_each(|path| self.config.volumes.check(&path).map(drop))
     }
 
     /// The container of that name, if it was made for this instance and deploy.
@@ -207,17 +217,17 @@ impl Runtime for DockerRuntime {
     }
 
     async fn create(&self, owner: &Owner, spec: &InstanceSpec) -> Result<ContainerId, RuntimeError> {
-        self.config.volumes.check(&spec.volumes)?;
+        let body = definition::body(owner, spec, &self.config.volumes.resolve(&spec.volumes)?);
         let docker = self.client().await?;
         let name = definition::name(spec);
-        let mut made = self.create_named(&docker, &name, owner, spec).await;
+        let mut made = self.create_named(&docker, &name, body.clone()).await;
         if made.as_ref().is_err_and(is_conflict) {
             // Either an answer of the engine got lost, or somebody else has the name.
             if let Some(own) = self.own_by_name(&docker, &name, owner, spec).await {
                 return Ok(own);
             }
             let other_name = format!("{name}-{:08x}", rand::random::<u32>());
-            made = self.create_named(&docker, &other_name, owner, spec).await;
+            made = self.create_named(&docker, &other_name, body).await;
         }
         match made {
             Ok(id) => Ok(ContainerId::new(id)),
@@ -228,6 +238,7 @@ impl Runtime for DockerRuntime {
 
     async fn start(&self, container: &ContainerId) -> Result<(), RuntimeError> {
         let docker = self.client().await?;
+        self.check_volumes(&docker, container).await?;
         self.checked(docker.start_container(container.as_str(), None::<StartContainerOptions>).await)
     }
 

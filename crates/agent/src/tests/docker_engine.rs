@@ -326,6 +326,32 @@ async fn a_definition_that_cannot_run_says_why() {
 }
 
 #[tokio::test]
+async fn a_volume_that_leads_elsewhere_by_now_is_not_started_with_again() {
+    on_machine(async |machine| {
+        let directory = tempfile::tempdir().unwrap();
+        let (target, link) = (directory.path().join("target"), directory.path().join("data"));
+        std::fs::create_dir(&target).unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let host_path = link.to_str().unwrap().to_owned();
+        let volumes = vec![VolumeMount { host_path, container_path: "/data".to_owned(), read_only: false }];
+        machine.wish(&[InstanceSpec { volumes, ..demo() }]);
+        let ready = machine.wait_for_phase(InstancePhase::Ready).await;
+        let container = ready.container_id.unwrap();
+        let host = machine.inspect(&container).await.host_config.unwrap();
+        let source = host.mounts.unwrap()[0].source.clone().unwrap();
+        assert_eq!(source, target.canonicalize().unwrap().to_str().unwrap(), "the engine sees no link");
+        // Somebody who may write there lets it lead to the system, and the program ends.
+        std::fs::remove_dir(&target).unwrap();
+        std::os::unix::fs::symlink("/etc", &target).unwrap();
+        machine.engine.kill_container(&container, None::<KillContainerOptions>).await.unwrap();
+        let reason = machine.wait_for_reason(ReasonKind::StartFailed).await.reason.unwrap();
+        assert!(reason.message.contains("belongs to the system"), "{reason:?}");
+        assert_eq!(machine.inspect(&container).await.state.unwrap().running, Some(false));
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_container_that_is_never_well_says_what_the_probe_saw() {
     on_machine(async |machine| {
         machine.wish(&[with_env("DEMO_HEALTH_STATUS", "500", demo())]);

@@ -48,8 +48,8 @@ pub struct AgentIdentityArgs {
     /// [default: DOCKER_HOST, else the usual sockets].
     #[arg(id = "agent.docker_host", long = "docker-host", value_name = "URL")]
     pub docker_host: Option<String>,
-    /// A directory of this machine that services may mount from, even a system directory; repeat for several
-    /// [default: everything but system directories].
+    /// A directory of this machine that services may mount from, even a system directory; repeat for several. The container
+    /// engine's socket and Towline's own keys and data are never mounted [default: everything but system directories].
     #[arg(id = "agent.volume_root", long = "volume-root", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub volume_root: Vec<PathBuf>,
     /// What attached services of this agent may be at: a host, *.host, * or an address or range, each with or without
@@ -147,7 +147,8 @@ pub async fn run(args: AgentArgs, context: &Context) -> Result<(), Failure> {
     let config =
         AgentConfig { ca_file, proxy, connection_lifetime, workers, ..config(args.server, key, &args.identity)? };
     config.validate().map_err(|error| Failure::usage(error.to_string()))?;
-    let mut agent = Some(start(config, runtime(&args.identity, context)));
+    let secret_files = [args.key_file, args.proxy_credentials_file].into_iter().flatten().collect();
+    let mut agent = Some(start(config, runtime(&args.identity, secret_files, context)));
     let shutdown = signals.shutdown();
     tokio::select! {
         () = shutdown.cancelled() => {}
@@ -194,13 +195,16 @@ pub fn conventional_proxy(environment: &Environment) -> ProxyConfig {
     }
 }
 
-/// What runs the containers. Nothing is connected to yet.
-pub fn runtime(args: &AgentIdentityArgs, context: &Context) -> DockerRuntime {
+/// What runs the containers, none of which gets to see `protected` files and directories, nor where this user's keys and data
+/// are. Nothing is connected to yet.
+pub fn runtime(args: &AgentIdentityArgs, mut protected: Vec<PathBuf>, context: &Context) -> DockerRuntime {
     let environment = &context.environment;
+    protected.push(environment.data_dir());
+    protected.extend(environment.config_dir());
     DockerRuntime::new(DockerConfig {
         host: args.docker_host.clone().or_else(|| environment.text("DOCKER_HOST").map(str::to_owned)),
         runtime_dir: environment.path("XDG_RUNTIME_DIR"),
-        volumes: VolumeRules { allowed_roots: args.volume_root.clone() },
+        volumes: VolumeRules { allowed_roots: args.volume_root.clone(), protected },
     })
 }
 

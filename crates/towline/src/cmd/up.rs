@@ -57,12 +57,13 @@ pub struct UpArgs {
 /// When the server cannot start, or stops by itself.
 pub async fn run(args: UpArgs, context: &Context) -> Result<(), Failure> {
     let signals = SignalWatch::start()?;
-    let runtime = agent::runtime(&args.identity, context);
     let shutdown = signals.shutdown();
     let mut started = tokio::select! {
         started = serve::start(&args.serve, None, true, context) => started?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    let protected = [started.data_dir.clone()].into_iter().chain(args.agent_key_file.clone()).collect();
+    let runtime = agent::runtime(&args.identity, protected, context);
     let config = agent_key(&started, &args)?.map(|key| config(&started, key, &args)).transpose()?;
     greet(&started, &args, &Runtime::status(&runtime).await, context)?;
     if config.is_none() {

@@ -7,6 +7,7 @@ use bollard::models::{
     ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType, PortBinding, RestartPolicy,
     RestartPolicyNameEnum,
 };
+use towline_model::service::VolumeMount;
 use towline_tunnel::message::{InstanceSpec, RegistryAuth};
 
 use crate::{fingerprint, runtime::Owner};
@@ -54,8 +55,8 @@ pub(super) fn labels(owner: &Owner, spec: &InstanceSpec) -> HashMap<String, Stri
     .collect()
 }
 
-/// The whole request.
-pub(super) fn body(owner: &Owner, spec: &InstanceSpec) -> ContainerCreateBody {
+/// The whole request, with the instance's volumes at the paths where links lead to.
+pub(super) fn body(owner: &Owner, spec: &InstanceSpec, volumes: &[VolumeMount]) -> ContainerCreateBody {
     let env = spec.env.iter().map(|variable| format!("{}={}", variable.env_name, variable.env_value)).collect();
     ContainerCreateBody {
         image: Some(with_tag(&spec.image)),
@@ -65,12 +66,12 @@ pub(super) fn body(owner: &Owner, spec: &InstanceSpec) -> ContainerCreateBody {
         cmd: spec.args.clone(),
         exposed_ports: Some(vec![port_key(spec)]),
         stop_timeout: Some(i64::from(spec.stop_grace_seconds)),
-        host_config: Some(host_config(spec)),
+        host_config: Some(host_config(spec, volumes)),
         ..ContainerCreateBody::default()
     }
 }
 
-fn host_config(spec: &InstanceSpec) -> HostConfig {
+fn host_config(spec: &InstanceSpec, volumes: &[VolumeMount]) -> HostConfig {
     let memory = spec.memory_limit_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
     HostConfig {
         port_bindings: Some(HashMap::from([(port_key(spec), Some(vec![loopback()]))])),
@@ -83,7 +84,7 @@ fn host_config(spec: &InstanceSpec) -> HostConfig {
         // The same value: no swap on top of the limit.
         memory_swap: memory,
         nano_cpus: spec.cpu_limit.map(nano_cpus),
-        mounts: Some(spec.volumes.iter().map(mount).collect()),
+        mounts: Some(volumes.iter().map(mount).collect()),
         device_requests: (spec.gpu_count != 0).then(|| vec![gpus(spec.gpu_count)]),
         ..HostConfig::default()
     }
@@ -111,7 +112,7 @@ fn nano_cpus(cpus: f64) -> i64 {
 }
 
 /// As a mount and not as a bind: engines make missing host directories for binds, which would hide a mistyped path.
-fn mount(volume: &towline_model::service::VolumeMount) -> Mount {
+fn mount(volume: &VolumeMount) -> Mount {
     Mount {
         typ: Some(MountType::BIND),
         source: Some(volume.host_path.clone()),
@@ -179,7 +180,7 @@ mod tests {
 
     #[test]
     fn the_port_is_published_on_loopback_only_at_a_number_that_the_engine_chooses() {
-        let host = body(&owner(), &spec(1)).host_config.unwrap();
+        let host = body(&owner(), &spec(1), &spec(1).volumes).host_config.unwrap();
         let bindings = host.port_bindings.unwrap();
         assert_eq!(bindings.len(), 1);
         assert_eq!(bindings["8080/tcp"].as_deref(), Some(&[loopback()][..]));
@@ -190,13 +191,13 @@ mod tests {
 
     #[test]
     fn limits_and_devices_are_set_only_when_wished() {
-        let plain = host_config(&spec(1));
+        let plain = host_config(&spec(1), &[]);
         assert_eq!((plain.memory, plain.nano_cpus, plain.device_requests), (None, None, None));
         let mut limited = spec(1);
         limited.cpu_limit = Some(1.5);
         limited.memory_limit_bytes = Some(64 << 20);
         limited.gpu_count = -1;
-        let host = host_config(&limited);
+        let host = host_config(&limited, &[]);
         assert_eq!(
             (host.nano_cpus, host.memory, host.memory_swap),
             (Some(1_500_000_000), Some(64 << 20), Some(64 << 20))
@@ -208,12 +209,12 @@ mod tests {
 
     #[test]
     fn the_images_own_command_is_kept_unless_replaced() {
-        let plain = body(&owner(), &spec(1));
+        let plain = body(&owner(), &spec(1), &[]);
         assert_eq!((plain.entrypoint, plain.cmd), (None, None));
         let mut replaced = spec(1);
         replaced.command = Some(vec!["sh".to_owned()]);
         replaced.args = Some(vec!["-c".to_owned()]);
-        let body = body(&owner(), &replaced);
+        let body = body(&owner(), &replaced, &[]);
         assert_eq!((body.entrypoint.unwrap(), body.cmd.unwrap()), (vec!["sh".to_owned()], vec!["-c".to_owned()]));
     }
 
@@ -250,7 +251,7 @@ mod tests {
         }
         let mut spec = spec(1);
         spec.registry_auth = Some(login("me", "hunter2"));
-        assert!(!format!("{:?}", body(&owner(), &spec)).contains("hunter2"));
+        assert!(!format!("{:?}", body(&owner(), &spec, &[])).contains("hunter2"));
     }
 
     #[test]

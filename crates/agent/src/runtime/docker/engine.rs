@@ -42,6 +42,14 @@ impl Address {
         Err(format!("the engine at {host} is on another machine; run an agent there instead"))
     }
 
+    /// The path of the socket, if it is one.
+    pub(super) fn into_socket(self) -> Option<PathBuf> {
+        match self {
+            Self::Socket(path) => Some(path),
+            Self::Loopback(_) => None,
+        }
+    }
+
     /// Where to look, in this order.
     pub(super) fn candidates(config: &DockerConfig) -> Result<Vec<Self>, String> {
         if let Some(host) = &config.host {
