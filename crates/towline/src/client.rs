@@ -7,6 +7,7 @@ pub mod bootstrap;
 pub mod connect;
 mod credentials;
 mod error;
+mod patience;
 mod sign_in;
 pub mod sse;
 #[cfg(test)]
@@ -26,6 +27,7 @@ use url::{Host, Url};
 pub use self::{
     credentials::{CredentialsFile, DeviceLogin, Kept, Login},
     error::ClientError,
+    patience::Notice,
     sign_in::{SignIn, Tokens},
     types::Service,
 };
@@ -57,6 +59,7 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     identity: Identity,
+    notice: Notice,
 }
 
 impl Client {
@@ -65,7 +68,13 @@ impl Client {
     /// # Errors
     /// When the machine's trusted certificates cannot be read.
     pub fn new(base: Url, identity: Identity) -> Result<Self, ClientError> {
-        Ok(Self { http: http_client(&base)?, base, identity })
+        Ok(Self { http: http_client(&base)?, base, identity, notice: Notice::default() })
+    }
+
+    /// Tells somebody when a call has to wait.
+    #[must_use]
+    pub fn with_notice(self, tell: impl Fn(String) + Send + Sync + 'static) -> Self {
+        Self { notice: Notice::new(tell), ..self }
     }
 
     /// The key that calls are made with, if it is a key.
@@ -148,8 +157,14 @@ impl Client {
     /// Opens an answer that is read as it arrives; there is no limit to how long that takes.
     pub async fn open(&self, path: &str, query: &[(&str, String)]) -> Result<Response, ClientError> {
         let bearer = self.bearer().await?;
-        let request = self.authorized(self.http.get(self.url(path)).query(query), bearer.as_ref());
-        check(request.send().await.map_err(|error| ClientError::transport(&self.base, &error))?).await
+        let mut patience = self.notice.patience();
+        loop {
+            let request = self.authorized(self.http.get(self.url(path)).query(query), bearer.as_ref());
+            let response = request.send().await.map_err(|error| ClientError::transport(&self.base, &error))?;
+            if !patience.has_waited(&response).await {
+                return check(response).await;
+            }
+        }
     }
 
     /// A request that this client's identity may make, for a path of the API that is taken as it is.
@@ -173,16 +188,23 @@ impl Client {
             let sent = self.authorized(request, bearer).send().await;
             sent.map_err(|error| ClientError::transport(&self.base, &error))
         };
-        let bearer = self.bearer().await?;
-        let response = attempt(bearer.as_ref()).await?;
-        // A token can be refused before its time, when the server's signing key or its clock has changed.
-        if response.status() == 401
-            && let (Identity::User { sign_in, .. }, Some(refused)) = (&self.identity, &bearer)
-        {
-            let fresh = sign_in.renew(&self.http, refused).await?;
-            return check(attempt(Some(&fresh)).await?).await;
+        let mut patience = self.notice.patience();
+        let (mut bearer, mut is_renewed) = (self.bearer().await?, false);
+        loop {
+            let response = attempt(bearer.as_ref()).await?;
+            if patience.has_waited(&response).await {
+                continue;
+            }
+            // A token can be refused before its time, when the server's signing key or its clock has changed.
+            if response.status() == 401
+                && !is_renewed
+                && let (Identity::User { sign_in, .. }, Some(refused)) = (&self.identity, &bearer)
+            {
+                (bearer, is_renewed) = (Some(sign_in.renew(&self.http, refused).await?), true);
+                continue;
+            }
+            return check(response).await;
         }
-        check(response).await
     }
 
     async fn bearer(&self) -> Result<Option<Secret<String>>, ClientError> {

@@ -50,7 +50,8 @@ impl Context {
     /// # Errors
     /// When a key is mistyped, or nobody has signed in.
     pub fn client(&self, args: &ClientArgs) -> Result<Client, Failure> {
-        connect::connect(args, self)
+        let output = self.output.clone();
+        Ok(connect::connect(args, self)?.with_notice(move |text| output.note(text)))
     }
 }
 

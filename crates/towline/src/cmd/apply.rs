@@ -124,8 +124,7 @@ async fn carry_out(client: &Client, step: &Step, context: &Context) -> Result<()
         Action::Deploy { service } => service.view.id.to_string(),
         Action::Delete { service } => return delete(client, service, context).await.map_err(failed),
     };
-    let done = client.post::<Value>(&format!("/containers/{id}/deploy"), None).await;
-    done.map(drop).map_err(|error| failed(error.into()))?;
+    wait::deploy(client, &id, slug, &context.output).await.map_err(failed)?;
     context.output.note(format!("{slug}: {}", step.done()));
     Ok(())
 }

@@ -45,6 +45,17 @@ enum KindName {
     Agent,
 }
 
+/// The kinds of key that there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ListedKind {
+    /// sk-: programs that call services.
+    Integration,
+    /// ak-: agents.
+    Agent,
+    /// dk-: machines of users, by `towline login`.
+    Device,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ScopeName {
     /// List and show services and agents.
@@ -86,14 +97,15 @@ struct CreateArgs {
 
 const LIST_EXAMPLE: &str = "\
 Example:
-  towline key list --kind agent";
+  towline key list --kind agent
+  towline key list --kind device";
 
 #[derive(Debug, Args)]
 #[command(after_help = LIST_EXAMPLE)]
 struct ListArgs {
     /// Only keys of this kind.
     #[arg(long, value_enum)]
-    kind: Option<KindName>,
+    kind: Option<ListedKind>,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -170,7 +182,7 @@ async fn revoke(args: RevokeArgs, context: &Context) -> Result<(), Failure> {
     context.output.show(&json!({"id": id}), || format!("revoked {id}"))
 }
 
-async fn all_keys(client: &Client, kind: Option<KindName>) -> Result<Vec<Value>, Failure> {
+async fn all_keys(client: &Client, kind: Option<ListedKind>) -> Result<Vec<Value>, Failure> {
     let filter: Vec<_> = kind.map(|kind| ("kind", kind.as_str().to_owned())).into_iter().collect();
     Ok(client.list("/credentials", "credentials", &filter).await?)
 }
@@ -195,6 +207,16 @@ impl KindName {
         match self {
             Self::Integration => "integration",
             Self::Agent => "agent",
+        }
+    }
+}
+
+impl ListedKind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Integration => "integration",
+            Self::Agent => "agent",
+            Self::Device => "device",
         }
     }
 }

@@ -347,6 +347,68 @@ async fn stateful_server() -> TestServer {
     .await
 }
 
+/// A server that has one service, whose deploy is refused so many times because no agent can take it.
+async fn server_without_agent(refusals: usize) -> TestServer {
+    let left = Arc::new(Mutex::new(refusals));
+    let id = "01932c07-8a4e-7bbd-9c45-000000000000";
+    let service = json!({
+        "id": id, "service_slug": "ollama", "display_name": "ollama", "service_type": "attached",
+        "attached_target": "127.0.0.1:11434", "service_status": "running", "has_undeployed_changes": true,
+    });
+    TestServer::start(move |seen| match seen.line.split('?').next().unwrap() {
+        "GET /api/v1/containers" => list_of(std::slice::from_ref(&service)),
+        line if line.ends_with("/instances") => json(200, &json!({"instance_list": []})),
+        line if line.starts_with("GET ") => found(Some(&service)),
+        line if line.starts_with("PUT ") => json(200, &json!({"id": id})),
+        line if line.ends_with("/deploy") => {
+            let mut left = left.lock().unwrap();
+            if *left == 0 {
+                return json(200, &json!({"is_success": true}));
+            }
+            *left -= 1;
+            let message = "no agent has joined this team yet; run `towline agent` with an ak- key on a machine";
+            problem(ErrorCode::NoEligibleAgent, message)
+        }
+        line => panic!("{line}"),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn apply_waits_for_an_agent_that_was_just_started_and_says_when_there_is_none() {
+    let definition = "service_slug: ollama\nservice_type: attached\nattached_target: 127.0.0.1:11434\n";
+    let server = server_without_agent(3).await;
+    let shell = Shell::new(&server);
+    let file = shell.file("services.yaml", definition);
+    let done = shell.run(&["apply", "-f", &file]).await;
+    done.result.unwrap();
+    assert_eq!(server.lines().iter().filter(|line| line.ends_with("/deploy")).count(), 4);
+
+    let server = server_without_agent(usize::MAX).await;
+    let shell = Shell::new(&server);
+    let file = shell.file("services.yaml", definition);
+    let done = shell.run(&["apply", "-f", &file]).await;
+    let message = done.failure().message().to_owned();
+    assert!(
+        message.starts_with("ollama: no agent has come within") && message.contains("no agent has joined"),
+        "{message}"
+    );
+    assert!(done.failure().hint_text().unwrap().contains("towline agents"), "{:?}", done.failure().hint_text());
+}
+
+#[tokio::test]
+async fn keys_are_listed_by_their_kind() {
+    let server = TestServer::start(|seen| {
+        assert_eq!(seen.line, "GET /api/v1/credentials?kind=device&per_page=100");
+        let key = json!({"id": "01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77", "kind": "device", "display_name": "laptop", "key_prefix": "dk-4fT9aQz1x"});
+        json(200, &json!({"credentials": [key], "page_meta": {"total_count": 1}}))
+    })
+    .await;
+    let done = Shell::new(&server).run(&["key", "list", "--kind", "device"]).await;
+    done.result.as_ref().unwrap();
+    assert!(done.data.contains("dk-4fT9aQz1x") && done.data.contains("laptop"), "{}", done.data);
+}
+
 #[tokio::test]
 async fn apply_creates_updates_keeps_and_prunes() {
     let server = stateful_server().await;

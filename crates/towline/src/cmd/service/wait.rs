@@ -18,6 +18,34 @@ const NO_REASON: &str = "the server gives no reason";
 /// For how long a server that cannot be reached is asked again: as long as a restart takes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// For how long a deploy is asked for again that no agent can take: as long as one that was just started takes to join.
+const JOIN_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 20_000 });
+
+/// Asks for a deploy. A service that runs elsewhere is refused while no agent that is connected can take it, so that one that
+/// was started a moment ago is waited for.
+///
+/// # Errors
+/// When the server cannot be reached or refuses; when there is no agent in time.
+pub async fn deploy(client: &Client, id: &str, slug: &str, output: &Output) -> Result<(), Failure> {
+    let path = format!("/containers/{id}/deploy");
+    let start = Instant::now();
+    let mut progress = None;
+    loop {
+        let error = match client.post::<Value>(&path, None).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.code() == "no_eligible_agent" => error,
+            Err(error) => return Err(error.into()),
+        };
+        if start.elapsed() >= JOIN_PATIENCE {
+            return Err(Failure::new(format!("no agent has come within {JOIN_PATIENCE:?} that can take it: {error}"))
+                .hint("`towline agents` shows which there are; `towline agent` on a machine adds it"));
+        }
+        let text = format!("{slug}: waiting for an agent: {error}");
+        progress.get_or_insert_with(|| output.progress(format!("{slug}: waiting for an agent"))).update(text);
+        sleep(POLL).await;
+    }
+}
+
 /// Waits until every wished instance of the newest deploy is ready.
 ///
 /// # Errors
