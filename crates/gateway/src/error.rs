@@ -27,6 +27,8 @@ pub const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry")
 const RETRY_AFTER_SECONDS: &str = "1";
 /// The most seconds that a caller of a busy service is told to wait.
 const MAX_RETRY_AFTER_SECONDS: u64 = 60;
+/// What is said of a request that must not simply be sent again.
+const MAYBE_PROCESSED: &str = "; the container may have processed the request, so check before sending it again";
 
 /// Why the gateway, and not the container, answers.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +119,18 @@ pub enum GatewayError {
         /// Why this one cannot wait.
         reason: BusyReason,
     },
+    /// The bodies of invokes take as much memory as they may.
+    #[error(
+        "the bodies of invokes take as much memory as they may ({limit} bytes); try again shortly, or use the proxy route, \
+         which holds no bodies{}",
+        if *.maybe_processed { MAYBE_PROCESSED } else { "" }
+    )]
+    InvokesFull {
+        /// Bytes that there are for all.
+        limit: usize,
+        /// Whether the container may have seen something of a request that must not be sent twice.
+        maybe_processed: bool,
+    },
     /// The exchange with the container failed.
     #[error("{}{}", .0.reason, .0.advice())]
     Exchange(ExchangeError),
@@ -142,11 +156,7 @@ pub struct ExchangeError {
 
 impl ExchangeError {
     const fn advice(&self) -> &'static str {
-        if self.maybe_processed {
-            "; the container may have processed the request, so check before sending it again"
-        } else {
-            ""
-        }
+        if self.maybe_processed { MAYBE_PROCESSED } else { "" }
     }
 }
 
@@ -243,6 +253,7 @@ impl GatewayError {
             Self::ServiceBusy { .. } => ErrorCode::ServiceBusy,
             Self::AgentUnreachable { .. } | Self::AgentOffline { .. } => ErrorCode::AgentUnreachable,
             Self::Exchange(error) => error.reason.code(),
+            Self::InvokesFull { .. } => ErrorCode::ServerBusy,
             Self::Revoked => ErrorCode::Unauthenticated,
         }
     }
@@ -253,6 +264,7 @@ impl GatewayError {
             Self::Auth(_) | Self::Forbidden | Self::Revoked | Self::TooManyTickets => "http_request_denied",
             Self::ServiceNotFound { .. } => "destination_not_found",
             Self::ServiceBusy { .. } => "connection_limit_reached",
+            Self::InvokesFull { .. } => "proxy_internal_response",
             Self::ServiceNotRunning { .. }
             | Self::NoReadyInstance { .. }
             | Self::InstanceUnavailable { .. }
@@ -267,6 +279,37 @@ impl GatewayError {
         }
     }
 
+    /// The codes of everything that the gateway may answer a call of a service with.
+    pub const CODES_OF_CALLS: &[ErrorCode] = &[
+        ErrorCode::MalformedRequest,
+        ErrorCode::TeamRequired,
+        ErrorCode::InvalidParameter,
+        ErrorCode::ServiceNotRunning,
+        ErrorCode::Unauthenticated,
+        ErrorCode::Forbidden,
+        ErrorCode::NotInTeam,
+        ErrorCode::NotFound,
+        ErrorCode::TunnelFailed,
+        ErrorCode::UpstreamFailed,
+        ErrorCode::EgressDenied,
+        ErrorCode::TlsCertificateError,
+        ErrorCode::TlsProtocolError,
+        ErrorCode::UpstreamProtocolError,
+        ErrorCode::UpstreamTimeout,
+        ErrorCode::ServiceBusy,
+        ErrorCode::NoReadyInstance,
+        ErrorCode::AgentUnreachable,
+    ];
+
+    /// Those that only a call that is described in JSON is answered with, besides.
+    pub const CODES_OF_INVOKES: &[ErrorCode] = &[
+        ErrorCode::MalformedBody,
+        ErrorCode::ValidationFailed,
+        ErrorCode::BodyTooLarge,
+        ErrorCode::ResponseTooLarge,
+        ErrorCode::ServerBusy,
+    ];
+
     /// Whether the same request may be sent again at once without harm.
     const fn is_retryable(&self) -> bool {
         match self {
@@ -277,7 +320,7 @@ impl GatewayError {
             Self::Exchange(ExchangeError { maybe_processed: false, reason: ExchangeFailure::ConnectTimeout(_) }) => {
                 true
             }
-            Self::Exchange(_) => false,
+            Self::Exchange(_) | Self::InvokesFull { maybe_processed: true, .. } => false,
             _ => matches!(self.code().status(), 429 | 503),
         }
     }
@@ -329,7 +372,8 @@ impl GatewayError {
             Self::InstanceUnavailable { forget: Some(cookie), .. } => {
                 headers.insert(header::SET_COOKIE, cookie.clone());
             }
-            Self::Exchange(ExchangeError { maybe_processed: true, .. }) => {
+            Self::Exchange(ExchangeError { maybe_processed: true, .. })
+            | Self::InvokesFull { maybe_processed: true, .. } => {
                 headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
             }
             _ => {}
@@ -402,6 +446,10 @@ pub(crate) fn proxy_status(token: &str, details: &str) -> HeaderValue {
     text.push('"');
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("towline"))
 }
+
+#[cfg(test)]
+#[path = "error_codes_tests.rs"]
+mod codes_tests;
 
 #[cfg(test)]
 mod tests {
@@ -504,6 +552,22 @@ mod tests {
                 "connection_limit_reached",
                 true,
                 true,
+            ),
+            (
+                GatewayError::InvokesFull { limit: 1, maybe_processed: false },
+                503,
+                "server_busy",
+                "proxy_internal_response",
+                true,
+                true,
+            ),
+            (
+                GatewayError::InvokesFull { limit: 1, maybe_processed: true },
+                503,
+                "server_busy",
+                "proxy_internal_response",
+                false,
+                false,
             ),
             (
                 exchange(ExchangeFailure::ConnectTimeout(Duration::from_secs(2)), false),

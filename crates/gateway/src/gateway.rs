@@ -27,6 +27,7 @@ use crate::{
     caller_body::CallerBody,
     external::ExternalTls,
     forwarded::{self, AddressRange},
+    invoke::memory::InvokeMemory,
     line::LineStatus,
     listener, logs,
     presented::Doors,
@@ -71,6 +72,9 @@ pub struct GatewayConfig {
     pub invoke_request_limit: usize,
     /// The longest response body of an invoke, before encoding, in bytes. Default 32 MiB.
     pub invoke_response_limit: usize,
+    /// Bytes that the bodies of all invokes may take at a time, as they come and go on the wire; making the one from the other
+    /// takes up to three times as much for a moment. Default 256 MiB.
+    pub invoke_memory_bytes: usize,
     /// How long a request waits for a carrier of an agent that is connected and has none free. Default 5 s.
     pub carrier_wait: Duration,
     /// How long requests in flight may go on when the server stops. Default 30 s.
@@ -96,6 +100,7 @@ impl Default for GatewayConfig {
             tls: None,
             invoke_request_limit: 32 << 20,
             invoke_response_limit: 32 << 20,
+            invoke_memory_bytes: 256 << 20,
             carrier_wait: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
             workers: Workers::default(),
@@ -130,6 +135,8 @@ pub(crate) struct Shared {
     pub external_tls: ExternalTls,
     /// What the windows of all carriers grow under.
     pub budget: Budget,
+    /// What the bodies of invokes take.
+    pub invoke_memory: InvokeMemory,
     /// Sessions, carriers and other work that no caller waits for. It ends on `cut`.
     pub tasks: TaskTracker,
     /// Cancelled when nothing new is to begin.
@@ -188,6 +195,7 @@ impl Gateway {
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let shared = Shared {
             budget: Budget::new(config.tunnel_budget_bytes),
+            invoke_memory: InvokeMemory::new(config.invoke_memory_bytes),
             external_tls: ExternalTls::new(&config.external_roots),
             config,
             tokens,
@@ -231,7 +239,7 @@ impl Gateway {
     }
 
     /// When each of the current keys was last used here, for those that were: by a request that it let in, by a ticket that
-    /// it had made, or by an agent that connected. To a second.
+    /// it had made, or by an agent that is connected. To a second.
     #[must_use]
     pub fn last_uses(&self) -> Vec<(CredentialId, Timestamp)> {
         let state = self.shared.state.load();

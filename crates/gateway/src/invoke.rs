@@ -1,11 +1,14 @@
 //! Invoke: a request to a service, described in JSON; for callers that cannot send it themselves.
 
+pub(crate) mod memory;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, uri::PathAndQuery};
 use http_body::Body;
+use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use towline_model::{
@@ -14,6 +17,7 @@ use towline_model::{
     validate::{Checks, without_value},
 };
 
+use self::memory::{Full, Held};
 use crate::{
     affinity::{Affinity, Preference},
     alarm::Alarm,
@@ -108,7 +112,10 @@ pub(crate) async fn invoke(
     let affinity = Affinity::of(request.headers())?;
     let host = authority_of(request.uri()).or_else(|| request.headers().get(header::HOST).cloned());
     let version = request.version();
-    let text = read_description(request.into_body(), shared.config.invoke_request_limit).await?;
+    let mut held = shared.invoke_memory.hold();
+    let full = |maybe_processed| GatewayError::InvokesFull { limit: shared.invoke_memory.limit(), maybe_processed };
+    let read = read_description(request.into_body(), shared.config.invoke_request_limit, &mut held).await;
+    let text = read.map_err(|error| error.unwrap_or_else(|| full(false)))?;
     let mut described = describe(&text, shared.config.invoke_request_limit)?;
     drop(text);
 
@@ -128,8 +135,9 @@ pub(crate) async fn invoke(
     let outbound = outbound(described, &admitted, Affinity::preference(affinity))?;
     let answer = dispatch(shared, &admitted.service, outbound, &terms, &mut Alarm::default()).await?;
     let instance = answer.in_flight.instance().id;
-    let described = read_answer(answer, &method, terms, shared.config.invoke_response_limit).await?;
-    let mut response = Response::new(ResponseBody::full(described));
+    let read = read_answer(answer, &method, terms, shared.config.invoke_response_limit, &mut held).await;
+    let described = read.map_err(|error| error.unwrap_or_else(|| full(!method.is_idempotent())))?;
+    let mut response = Response::new(ResponseBody::full(held.with(described)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(affinity) = affinity {
         affinity.tell(response.headers_mut(), instance, &admitted.service.prefix);
@@ -155,23 +163,33 @@ fn outbound(
     Ok(Outbound { method, request: Outgoing::complete(text, NoSource), upgrade: false, preference })
 }
 
-/// Reads the body of the call itself.
-async fn read_description(body: CallerBody, body_limit: usize) -> Result<Bytes, GatewayError> {
+/// Reads the body of the call itself. `Err(None)` when there is no memory for it.
+async fn read_description(
+    mut body: CallerBody,
+    body_limit: usize,
+    held: &mut Held,
+) -> Result<Bytes, Option<GatewayError>> {
     // Base64 makes four bytes of three.
     let limit = body_limit.div_ceil(3) * 4 + ENVELOPE;
-    let too_large = || GatewayError::BodyTooLarge { limit: body_limit };
+    let too_large = || Some(GatewayError::BodyTooLarge { limit: body_limit });
+    let malformed = |what: &str| Some(GatewayError::MalformedRequest(format!("the request body {what}")));
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
-    let read = http_body_util::BodyExt::collect(http_body_util::Limited::new(body, limit));
-    match timeout(READ_DEADLINE, read).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => {
-            Err(GatewayError::MalformedRequest("the request body ended early or its framing is broken".to_owned()))
+    let read = async {
+        let mut text = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| malformed("ended early or its framing is broken"))?;
+            let Some(data) = frame.data_ref() else { continue };
+            if text.len() + data.len() > limit {
+                return Err(too_large());
+            }
+            held.grow(data.len()).map_err(|Full| None)?;
+            text.extend_from_slice(data);
         }
-        Err(_) => Err(GatewayError::MalformedRequest("the request body did not arrive in time".to_owned())),
-    }
+        Ok(text.freeze())
+    };
+    timeout(READ_DEADLINE, read).await.map_err(|_| malformed("did not arrive in time"))?
 }
 
 /// Reads the description and checks every field of it.
@@ -245,44 +263,50 @@ fn describe_headers(described: BTreeMap<String, String>, checks: &mut Checks) ->
     headers
 }
 
-/// Reads an answer to its end and describes it.
+/// Reads an answer to its end and describes it. `Err(None)` when there is no memory for it.
 async fn read_answer(
     answer: Answer<NoSource>,
     method: &Method,
     terms: Terms,
     limit: usize,
-) -> Result<Vec<u8>, GatewayError> {
+    held: &mut Held,
+) -> Result<Vec<u8>, Option<GatewayError>> {
     let failed = |reason| GatewayError::Exchange(ExchangeError { reason, maybe_processed: !method.is_idempotent() });
     let Answer { mut head, mut connection, in_flight, request } = answer;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(broke_http(method, "it switches to another protocol without having been asked"));
+        return Err(Some(broke_http(method, "it switches to another protocol without having been asked")));
     }
     connection.keep_for = pool::keep_for(take_response_hops(&mut head.headers).keep_alive_seconds);
     // An answer that comes before the request is through does not wait for it: the connection is not used again.
     let mut body = ContainerBody::new(connection, request.is_sent(), in_flight, &terms);
     let bytes = tokio::select! {
         biased;
-        bytes = read_body(&mut body, limit) => bytes.map_err(failed)?,
-        cut = terms.over() => return Err(match cut {
+        bytes = read_body(&mut body, limit, held) => bytes.map_err(|failure| failure.map(failed))?,
+        cut = terms.over() => return Err(Some(match cut {
             Cut::Exchange(reason) => failed(reason),
             Cut::Revoked => GatewayError::Revoked,
-        }),
+        })),
     };
     drop(body);
     let described = describe_answer(head.status, &head.headers, &bytes);
     Ok(serde_json::to_vec(&described).unwrap_or_default())
 }
 
-async fn read_body(body: &mut ContainerBody, limit: usize) -> Result<BytesMut, ExchangeFailure> {
+async fn read_body(
+    body: &mut ContainerBody,
+    limit: usize,
+    held: &mut Held,
+) -> Result<BytesMut, Option<ExchangeFailure>> {
     if body.size_hint().lower() > limit as u64 {
-        return Err(ExchangeFailure::TooLarge(limit));
+        return Err(Some(ExchangeFailure::TooLarge(limit)));
     }
     let mut bytes = BytesMut::new();
     while let Some(frame) = std::future::poll_fn(|cx| body.poll_frame(cx)).await {
-        if let Some(data) = frame?.data_ref() {
+        if let Some(data) = frame.map_err(Some)?.data_ref() {
             if bytes.len() + data.len() > limit {
-                return Err(ExchangeFailure::TooLarge(limit));
+                return Err(Some(ExchangeFailure::TooLarge(limit)));
             }
+            held.grow(data.len()).map_err(|Full| None)?;
             bytes.extend_from_slice(data);
         }
     }

@@ -118,6 +118,8 @@ error_codes! {
     ServiceBusy = "service_busy", 503;
     /// The service is running, but no online agent can reach a ready instance.
     AgentUnreachable = "agent_unreachable", 503;
+    /// The server holds as much for calls of this kind as it may at a time.
+    ServerBusy = "server_busy", 503;
     /// The server is starting or stopping, or its database does not answer.
     Unavailable = "unavailable", 503;
     /// The request's version of HTTP is not spoken here.

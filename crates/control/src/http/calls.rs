@@ -4,7 +4,10 @@
 //! with is `towline_gateway::GatewayError`'s.
 
 use serde_json::{Value, json};
-use towline_gateway::invoke::{InvokeRequest, InvokeResponse};
+use towline_gateway::{
+    GatewayError,
+    invoke::{InvokeRequest, InvokeResponse},
+};
 use towline_model::{Action, ErrorCode};
 
 use super::{
@@ -26,31 +29,6 @@ const METHODS: [(&str, bool); 7] = [
     ("post", true),
     ("put", true),
 ];
-/// What the gateway says when a call does not get through.
-const ERRORS: &[ErrorCode] = &[
-    ErrorCode::MalformedRequest,
-    ErrorCode::TeamRequired,
-    ErrorCode::InvalidParameter,
-    ErrorCode::ServiceNotRunning,
-    ErrorCode::Unauthenticated,
-    ErrorCode::Forbidden,
-    ErrorCode::NotInTeam,
-    ErrorCode::NotFound,
-    ErrorCode::TunnelFailed,
-    ErrorCode::UpstreamFailed,
-    ErrorCode::EgressDenied,
-    ErrorCode::TlsCertificateError,
-    ErrorCode::TlsProtocolError,
-    ErrorCode::UpstreamProtocolError,
-    ErrorCode::UpstreamTimeout,
-    ErrorCode::ServiceBusy,
-    ErrorCode::NoReadyInstance,
-    ErrorCode::AgentUnreachable,
-];
-/// What it says to a description, besides.
-const INVOKE_ERRORS: &[ErrorCode] =
-    &[ErrorCode::MalformedBody, ErrorCode::ValidationFailed, ErrorCode::BodyTooLarge, ErrorCode::ResponseTooLarge];
-
 /// Call a service.
 ///
 /// Any method, any path: everything after the slug, path and query, reaches the container byte for byte, slashes included,
@@ -75,7 +53,8 @@ pub fn call() {}
 /// Call a service by a description of the request.
 ///
 /// For callers that cannot send arbitrary requests. Hop-by-hop headers, `Host`, `Content-Length`, `Authorization` and
-/// `Proxy-*` are left out of the request. Each body may have 32 MiB unless the server is told otherwise.
+/// `Proxy-*` are left out of the request. Each body may have 32 MiB unless the server is told otherwise, and the bodies of all
+/// that run at a time 256 MiB: 503 `server_busy` when there is no room for one more.
 #[utoipa::path(
     post,
     path = "/api/v1/r/invoke/{slug}",
@@ -99,7 +78,7 @@ pub(super) fn describe(paths: &mut Value) {
         if let Some(operation) = operation.as_object_mut().filter(|_| !has_body) {
             operation.remove("requestBody");
         }
-        describe_call(&mut operation, ERRORS);
+        describe_call(&mut operation, GatewayError::CODES_OF_CALLS);
         let answers = operation["responses"].as_object_mut().into_iter().flatten();
         for answer in answers.map(|(_, answer)| answer) {
             // The container may answer with any status itself. Then it has no `X-Request-Id` of ours.
@@ -110,7 +89,7 @@ pub(super) fn describe(paths: &mut Value) {
     }
     let invoke = &mut paths[INVOKE_PATH]["post"];
     invoke["requestBody"]["required"] = json!(true);
-    describe_call(invoke, &[ERRORS, INVOKE_ERRORS].concat());
+    describe_call(invoke, &[GatewayError::CODES_OF_CALLS, GatewayError::CODES_OF_INVOKES].concat());
     add_headers(&mut invoke["responses"]["200"], &["X-Towline-Instance"]);
     for (_, answer) in invoke["responses"].as_object_mut().into_iter().flatten() {
         add_headers(answer, &["X-Request-Id"]);
@@ -137,7 +116,7 @@ fn describe_call(operation: &mut Value, errors: &[ErrorCode]) {
         match status.as_str() {
             "401" => add_headers(answer, &["WWW-Authenticate"]),
             "502" => add_headers(answer, &["X-Should-Retry", "Retry-After"]),
-            "503" => add_headers(answer, &["Retry-After"]),
+            "503" => add_headers(answer, &["X-Should-Retry", "Retry-After"]),
             _ => {}
         }
     }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use towline_gateway::{
     GatewayConfig,
-    testing::{Container, World},
+    testing::{Answer, Container, World},
 };
 
 const HELLO: &str = "/api/v1/r/invoke/hello";
@@ -170,6 +170,56 @@ async fn both_bodies_are_limited() {
     caller.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n200000\r\n")).await;
     caller.send(" ".repeat(0x20_0000)).await;
     assert_eq!(caller.answer().await.status, 413);
+}
+
+#[tokio::test]
+async fn the_bodies_of_all_invokes_have_one_bound() {
+    let (go_on, may_go_on) = tokio::sync::watch::channel(false);
+    let (arrived, mut has_arrived) = tokio::sync::watch::channel(false);
+    let container = Container::start(move |mut exchange, _| {
+        let (mut may_go_on, arrived) = (may_go_on.clone(), arrived.clone());
+        async move {
+            while let Some((head, _)) = exchange.request().await? {
+                let size: usize = head.split(' ').nth(1).unwrap()[2..].parse().unwrap();
+                if size == 7 {
+                    arrived.send_replace(true);
+                    let _ = may_go_on.wait_for(|may| *may).await;
+                }
+                exchange
+                    .write(format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n{}", "x".repeat(size)))
+                    .await?;
+            }
+            Ok(())
+        }
+    })
+    .await;
+    let world = World::start_with(GatewayConfig { invoke_memory_bytes: 10_000, ..GatewayConfig::default() }).await;
+    let (team, _agent, _) = world.hello(&container).await;
+    let call = async |method: &str, up: usize, down: usize| {
+        let body = STANDARD.encode(vec![0; up]);
+        let described = json!({"method": method, "path": format!("/?{down}"), "body_base64": body});
+        world.post_json(&team.key, HELLO, &described.to_string()).await
+    };
+    let refused = |answer: &Answer, should_retry: bool| {
+        assert_eq!((answer.status, answer.json()["error_code"].as_str().unwrap()), (503, "server_busy"));
+        assert_eq!(answer.header("retry-after").is_some(), should_retry);
+        assert_eq!(answer.header("x-should-retry"), (!should_retry).then_some("false"));
+    };
+    assert_eq!(call("POST", 6_000, 1_000).await.status, 200);
+    refused(&call("POST", 9_000, 1).await, true);
+    // Its request is through by then.
+    refused(&call("POST", 1, 20_000).await, false);
+    refused(&call("PUT", 1, 20_000).await, true);
+    let (first, second) = tokio::join!(call("PUT", 6_000, 7), async {
+        // The first one waits in the container, and what it has sent is held until it is answered.
+        has_arrived.wait_for(|arrived| *arrived).await.unwrap();
+        let second = call("PUT", 6_000, 1).await;
+        go_on.send_replace(true);
+        second
+    });
+    refused(&second, true);
+    assert_eq!(first.status, 200);
+    assert_eq!(call("PUT", 6_000, 7).await.status, 200, "all is given back");
 }
 
 #[tokio::test]

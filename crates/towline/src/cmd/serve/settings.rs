@@ -209,6 +209,15 @@ struct LimitArgs {
         default_value = "32MiB"
     )]
     invoke_response_limit: u64,
+    /// The memory that the bodies of all invokes may take at a time; what does not fit is answered with 503.
+    #[arg(
+        id = "limits.invoke_memory",
+        long = "invoke-memory",
+        value_name = "SIZE",
+        value_parser = parse_size,
+        default_value = "256MiB"
+    )]
+    invoke_memory: u64,
     /// An address or range such as 10.0.0.0/8 of proxies in front of this server, whose Forwarded and X-Forwarded-*
     /// headers are believed; repeat for several [default: none].
     #[arg(id = "limits.trusted_proxy", long = "trusted-proxy", value_name = "RANGE")]
@@ -359,6 +368,7 @@ impl LimitArgs {
             tunnel_budget_bytes: bytes(self.tunnel_memory),
             invoke_request_limit: bytes(self.invoke_request_limit),
             invoke_response_limit: bytes(self.invoke_response_limit),
+            invoke_memory_bytes: bytes(self.invoke_memory),
             trusted_proxies: self.trusted_proxy.clone(),
             ..GatewayConfig::default()
         };
