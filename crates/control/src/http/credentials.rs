@@ -91,7 +91,7 @@ pub struct CredentialItem {
     expires_at: Option<Timestamp>,
     /// The agent's key that was made together with this device's key, and ends with it; null for other keys.
     companion_id: Option<CredentialId>,
-    /// When it was last used, to about half a minute; null for never. An agent's key is used when an agent connects.
+    /// When it was last used, to about half a minute; null for never. An agent's key is used as long as an agent is connected with it.
     last_used_at: Option<Timestamp>,
 }
 

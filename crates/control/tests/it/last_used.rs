@@ -59,6 +59,17 @@ async fn every_kind_of_key_is_told_when_it_was_used() {
 }
 
 #[tokio::test]
+async fn a_key_is_in_use_as_long_as_its_agent_is_connected() {
+    let server = TestServer::start_with(|config| config.last_used_interval = Duration::from_millis(10)).await;
+    let agent_key = &server.ours.keys["ak"];
+    let agent = SimAgent::connect(server.server.addr(), agent_key, SimAgent::hello("one")).await.unwrap();
+    let first = used(&server, "ak").await;
+    let later = async { while used(&server, "ak").await <= first {} };
+    within("a later time of use", later).await;
+    drop(agent);
+}
+
+#[tokio::test]
 async fn what_was_used_last_is_written_down_at_the_end() {
     let server = TestServer::start().await;
     let id: CredentialId = {

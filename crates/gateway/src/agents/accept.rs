@@ -90,6 +90,7 @@ fn check_session(
         credential_id: credential.id,
         team_id: credential.team_id,
         expires_at: credential.expires_at,
+        last_use: credential.last_use.clone(),
         revoked,
         admission,
         framing: wanted.framing(),

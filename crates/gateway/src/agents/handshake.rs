@@ -20,7 +20,7 @@ use towline_tunnel::{
 };
 
 use super::{AgentEvent, accept::Upgraded, registry::Admission, session::Session};
-use crate::gateway::Shared;
+use crate::{gateway::Shared, last_use::LastUse};
 
 /// How long an agent may take to say hello.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -37,6 +37,8 @@ pub(crate) struct Newcomer {
     pub credential_id: CredentialId,
     pub team_id: TeamId,
     pub expires_at: Option<Timestamp>,
+    /// An agent that is connected uses its key all along.
+    pub last_use: LastUse,
     /// Cancelled when the key is revoked.
     pub revoked: CancellationToken,
     pub admission: Admission,
@@ -317,6 +319,7 @@ async fn look_after(shared: &Shared, line: &Line, newcomer: &Newcomer, session: 
     if newcomer.expires_at.is_some_and(|expiry| expiry <= shared.clock.now()) {
         return Err(Over::KeyGone);
     }
+    newcomer.last_use.note(shared.clock.now());
     session.retire_idle(Instant::now());
     ask_for_carriers(line, session).await
 }
