@@ -5,6 +5,7 @@ mod archive;
 mod bench;
 mod demo;
 mod engine;
+mod fuzz;
 mod image;
 mod openapi;
 mod postgres;
@@ -32,6 +33,9 @@ enum Task {
     /// Run the whole system on this machine and call a service in four ways; it keeps running
     #[command(after_help = "Example: cargo xtask demo --check")]
     Demo(demo::DemoArgs),
+    /// Run the fuzz targets, one after the other, with whatever they need installed or named
+    #[command(after_help = "Example: cargo xtask fuzz --seconds 300 whole_path")]
+    Fuzz(fuzz::FuzzArgs),
     /// Build the demo service's image, towline-demo:latest, in the local container engine
     #[command(after_help = "Example: cargo xtask image && docker run --rm -p 127.0.0.1:8080:8080 towline-demo")]
     Image,
@@ -61,6 +65,7 @@ fn run(task: Task) -> Result<()> {
             Ok(())
         }
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Openapi => openapi::run(),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),

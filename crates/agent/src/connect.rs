@@ -3,6 +3,8 @@
 //! A [`Dialler`] holds no connection, and names are resolved anew each time. What it remembers are guesses: which way
 //! to the server worked last ([`ladder`]), and how long connections live on it ([`lifetimes`]).
 
+#[cfg(any(test, feature = "testing"))]
+pub mod fuzz;
 mod ladder;
 mod lifetimes;
 mod proxy;

@@ -37,6 +37,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use towline_model::{AgentId, SystemClock};
 
+#[cfg(any(test, feature = "testing"))]
+pub use self::connect::fuzz;
 use self::{
     carriers::{Carriers, CloseOnDrop},
     connect::Dialler,

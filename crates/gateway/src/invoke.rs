@@ -90,11 +90,11 @@ pub struct InvokeResponse {
 }
 
 /// A description that was read and checked.
-struct Described {
-    method: Method,
-    path: PathAndQuery,
-    headers: HeaderMap,
-    body: Bytes,
+pub(crate) struct Described {
+    pub method: Method,
+    pub path: PathAndQuery,
+    pub headers: HeaderMap,
+    pub body: Bytes,
 }
 
 /// Carries out the request that the body describes.
@@ -193,7 +193,7 @@ async fn read_description(
 }
 
 /// Reads the description and checks every field of it.
-fn describe(text: &[u8], body_limit: usize) -> Result<Described, GatewayError> {
+pub(crate) fn describe(text: &[u8], body_limit: usize) -> Result<Described, GatewayError> {
     if text.trim_ascii_start().first() != Some(&b'{') {
         // serde would also read an array, field by field.
         return Err(malformed_body("", "must be a JSON object with `method` and `path`"));

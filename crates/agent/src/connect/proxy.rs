@@ -9,7 +9,11 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use towline_model::Secret;
 use url::{Host, Url};
 
-use super::{ConnectError, ServerSocket, tls::Tls, upgrade};
+use super::{
+    ConnectError, ServerSocket,
+    tls::Tls,
+    upgrade::{self, Socket},
+};
 use crate::config::{AgentConfig, ConfigError};
 
 /// Through which proxy the server is reached. Nothing of it is ever shown: each value may hold a password.
@@ -43,7 +47,7 @@ pub(super) struct Proxy {
     pub(super) host: Host<String>,
     pub(super) port: u16,
     tls: Option<Tls>,
-    authorization: Option<HeaderValue>,
+    pub(super) authorization: Option<HeaderValue>,
 }
 
 impl fmt::Debug for Proxy {
@@ -108,7 +112,7 @@ impl Proxy {
     }
 
     /// Has a connection to the proxy passed on to the server.
-    pub(super) async fn connect(&self, socket: ServerSocket, target: &str) -> Result<ServerSocket, ConnectError> {
+    pub(super) async fn connect<S: Socket>(&self, socket: S, target: &str) -> Result<S, ConnectError> {
         let broken = |reason: String| ConnectError::ProxyBroken { proxy: self.to_string(), reason };
         let request = self.request(target).ok_or_else(|| broken(format!("{target} cannot be asked for")))?;
         match upgrade::exchange(socket, request, |response| response.status().is_success()).await {

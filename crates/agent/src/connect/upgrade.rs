@@ -38,11 +38,11 @@ pub(super) struct UpgradeRequest {
 }
 
 /// A connection to the server on which frames are sent and received.
-pub type Transport = Either<UpgradedSocket, WebSocketIo<UpgradedSocket>>;
+pub type Transport<S = ServerSocket> = Either<UpgradedSocket<S>, WebSocketIo<UpgradedSocket<S>>>;
 
 impl UpgradeRequest {
     /// Sends the request on a fresh connection and takes the connection over when the server switches.
-    pub(super) async fn send(self, socket: ServerSocket) -> Result<Transport, ConnectError> {
+    pub(super) async fn send<S: Socket>(self, socket: S) -> Result<Transport<S>, ConnectError> {
         let (kind, framing, key) = (self.kind, self.framing, generate_key());
         let request = self.into_request(&key)?;
         let switches = |response: &Response<Incoming>| match framing {
@@ -83,11 +83,11 @@ impl UpgradeRequest {
 }
 
 /// Sends one request on a fresh connection, and gives the connection back when its answer is the one that is hoped for.
-pub(super) async fn exchange(
-    socket: ServerSocket,
+pub(super) async fn exchange<S: Socket>(
+    socket: S,
     request: Request<Empty<Bytes>>,
     is_hoped_for: impl FnOnce(&Response<Incoming>) -> bool,
-) -> Result<UpgradedSocket, ConnectError> {
+) -> Result<UpgradedSocket<S>, ConnectError> {
     let mut client = http1::Builder::new();
     client.max_buf_size(HEAD_LIMIT.0).max_headers(HEAD_LIMIT.1);
     let (mut sender, connection) = client.handshake(TokioIo::new(socket)).await?;
@@ -134,24 +134,29 @@ fn opens_websocket(response: &Response<Incoming>, subprotocol: &str, key: &str) 
         && is(header::SEC_WEBSOCKET_PROTOCOL, subprotocol)
 }
 
+/// What a request can be sent on: a [`ServerSocket`], or a fuzzer's stand-in for one.
+pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Socket for T {}
+
 /// The connection after the switch. What the server sent right behind its answer is read first.
 #[derive(Debug)]
-pub struct UpgradedSocket {
+pub struct UpgradedSocket<S = ServerSocket> {
     ahead: Bytes,
-    socket: Switched,
+    socket: Switched<S>,
 }
 
 /// The socket itself, freed from the HTTP layer around it.
 #[derive(Debug)]
-enum Switched {
-    Direct(ServerSocket),
+enum Switched<S> {
+    Direct(S),
     /// Cannot happen as long as hyper gives back what it was given; it is still a connection.
     Wrapped(TokioIo<Upgraded>),
 }
 
-impl UpgradedSocket {
+impl<S: Socket> UpgradedSocket<S> {
     /// The socket, if nothing was received on it yet.
-    pub(super) fn into_fresh(self) -> Option<ServerSocket> {
+    pub(super) fn into_fresh(self) -> Option<S> {
         match self.socket {
             Switched::Direct(socket) if self.ahead.is_empty() => Some(socket),
             _ => None,
@@ -159,14 +164,14 @@ impl UpgradedSocket {
     }
 
     fn new(upgraded: Upgraded) -> Self {
-        match upgraded.downcast::<TokioIo<ServerSocket>>() {
+        match upgraded.downcast::<TokioIo<S>>() {
             Ok(parts) => Self { ahead: parts.read_buf, socket: Switched::Direct(parts.io.into_inner()) },
             Err(upgraded) => Self { ahead: Bytes::new(), socket: Switched::Wrapped(TokioIo::new(upgraded)) },
         }
     }
 }
 
-impl AsyncRead for UpgradedSocket {
+impl<S: Socket> AsyncRead for UpgradedSocket<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.ahead.has_remaining() {
@@ -181,7 +186,7 @@ impl AsyncRead for UpgradedSocket {
     }
 }
 
-impl AsyncWrite for UpgradedSocket {
+impl<S: Socket> AsyncWrite for UpgradedSocket<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().socket {
             Switched::Direct(socket) => Pin::new(socket).poll_write(cx, data),

@@ -229,7 +229,7 @@ const fn offered(kind: ConnectionKind) -> HeaderValue {
 }
 
 /// The accept value for a request that opens a WebSocket with this subprotocol (RFC 6455 §4.2.1).
-fn accept_websocket(headers: &HeaderMap, subprotocol: &str) -> Option<HeaderValue> {
+pub(crate) fn accept_websocket(headers: &HeaderMap, subprotocol: &str) -> Option<HeaderValue> {
     let is_ours = header_has_token(headers, &header::UPGRADE, "websocket")
         && headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13")
         && header_has_token(headers, &header::SEC_WEBSOCKET_PROTOCOL, subprotocol);

@@ -3,8 +3,12 @@
 //! What is found good here is read again by [`Reader`], a parser that was made to be simple and shares nothing with the
 //! one under test: both must see the same requests.
 
+mod fields;
+
 use bytes::{Bytes, BytesMut};
 use http::Version;
+
+pub use self::fields::{invoke, key, request_fields};
 
 use crate::h1::{
     chunked::{ChunkDecoder, ChunkFault, Piece},

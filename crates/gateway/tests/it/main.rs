@@ -7,6 +7,7 @@ mod carriers;
 mod doors;
 mod expect;
 mod failure;
+mod fields;
 mod framing;
 mod h1;
 mod h2c;

@@ -12,6 +12,7 @@ use towline_model::InstanceId;
 use towline_tunnel::{
     Budget, CarrierEnd, OpenTarget, RefuseCode, Refused, ResetCode,
     frame::{self, Frame},
+    message::{AgentMessage, ServerMessage},
     mux::{BATCH, Mux, MuxConfig, Side, outbox::Outbox},
 };
 
@@ -41,6 +42,18 @@ pub fn frame_decoder(data: &[u8]) {
                 Err(_) => return,
             }
         }
+    }
+}
+
+/// Reads the bytes as a message of either side; what can be read must be the same when written and read again.
+pub fn message(data: &[u8]) {
+    if let Ok(message) = serde_json::from_slice::<AgentMessage>(data) {
+        let again = serde_json::to_vec(&message).unwrap();
+        assert_eq!(serde_json::from_slice::<AgentMessage>(&again).unwrap(), message);
+    }
+    if let Ok(message) = serde_json::from_slice::<ServerMessage>(data) {
+        let again = serde_json::to_vec(&message).unwrap();
+        assert_eq!(serde_json::from_slice::<ServerMessage>(&again).unwrap(), message);
     }
 }
 

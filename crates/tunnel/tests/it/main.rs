@@ -11,3 +11,4 @@ mod rules;
 mod session;
 mod sim;
 mod websocket;
+mod websocket_harness;
