@@ -135,16 +135,20 @@ fn fuzz(target: &str, seconds: u32) -> Result<Figures> {
     command.arg(format!("-max_total_time={seconds}"));
     let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("cannot start cargo fuzz")?;
     let mut figures = Figures { target: target.to_owned(), executions: 0, coverage: 0, corpus: 0 };
+    let mut has_found = false;
     for line in BufReader::new(child.stderr.take().context("it has no output")?).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         figures.note(&line);
+        has_found |= line.contains("Test unit written to ");
         if !line.contains("\tREDUCE ") && !line.contains("\tNEW ") {
             eprintln!("{line}");
         }
     }
-    if !child.wait()?.success() {
+    let status = child.wait()?;
+    if has_found {
         bail!("{target} has found an input that breaks a rule; it is named above, and belongs into a test");
     }
+    ensure!(status.success(), "cargo fuzz run {target} ended with {status}");
     Ok(figures)
 }
 

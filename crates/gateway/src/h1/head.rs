@@ -160,8 +160,8 @@ impl HeadParser {
         if self.seen > MAX_HEAD {
             return Err(HeadFault::TooLarge);
         }
-        // Another protocol may never send an end of line.
-        if self.start.is_none() && text[self.line..].iter().any(|&byte| byte < b' ' && byte != b'\r') {
+        // Another protocol may never send an end of line. A tab may stand in a reason (RFC 9112 §4).
+        if self.start.is_none() && text[self.line..].iter().any(|&byte| byte < b' ' && !matches!(byte, b'\r' | b'\t')) {
             return Err(HeadFault::Malformed("the first line has a control byte in it"));
         }
         Ok(None)
@@ -468,7 +468,10 @@ mod tests {
             ("HTTP/1.0 999  Two  Spaces \r\n\r\n", 999, " Two  Spaces "),
             ("HTTP/1.1 204 \r\n\r\n", 204, ""),
             ("HTTP/1.1 204\r\n\r\n", 204, ""),
+            ("HTTP/1.1 200 Not\tquite\r\n\r\n", 200, "Not\tquite"),
         ] {
+            let mut in_pieces = HeadParser::response();
+            assert!((0..text.len()).all(|end| in_pieces.advance(&text.as_bytes()[..end]) == Ok(None)), "{text:?}");
             let head = answer(text.as_bytes()).unwrap().unwrap();
             assert_eq!((head.status.as_u16(), &head.reason[..]), (status, reason.as_bytes()), "{text:?}");
         }
