@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::Empty;
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use towline_model::Secret;
 use url::{Host, Url};
 
@@ -175,7 +176,9 @@ fn with_credentials(url: &Secret<String>, credentials: Option<&Secret<String>>) 
     let (user, password) = credentials.expose().split_once(':').ok_or(ConfigError::ProxyCredentials)?;
     let scheme = if url.expose().contains("://") { "" } else { "http://" };
     let mut url: Url = format!("{scheme}{}", url.expose()).parse().map_err(|_| ConfigError::Proxy)?;
-    url.set_username(user).and_then(|()| url.set_password(Some(password))).map_err(|()| ConfigError::Proxy)?;
+    // The URL's own rules would take a `%3a` in a password for a colon.
+    let [user, password] = [user, password].map(|text| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string());
+    url.set_username(&user).and_then(|()| url.set_password(Some(&password))).map_err(|()| ConfigError::Proxy)?;
     Ok(Secret::new(url.into()))
 }
 

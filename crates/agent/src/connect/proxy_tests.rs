@@ -72,6 +72,9 @@ fn a_proxy_that_is_named_is_taken_also_for_this_machine_and_its_secrets_stay_hid
         assert_eq!((proxy.to_string(), header(&proxy)), ("proxy.lan:3128".to_owned(), basic.clone()), "{url}");
         assert!(!format!("{proxy:?}").contains("YWRh"), "{proxy:?}");
     }
+    // What looks like a part of a URL is none (bob:p%3a:).
+    let literal = always("http://proxy.lan", Some("bob:p%3a:")).unwrap().unwrap();
+    assert_eq!(header(&literal).as_deref(), Some("Basic Ym9iOnAlM2E6"));
     assert_eq!(header(&always("http://proxy.lan", None).unwrap().unwrap()), None);
     for (url, credentials) in [("socks5://ada:hunter2@p", None), ("", None), ("http://p", Some("hunter2"))] {
         let text = always(url, credentials).unwrap_err().to_string();
