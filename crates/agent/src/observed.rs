@@ -4,11 +4,15 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use towline_model::{AgentId, InstanceId, InstancePhase};
 use towline_tunnel::message::{EngineStatus, InstanceReport, Report};
 
@@ -57,6 +61,9 @@ pub struct Observed {
     instances: ArcSwap<InstanceTable>,
     endpoints: ArcSwap<EndpointTable>,
     parts: Mutex<Parts>,
+    /// Whether containers and places were looked at since the process began.
+    has_settled: AtomicBool,
+    changed: Notify,
     report: watch::Sender<Option<AgentReport>>,
     engine: watch::Sender<Option<EngineStatus>>,
 }
@@ -74,6 +81,8 @@ impl Default for Observed {
             instances: ArcSwap::default(),
             endpoints: ArcSwap::default(),
             parts: Mutex::default(),
+            has_settled: AtomicBool::new(false),
+            changed: Notify::new(),
             report: watch::Sender::new(None),
             engine: watch::Sender::new(None),
         }
@@ -93,6 +102,25 @@ impl Observed {
         self.endpoints.load().get(&id).cloned()
     }
 
+    /// Whether what is not known here does not exist. A process that has just begun does not know yet what it has.
+    #[must_use]
+    pub fn has_settled(&self) -> bool {
+        self.has_settled.load(Ordering::Acquire)
+    }
+
+    /// Waits until the instance can be connected to, or until it is clear that it cannot.
+    pub async fn settled_for(&self, id: InstanceId) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let is_open = self.instance(id).is_some_and(|entry| entry.endpoint.is_some());
+            if is_open || self.endpoint(id).is_some() || self.has_settled() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// The newest report. `None` until there is something to say: the containers were looked at, or a place was probed.
     #[must_use]
     pub fn reports(&self) -> watch::Receiver<Option<AgentReport>> {
@@ -108,6 +136,7 @@ impl Observed {
     pub(crate) fn set_instances(&self, table: InstanceTable) {
         if **self.instances.load() != table {
             self.instances.store(Arc::new(table));
+            self.changed.notify_waiters();
         }
     }
 
@@ -125,6 +154,10 @@ impl Observed {
     fn compose(&self, change: impl FnOnce(&mut Parts)) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut parts);
+        if parts.containers.is_some() && parts.endpoints.is_some() {
+            self.has_settled.store(true, Ordering::Release);
+        }
+        self.changed.notify_waiters();
         let engine = self.engine.borrow().clone();
         let next = parts.report(engine);
         self.report.send_if_modified(|current| {

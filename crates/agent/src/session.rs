@@ -2,9 +2,11 @@
 //!
 //! [`Sessions::run`] owns the backoff, `connect_once` owns one session from the dial to its end. A lost session stops
 //! nothing: containers run on, and so do the streams on its carriers. A session that is about to be cut on its way to the
-//! server is replaced before: the new one first, then the old one ends.
+//! server is replaced before: the new one first, then the old one ends. One whose server is about to end is kept until that
+//! server ends it, beside the next one: requests that the server has taken may still need streams.
 
 mod hello;
+mod said;
 mod sleep_watch;
 
 use std::{
@@ -28,7 +30,7 @@ use towline_tunnel::{
     upgrade::ConnectionKind,
 };
 
-use self::sleep_watch::SleepWatch;
+use self::{said::Said, sleep_watch::SleepWatch};
 use crate::{
     AgentStatus,
     backoff::Reconnect,
@@ -55,8 +57,6 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 const RENEW_AGAIN: Duration = Duration::from_secs(1);
 /// How often the clocks are compared.
 const CLOCK_TICK: Duration = Duration::from_secs(2);
-/// The same failure is said aloud again after so many repetitions.
-const REPEAT_EVERY: u32 = 20;
 
 /// Opens sessions, one after the other.
 pub struct Sessions<R> {
@@ -87,7 +87,7 @@ enum Failure {
     Lost(#[from] SessionEnd),
     #[error("the server broke the protocol: {0}")]
     Protocol(&'static str),
-    #[error("the server is about to end")]
+    #[error("the server has ended")]
     GoAway,
     #[error("the machine was asleep")]
     Slept,
@@ -131,15 +131,21 @@ struct Session<R> {
     driver: AbortOnDropHandle<SessionEnd>,
     rung: Rung,
     opened: Instant,
+    /// How long its server finishes what runs, once it has said that it is about to end.
+    told_to_go: watch::Sender<Option<Duration>>,
 }
+
+/// Sessions that others have followed and that their servers have not ended yet.
+type Farewells = Vec<AbortOnDropHandle<()>>;
 
 impl<R: Runtime> Sessions<R> {
     /// Keeps a session until `shutdown`. Then says goodbye, lets streams finish, and returns.
     pub async fn run(&self, shutdown: &CancellationToken) {
         let mut backoff = Reconnect::default();
         let mut said = Said::default();
+        let mut farewells = Farewells::new();
         loop {
-            let (failure, healthy) = match self.connect_once(shutdown).await {
+            let (failure, healthy) = match self.connect_once(&mut farewells, shutdown).await {
                 Ended::Left => return,
                 Ended::Failed(failure, healthy) => (failure, healthy),
             };
@@ -161,7 +167,7 @@ impl<R: Runtime> Sessions<R> {
     }
 
     /// One session, from the dial to its end, and those that take its place in time.
-    async fn connect_once(&self, shutdown: &CancellationToken) -> Ended {
+    async fn connect_once(&self, farewells: &mut Farewells, shutdown: &CancellationToken) -> Ended {
         let opened = tokio::select! {
             opened = self.open() => opened,
             () = shutdown.cancelled() => return Ended::Left,
@@ -177,7 +183,11 @@ impl<R: Runtime> Sessions<R> {
             self.status.send_replace(AgentStatus::Connected { agent_id: session.owner.agent_id });
             match self.hold(&mut session, shutdown).await {
                 // With the old session its carriers take no new streams; those that run are finished.
-                Held::Renewed(next) => session = *next,
+                Held::Renewed(next) => {
+                    let old = std::mem::replace(&mut session, *next);
+                    farewells.retain(|farewell| !farewell.is_finished());
+                    farewells.extend(old.linger());
+                }
                 Held::Left => return Ended::Left,
                 Held::Failed(failure) => return Ended::Failed(failure, began.elapsed()),
             }
@@ -187,7 +197,8 @@ impl<R: Runtime> Sessions<R> {
     /// Keeps a session until another one has taken its place, it fails, or the agent is stopped.
     async fn hold(&self, session: &mut Session<R>, shutdown: &CancellationToken) -> Held<R> {
         let is_renewing = AtomicBool::new(false);
-        let mut successor = pin!(self.succeed(session.rung, session.opened, &is_renewing));
+        let told_to_go = session.told_to_go.subscribe();
+        let mut successor = pin!(self.succeed(session.rung, session.opened, told_to_go.clone(), &is_renewing));
         let failure = tokio::select! {
             failure = self.attend(session) => failure,
             next = &mut successor => return Held::Renewed(Box::new(next)),
@@ -198,6 +209,9 @@ impl<R: Runtime> Sessions<R> {
                 return Held::Left;
             }
         };
+        if told_to_go.borrow().is_some() {
+            return Held::Failed(Failure::GoAway);
+        }
         if let Failure::Lost(end @ (SessionEnd::PeerClosed | SessionEnd::Io(_))) = &failure {
             // The server ends a session whose successor it has welcomed; this may be heard before the welcome.
             if is_renewing.load(Ordering::Relaxed)
@@ -211,9 +225,18 @@ impl<R: Runtime> Sessions<R> {
         Held::Failed(failure)
     }
 
-    /// Opens the session that follows one in time, before that one is cut on its way.
-    async fn succeed(&self, rung: Rung, opened: Instant, is_renewing: &AtomicBool) -> Session<R> {
-        self.dialler.lifetimes().wait_until_old(rung, opened).await;
+    /// Opens the session that follows one in time, before that one is cut on its way or ended by its server.
+    async fn succeed(
+        &self,
+        rung: Rung,
+        opened: Instant,
+        mut told_to_go: watch::Receiver<Option<Duration>>,
+        is_renewing: &AtomicBool,
+    ) -> Session<R> {
+        tokio::select! {
+            () = self.dialler.lifetimes().wait_until_old(rung, opened) => {}
+            true = async { told_to_go.wait_for(Option::is_some).await.is_ok() } => {}
+        }
         is_renewing.store(true, Ordering::Relaxed);
         loop {
             match self.open().await {
@@ -253,7 +276,8 @@ impl<R: Runtime> Sessions<R> {
         self.dialler.lifetimes().note_told(connection_lifetime_seconds.map(Duration::from_secs));
         let owner = Owner { agent_id, server: self.config.server.to_string() };
         let carriers = self.carriers.for_session();
-        Ok(Session { sender, receiver, owner, id, carriers, driver, rung, opened })
+        let told_to_go = watch::Sender::new(None);
+        Ok(Session { sender, receiver, owner, id, carriers, driver, rung, opened, told_to_go })
     }
 
     /// Passes wishes in and reports out until the session is lost.
@@ -311,7 +335,8 @@ impl<R: Runtime> Sessions<R> {
             }
             ServerMessage::GoAway { drain_millis } => {
                 tracing::info!(drain_millis, "the server is about to end; connecting anew");
-                Err(Failure::GoAway)
+                session.told_to_go.send_replace(Some(Duration::from_millis(drain_millis)));
+                Ok(())
             }
             ServerMessage::Refused(refusal) => Err(Failure::Refused(refusal)),
             ServerMessage::Welcome(_) => Err(Failure::Protocol("it said welcome twice")),
@@ -342,6 +367,19 @@ impl<R: Runtime> Sessions<R> {
     }
 }
 
+impl<R: Runtime> Session<R> {
+    /// Keeps a session that another one has followed, if its server is about to end, until the server ends it.
+    fn linger(self) -> Option<AbortOnDropHandle<()>> {
+        let drain = (*self.told_to_go.borrow())?;
+        Some(spawn_owned(self.last(drain)))
+    }
+
+    async fn last(mut self, drain: Duration) {
+        // Whatever that server still says, the next one knows better.
+        let _ = timeout(drain, async { while self.receiver.next().await.is_ok() {} }).await;
+    }
+}
+
 impl<R> Session<R> {
     async fn report(&self, report: Option<AgentReport>) -> Result<(), Failure> {
         match report {
@@ -356,29 +394,6 @@ impl<R> Session<R> {
 
 async fn send(sender: &SessionSender<AgentMessage>, message: &AgentMessage) -> Result<(), Failure> {
     timeout(SEND_DEADLINE, sender.send(message)).await.map_err(|_| Failure::Silent("message"))?.map_err(Failure::from)
-}
-
-/// Says a failure aloud once, and then now and again.
-#[derive(Default)]
-struct Said {
-    text: String,
-    times: u32,
-}
-
-impl Said {
-    fn say(&mut self, text: &str, wait: Duration) {
-        if self.text == text {
-            self.times += 1;
-        } else {
-            *self = Self { text: text.to_owned(), times: 0 };
-        }
-        let wait = format!("{:.1} s", wait.as_secs_f64());
-        if self.times.is_multiple_of(REPEAT_EVERY) {
-            tracing::warn!(next_try_in = wait, "not connected: {text}");
-        } else {
-            tracing::debug!(next_try_in = wait, "not connected: {text}");
-        }
-    }
 }
 
 #[cfg(test)]

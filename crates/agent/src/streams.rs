@@ -75,6 +75,10 @@ impl<R: Runtime> Streams<R> {
     }
 
     async fn connect(&self, stream: IncomingStream, instance: InstanceId) {
+        if !self.observed.has_settled() {
+            // The gateway knows this agent's instances from the process before this one, and sends callers at once.
+            let _ = timeout(CONNECT_DEADLINE, self.observed.settled_for(instance)).await;
+        }
         if let Some(endpoint) = self.observed.endpoint(instance) {
             return self.connect_out(stream, &endpoint).await;
         }

@@ -50,7 +50,8 @@ pub enum ServerMessage {
         /// One-use tickets, each valid for 30 seconds, at most 64.
         tickets: Vec<String>,
     },
-    /// The gateway is about to end. Requests in flight go on; the agent should connect anew.
+    /// The gateway is about to end. The agent connects anew, and keeps this session until the gateway ends it: what the
+    /// gateway has taken may still need streams.
     GoAway {
         /// Milliseconds after which the gateway cuts what still runs.
         drain_millis: u64,

@@ -35,6 +35,10 @@ impl TestAgent {
 
     fn start_with(server: &TestServer, change: impl FnOnce(&mut AgentConfig)) -> Self {
         let engine = FakeRuntime::new(&["towline-demo:latest"]).with_program(Program::Echo);
+        Self::start_on(server, engine, change)
+    }
+
+    fn start_on(server: &TestServer, engine: FakeRuntime, change: impl FnOnce(&mut AgentConfig)) -> Self {
         let key = RawKey::generate(KeyKind::Agent, &mut rand::rng()).expose().clone();
         let url = format!("http://{}", server.address).parse().unwrap();
         let mut config = AgentConfig::new(url, Secret::new(key.clone()));
@@ -240,6 +244,29 @@ async fn an_agent_that_is_told_to_stop_says_goodbye_and_finishes() {
 }
 
 #[tokio::test]
+async fn who_comes_before_an_agent_knows_its_instances_again_is_served() {
+    let (mut server, agent, session, carrier) = ready().await;
+    agent.stop.cancel();
+    drop(session);
+    soon("the end of the agent", agent.task).await.unwrap();
+    drop(carrier);
+    let _agent = TestAgent::start_on(&server, agent.engine, |_| {});
+    let (session, _) = server.welcome().await;
+    session.ask_for_carriers(&["ticket-2"]).await;
+    let (_, carrier) = server.next_carrier().await;
+    let mut early = carrier.open(&OpenTarget::Instance(instance(1))).unwrap();
+    early.write_all(b"early").await.unwrap();
+    let mut unknown = carrier.open(&OpenTarget::Instance(instance(2))).unwrap();
+    // Both are on their way: the agent has told that it lives after it has taken them.
+    soon("a sign of life", carrier.ping()).await.unwrap();
+    session.desire(1, vec![spec(1)]).await;
+    let mut answer = [0; 5];
+    soon("the answer", early.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"early");
+    assert!(soon("the refusal", unknown.read_u8()).await.is_err());
+}
+
+#[tokio::test]
 async fn a_stream_that_does_not_finish_is_cut_at_the_deadline() {
     let mut server = TestServer::start().await;
     let agent = TestAgent::start_with(&server, |config| config.leave_deadline = Duration::from_millis(100));
@@ -328,14 +355,30 @@ async fn a_server_of_another_version_is_not_talked_to() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_go_away_is_left_and_called_again() {
-    let (mut server, _agent, session, carrier) = ready().await;
+async fn a_server_that_says_go_away_is_served_to_its_end_and_called_again() {
+    let (mut server, _agent, mut session, carrier) = ready().await;
     let mut stream = carrier.open(&OpenTarget::Instance(instance(1))).unwrap();
     echo(&mut stream, "before").await;
     session.send(ServerMessage::GoAway { drain_millis: 30_000 }).await;
+    let mut waiting = carrier.open(&OpenTarget::Instance(instance(1))).unwrap();
+    echo(&mut waiting, "what it has taken and not begun").await;
     let (mut next, _) = server.welcome().await;
     next.report(is_ready).await;
     echo(&mut stream, "what runs is finished").await;
+    let mut late = carrier.open(&OpenTarget::Instance(instance(1))).unwrap();
+    echo(&mut late, "also beside the next session").await;
+    session.sender.close();
+    soon("the end of the session", async { while session.receiver.next().await.is_ok() {} }).await;
+    // With it the carrier takes no more.
+    soon("the refusal", async {
+        while let Ok(mut stream) = carrier.open(&OpenTarget::Instance(instance(1))) {
+            if stream.write_all(b"x").await.is_err() || stream.read_u8().await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    echo(&mut stream, "and still what runs is finished").await;
 }
 
 #[tokio::test]

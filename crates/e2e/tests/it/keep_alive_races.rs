@@ -126,7 +126,8 @@ async fn call(address: SocketAddr, key: String, caller: usize, seen: Arc<Mutex<S
     sent
 }
 
-fn is_whole(answer: &[u8]) -> bool {
+/// Whether an answer with a length has come whole.
+pub fn is_whole(answer: &[u8]) -> bool {
     let text = String::from_utf8_lossy(answer);
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
     let length = head.lines().find_map(|line| {

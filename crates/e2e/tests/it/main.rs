@@ -9,6 +9,7 @@ mod attached;
 mod browser;
 mod deploy_sim;
 mod docker;
+mod drain;
 mod external;
 mod keep_alive_races;
 mod ladder;

@@ -101,17 +101,17 @@ impl CallerConn {
                 }
                 Ok(None) => {}
             }
+            let signal = self.caller.poll_signal(cx);
+            if matches!(signal, Signal::Cut) || !matches!(self.input, Input::Open) {
+                return Poll::Ready(Next::End);
+            }
             let waits = self.inbox.bytes.is_empty();
-            match self.caller.poll_signal(cx) {
-                Signal::Cut => return Poll::Ready(Next::End),
-                Signal::Drain if waits => return Poll::Ready(Next::End),
-                _ => {}
-            }
-            if !matches!(self.input, Input::Open) {
-                return Poll::Ready(Next::End);
-            }
-            if !matches!(ready!(self.poll_fill(cx)), Ok(1..)) {
-                return Poll::Ready(Next::End);
+            match self.poll_fill(cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(_) => return Poll::Ready(Next::End),
+                // Only now: a request that has come before the drain is still answered.
+                Poll::Pending if waits && matches!(signal, Signal::Drain) => return Poll::Ready(Next::End),
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
