@@ -6,6 +6,7 @@
 
 mod api;
 mod attached;
+mod backpressure;
 mod browser;
 mod deploy_sim;
 mod docker;
