@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use towline_gateway::{Gateway, GatewayConfig};
@@ -239,6 +240,20 @@ impl Server {
     #[must_use]
     pub const fn bootstrap(&self) -> Option<&Bootstrap> {
         self.bootstrap.as_ref()
+    }
+
+    /// Serves what can be measured on a listener of its own, `GET /metrics`, to everybody who can connect to it, until the
+    /// server ends. Its drain can be watched there too.
+    pub fn serve_metrics(&mut self, listener: TcpListener) {
+        let (gateway, stop) = (self.app.gateway().clone(), self.stop_working.clone());
+        let headers = [(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+        let page = Router::new().route("/metrics", get(async move || (headers, gateway.metrics())));
+        self.working.spawn(async move {
+            let served = axum::serve(listener, page).with_graceful_shutdown(stop.cancelled_owned());
+            if let Err(error) = served.await {
+                tracing::error!(%error, "metrics are served no more");
+            }
+        });
     }
 
     /// Returns when the server has stopped serving by itself.

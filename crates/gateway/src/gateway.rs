@@ -29,7 +29,7 @@ use crate::{
     forwarded::{self, AddressRange},
     invoke::memory::InvokeMemory,
     line::LineStatus,
-    listener, logs,
+    listener, logs, metrics,
     presented::Doors,
     proxy,
     server_tls::ServerTls,
@@ -329,6 +329,12 @@ impl Gateway {
     #[must_use]
     pub fn line(&self, service: ServiceId) -> Option<LineStatus> {
         self.shared.state.load().line(service).map(|line| line.status(Instant::now()))
+    }
+
+    /// What can be measured, as OpenMetrics 1.0 text (`application/openmetrics-text; version=1.0.0`).
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        metrics::text(&self.shared)
     }
 
     /// Bytes that the tunnel's windows have grown by at the moment, of

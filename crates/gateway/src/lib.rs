@@ -50,6 +50,7 @@ mod last_use;
 pub mod line;
 mod listener;
 mod logs;
+mod metrics;
 mod on_runtime;
 mod outgoing;
 mod path;

@@ -15,11 +15,14 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::snapshot::Concurrency;
+use crate::{metrics::LineMetrics, snapshot::Concurrency};
 
 /// One service's line.
 #[derive(Debug)]
-pub(crate) struct Line(Mutex<State>);
+pub(crate) struct Line {
+    state: Mutex<State>,
+    pub metrics: LineMetrics,
+}
 
 #[derive(Debug)]
 struct State {
@@ -69,11 +72,13 @@ pub(crate) struct Waiting {
     pub position: usize,
     pub since: Instant,
     admitted: oneshot::Receiver<Slot>,
+    came_in: bool,
 }
 
 impl Line {
-    pub(crate) const fn new(limits: Concurrency) -> Self {
-        Self(Mutex::new(State { limits: Some(limits), running: 0, waiting: VecDeque::new(), next: 0 }))
+    pub(crate) fn new(limits: Concurrency) -> Self {
+        let state = State { limits: Some(limits), running: 0, waiting: VecDeque::new(), next: 0 };
+        Self { state: Mutex::new(state), metrics: LineMetrics::default() }
     }
 
     /// Other limits from now on; with none, everybody who waits comes in.
@@ -87,9 +92,12 @@ impl Line {
         let mut state = self.state();
         if state.has_room() && state.waiting.is_empty() {
             state.running += 1;
+            drop(state);
+            self.metrics.wait.observe(0.0);
             return Entry::In(Slot(Arc::clone(self)));
         }
         if state.limits.is_some_and(|limits| state.waiting.len() >= limits.waiting) {
+            self.metrics.refused.inc();
             return Entry::Full;
         }
         let (admit, admitted) = oneshot::channel();
@@ -97,11 +105,19 @@ impl Line {
         state.next += 1;
         state.waiting.push_back(Waiter { number, since: now, admit });
         let position = state.waiting.len();
-        Entry::Waits(Waiting { line: Arc::clone(self), number, position, since: now, admitted })
+        drop(state);
+        self.metrics.position.observe(position as f64);
+        Entry::Waits(Waiting { line: Arc::clone(self), number, position, since: now, admitted, came_in: false })
     }
 
     pub(crate) fn status(&self, now: Instant) -> LineStatus {
         self.state().status(now)
+    }
+
+    /// The same, without the time.
+    pub(crate) fn counts(&self) -> LineStatus {
+        let state = self.state();
+        LineStatus { running: state.running, waiting: state.waiting.len(), longest_wait: Duration::ZERO }
     }
 
     /// Lets in as many as there is room for.
@@ -120,7 +136,7 @@ impl Line {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -151,7 +167,11 @@ impl Future for Waiting {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Slot> {
         match Pin::new(&mut self.admitted).poll(cx) {
-            Poll::Ready(Ok(slot)) => Poll::Ready(slot),
+            Poll::Ready(Ok(slot)) => {
+                self.came_in = true;
+                self.line.metrics.wait.observe(self.since.elapsed().as_secs_f64());
+                Poll::Ready(slot)
+            }
             // A line outlives those who wait in it.
             Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
         }
@@ -160,7 +180,10 @@ impl Future for Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.line.state().waiting.retain(|waiter| waiter.number != self.number);
+        if !self.came_in {
+            self.line.metrics.left.inc();
+            self.line.state().waiting.retain(|waiter| waiter.number != self.number);
+        }
     }
 }
 

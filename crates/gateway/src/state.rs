@@ -103,6 +103,11 @@ impl State {
         self.teams.get(&team)?.get(slug)
     }
 
+    /// All services, in no order.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.teams.values().flat_map(HashMap::values)
+    }
+
     /// Requests of the service that are in flight.
     pub(crate) fn in_flight(&self, service: ServiceId) -> usize {
         self.carried.get(&service).map_or(0, |carried| carried.in_flight.load(Ordering::Relaxed))

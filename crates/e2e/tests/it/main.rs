@@ -15,6 +15,7 @@ mod external;
 mod keep_alive_races;
 mod ladder;
 mod mail;
+mod metrics;
 mod netns;
 mod oidc;
 mod pairing;

@@ -216,6 +216,23 @@ async fn requests_wait_in_line_for_a_service_that_takes_only_so_many() {
     }
     assert_eq!(*seen.lock().await, ["/0", "/1", "/2"], "by the order of arrival, one at a time");
     wait_until("nobody left", || (status().running, status().waiting) == (0, 0)).await;
+    let metrics = world.gateway.metrics();
+    let labels = format!("team=\"{}\",service=\"hello\"", team.id);
+    for line in [
+        format!("towline_line_running{{{labels}}} 0"),
+        format!("towline_line_waiting{{{labels}}} 0"),
+        format!("towline_line_position_count{{{labels}}} 2"),
+        format!("towline_line_position_sum{{{labels}}} 3.0"),
+        format!("towline_line_wait_seconds_count{{{labels}}} 3"),
+        format!("towline_line_wait_seconds_bucket{{le=\"0.0\",{labels}}} 1"),
+        format!("towline_line_refused_total{{{labels}}} 1"),
+        format!("towline_line_left_total{{{labels}}} 0"),
+        format!("towline_requests_in_flight{{{labels}}} 0"),
+        "towline_agent_sessions 1".to_owned(),
+    ] {
+        assert!(metrics.contains(&format!("{line}\n")), "{line} is not in\n{metrics}");
+    }
+    assert!(metrics.ends_with("# EOF\n"), "{metrics}");
 }
 
 #[tokio::test]
@@ -254,6 +271,11 @@ async fn whoever_waits_in_vain_leaves_the_line_at_once() {
     })
     .await;
     assert_eq!(*seen.lock().await, ["/0"]);
+    let metrics = world.gateway.metrics();
+    assert!(
+        metrics.contains(&format!("towline_line_left_total{{team=\"{}\",service=\"hello\"}} 3\n", team.id)),
+        "{metrics}"
+    );
 }
 
 #[tokio::test]

@@ -82,13 +82,23 @@ pub async fn start(
     let data_dir = args.data_dir.clone().unwrap_or_else(|| context.environment.data_dir());
     let lock = lock(&data_dir)?;
     let listener = TcpListener::bind(args.listen).await.map_err(|error| cannot_listen(args.listen, &error))?;
+    let metrics = match args.metrics_listen {
+        Some(addr) => Some(TcpListener::bind(addr).await.map_err(|error| cannot_listen(addr, &error))?),
+        None => None,
+    };
     let path = client::bootstrap::Bootstrap::path(&data_dir);
     let was_there = path.exists();
     let mut config = ServerConfig { bootstrap, ..args.config(&data_dir, database_url)? };
     let workers = workers()?;
     config.gateway.workers = workers.clone();
     let started = Box::pin(Server::start(config, listener, Arc::new(SystemClock))).await;
-    let server = started.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+    let mut server = started.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
+    if let Some(listener) = metrics {
+        if let Ok(addr) = listener.local_addr() {
+            tracing::info!("serving metrics at http://{addr}/metrics");
+        }
+        server.serve_metrics(listener);
+    }
     let is_first = !was_there && server.bootstrap().is_some();
     Ok(Started { server, data_dir, is_first, workers, _lock: lock })
 }

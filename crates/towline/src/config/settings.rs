@@ -21,6 +21,7 @@ const SHARED: &[(&str, &str, Option<&str>)] = &[
     ("key_file", "TOWLINE_KEY_FILE", Some("api_key_file")),
     ("data_dir", "TOWLINE_DATA_DIR", Some("data_dir")),
     ("listen", "TOWLINE_LISTEN", Some("listen")),
+    ("metrics_listen", "TOWLINE_METRICS_LISTEN", Some("metrics_listen")),
     ("public_url", "TOWLINE_PUBLIC_URL", Some("public_url")),
     ("drain_timeout", "TOWLINE_DRAIN_TIMEOUT", Some("drain_timeout")),
     ("database_url", "TOWLINE_DATABASE_URL", Some("database_url")),

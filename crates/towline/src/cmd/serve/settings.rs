@@ -33,6 +33,10 @@ pub struct ServeArgs {
     /// The address and port to listen on, for callers and agents; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7070")]
     pub listen: SocketAddr,
+    /// An address and port to serve metrics on, as OpenMetrics text below /metrics, to everybody who can connect there [default:
+    /// none are served].
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Where the server keeps its state [default: ~/.local/share/towline].
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub data_dir: Option<PathBuf>,
