@@ -128,9 +128,16 @@ impl DockerRuntime {
     /// Checks where the host paths of a container lead by now.
     async fn check_volumes(&self, docker: &Docker, container: &ContainerId) -> Result<(), RuntimeError> {
         let found = docker.inspect_container(container.as_str(), None::<InspectContainerOptions>).await;
-        let mounts = self.checked(found)?.host_config.and_then(|config| config.mounts).unwrap_or_default();
-        let bound = mounts.into_iter().filter(|mount| mount.typ == Some(MountType::BIND));
-        bound.filter_map(|mount| mount.source).try_for_each(|path| self.config.volumes.check(&path).map(drop))
+        let found = self.checked(found)?;
+        let asked_for = found.host_config.and_then(|config| config.mounts).unwrap_or_default();
+        let asked_for = asked_for.into_iter().filter(|mount| mount.typ == Some(MountType::BIND));
+        let mut paths: Vec<_> = asked_for.filter_map(|mount| mount.source).collect();
+        if paths.is_empty() {
+            // Podman tells only what came of it.
+            let there = found.mounts.into_iter().flatten().filter(|mount| mount.typ.as_deref() == Some("bind"));
+            paths = there.filter_map(|mount| mount.source).collect();
+        }
+        paths.iter().try_for_each(|path| self.config.volumes.check(path).map(drop))
     }
 
     /// The container of that name, if it was made for this instance and deploy.
