@@ -158,18 +158,32 @@ async fn create(args: CreateArgs, context: &Context) -> Result<(), Failure> {
 }
 
 async fn list(args: ListArgs, context: &Context) -> Result<(), Failure> {
-    let keys = all_keys(&context.client(&args.client)?, args.kind).await?;
+    let client = context.client(&args.client)?;
+    let keys = all_keys(&client, args.kind).await?;
+    // Whose machine a device's key is on matters more than its name, which is the machine's. JSON has the id.
+    let has_devices = keys.iter().any(|key| text(key, "kind") == "device") && !context.output.is_json();
+    let members = if has_devices { client.list("/members", "member_list", &[]).await? } else { vec![] };
     context.output.show(&json!({"credentials": keys}), || {
-        let mut table = Table::new(["KEY", "NAME", "KIND", "SCOPES", "SERVICES", "EXPIRES", "LAST USED", "ID"]);
+        let mut table = Table::new(["KEY", "NAME", "KIND", "OF", "SCOPES", "SERVICES", "EXPIRES", "LAST USED", "ID"]);
         for key in &keys {
             let prefix = format!("{}…", text(key, "key_prefix"));
             let [name, kind, scopes, services, expires, used, id] =
                 ["display_name", "kind", "scopes", "services", "expires_at", "last_used_at", "id"]
                     .map(|field| text(key, field));
-            table.row([prefix, name, kind, scopes, services, expires, used, id]);
+            table.row([prefix, name, kind, holder(key, &members), scopes, services, expires, used, id]);
         }
         table.text()
     })
+}
+
+/// Who acts with a device's key; empty for the team's keys.
+fn holder(key: &Value, members: &[Value]) -> String {
+    if text(key, "kind") != "device" {
+        return String::new();
+    }
+    let id = text(key, "created_by");
+    let member = members.iter().find(|member| text(member, "user_id") == id);
+    member.map_or(id, |member| text(member, "email_address"))
 }
 
 async fn revoke(args: RevokeArgs, context: &Context) -> Result<(), Failure> {

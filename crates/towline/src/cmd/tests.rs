@@ -399,14 +399,23 @@ async fn apply_waits_for_an_agent_that_was_just_started_and_says_when_there_is_n
 #[tokio::test]
 async fn keys_are_listed_by_their_kind() {
     let server = TestServer::start(|seen| {
+        let ada = "01932c07-8a4e-7bbd-9c45-000000000001";
+        if seen.line.starts_with("GET /api/v1/members") {
+            let member = json!({"user_id": ada, "email_address": "ada@example.com"});
+            return json(200, &json!({"member_list": [member]}));
+        }
         assert_eq!(seen.line, "GET /api/v1/credentials?kind=device&per_page=100");
-        let key = json!({"id": "01932c07-8a4e-7bbd-9c45-2f4b1f0d3a77", "kind": "device", "display_name": "laptop", "key_prefix": "dk-4fT9aQz1x"});
+        let key = json!({
+            "id": ID, "kind": "device", "display_name": "laptop", "key_prefix": "dk-4fT9aQz1x", "created_by": ada,
+        });
         json(200, &json!({"credentials": [key], "page_meta": {"total_count": 1}}))
     })
     .await;
     let done = Shell::new(&server).run(&["key", "list", "--kind", "device"]).await;
     done.result.as_ref().unwrap();
-    assert!(done.data.contains("dk-4fT9aQz1x") && done.data.contains("laptop"), "{}", done.data);
+    for part in ["dk-4fT9aQz1x", "laptop", "ada@example.com"] {
+        assert!(done.data.contains(part), "{}", done.data);
+    }
 }
 
 #[tokio::test]
