@@ -34,7 +34,12 @@ impl Fixture {
 
     fn wish(&mut self, endpoints: &[EndpointSpec]) {
         self.revision += 1;
-        let desired = Desired { revision: self.revision, instances: Vec::new(), endpoints: endpoints.to_vec() };
+        let desired = Desired {
+            revision: self.revision,
+            instances: Vec::new(),
+            withheld: Vec::new(),
+            endpoints: endpoints.to_vec(),
+        };
         let owner = Owner { agent_id: self.agent, server: "http://server".to_owned() };
         self.wishes.send_replace(Some(Wish { owner, desired: Arc::new(desired) }));
     }

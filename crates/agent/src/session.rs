@@ -344,7 +344,7 @@ impl<R: Runtime> Sessions<R> {
     }
 
     fn wish(&self, session: &Session<R>, desired: Desired) {
-        let (containers, places) = (desired.instances.len(), desired.endpoints.len());
+        let (containers, places) = (desired.instances.len() + desired.withheld.len(), desired.endpoints.len());
         tracing::info!(revision = desired.revision, containers, places, "told what should run");
         let wish = Wish { owner: session.owner.clone(), desired: Arc::new(desired) };
         self.wishes.send_replace(Some(wish));

@@ -149,6 +149,10 @@ pub struct Desired {
     pub revision: u64,
     /// Every instance that should run as a container. A container of this agent that is not named is stopped and removed.
     pub instances: Vec<InstanceSpec>,
+    /// Every instance that goes on as a container if it is there, and that none may be made for: each says why
+    /// ([`InstanceSpec::withheld`]). A list of its own, so that an agent that does not know of it makes none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withheld: Vec<InstanceSpec>,
     /// Every instance that is a place to connect to. A list of its own, so that an agent that knows of no places does not
     /// take one for a container.
     #[serde(default)]
@@ -404,7 +408,7 @@ mod tests {
             health_path: None,
             probe: ProbeSpec::default(),
         };
-        let desired = Desired { revision: 1, instances: Vec::new(), endpoints: vec![spec] };
+        let desired = Desired { revision: 1, instances: Vec::new(), withheld: Vec::new(), endpoints: vec![spec] };
         let text = serde_json::to_string(&desired).unwrap();
         assert!(serde_json::from_str::<Earlier>(&text).unwrap().instances.is_empty());
         assert_eq!(serde_json::from_str::<Desired>(&text).unwrap(), desired);
@@ -412,6 +416,24 @@ mod tests {
         assert_eq!(serde_json::from_str::<Desired>(&later).unwrap().endpoints[0].place, Place::Unknown);
         let earlier = r#"{"revision":1,"instances":[]}"#;
         assert!(serde_json::from_str::<Desired>(earlier).unwrap().endpoints.is_empty());
+    }
+
+    #[test]
+    fn an_agent_that_knows_of_nothing_withheld_makes_nothing_of_it() {
+        #[derive(Deserialize)]
+        struct Earlier {
+            instances: Vec<serde_json::Value>,
+        }
+        let spec = serde_json::json!({
+            "instance_id": InstanceId::generate(), "service_id": ServiceId::generate(), "service_slug": "hello",
+            "generation": 1, "image": "demo", "exposed_port": 8080, "health_path": "/health", "probe": {},
+            "withheld": "the secret db cannot be opened",
+        });
+        let spec: InstanceSpec = serde_json::from_value(spec).unwrap();
+        let desired = Desired { revision: 1, instances: Vec::new(), withheld: vec![spec], endpoints: Vec::new() };
+        let text = serde_json::to_string(&desired).unwrap();
+        assert!(serde_json::from_str::<Earlier>(&text).unwrap().instances.is_empty());
+        assert_eq!(serde_json::from_str::<Desired>(&text).unwrap(), desired);
     }
 
     #[test]

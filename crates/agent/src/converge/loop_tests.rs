@@ -40,7 +40,12 @@ impl Fixture {
 
     fn wish(&mut self, instances: &[InstanceSpec]) {
         self.revision += 1;
-        let desired = Desired { revision: self.revision, instances: instances.to_vec(), endpoints: Vec::new() };
+        let desired = Desired {
+            revision: self.revision,
+            instances: instances.to_vec(),
+            withheld: Vec::new(),
+            endpoints: Vec::new(),
+        };
         let owner = Owner { agent_id: self.agent, server: "http://server".to_owned() };
         self.wishes.send_replace(Some(Wish { owner, desired: Arc::new(desired) }));
     }

@@ -53,8 +53,9 @@ impl State {
     pub(super) fn wish(&mut self, desired: &Desired) {
         self.revision = desired.revision;
         let before = std::mem::take(&mut self.desired);
-        self.desired = desired.instances.iter().map(|spec| (spec.instance_id, spec.clone())).collect();
-        for spec in &desired.instances {
+        let specs = || desired.instances.iter().chain(&desired.withheld);
+        self.desired = specs().map(|spec| (spec.instance_id, spec.clone())).collect();
+        for spec in specs() {
             let memory = self.memory.entry(spec.instance_id).or_default();
             if memory.generation != spec.generation {
                 *memory = InstanceMemory::of(spec.generation);

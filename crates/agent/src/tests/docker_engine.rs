@@ -86,7 +86,12 @@ impl Machine {
     }
 
     fn wish(&self, instances: &[InstanceSpec]) {
-        let desired = Arc::new(Desired { revision: 1, instances: instances.to_vec(), endpoints: Vec::new() });
+        let desired = Arc::new(Desired {
+            revision: 1,
+            instances: instances.to_vec(),
+            withheld: Vec::new(),
+            endpoints: Vec::new(),
+        });
         self.wishes.send_replace(Some(Wish { owner: self.owner.clone(), desired }));
     }
 

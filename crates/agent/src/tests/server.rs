@@ -146,7 +146,8 @@ impl TestSession {
     }
 
     pub async fn desire(&self, revision: u64, instances: Vec<InstanceSpec>) {
-        self.send(ServerMessage::Desired(Desired { revision, instances, endpoints: Vec::new() })).await;
+        self.send(ServerMessage::Desired(Desired { revision, instances, withheld: Vec::new(), endpoints: Vec::new() }))
+            .await;
     }
 
     pub async fn ask_for_carriers(&self, tickets: &[&str]) {

@@ -174,13 +174,15 @@ fn withheld(instances: &[Wanted<'_>], closed: &ClosedSecrets) -> BTreeSet<Instan
 
 /// What one agent is told: containers and places apart.
 fn wish(revision: u64, instances: &[Wanted<'_>], (opened, closed): (&Opened, &ClosedSecrets)) -> Desired {
-    let mut desired = Desired { revision, instances: Vec::new(), endpoints: Vec::new() };
+    let mut desired = Desired { revision, instances: Vec::new(), withheld: Vec::new(), endpoints: Vec::new() };
     for Wanted { spec, instance, .. } in instances {
         match place_of(spec) {
             None => {
                 let told = instance_spec(spec, instance, opened);
-                let withheld = obstacle(spec, closed).or(told.withheld);
-                desired.instances.push(InstanceSpec { withheld, ..told });
+                match obstacle(spec, closed).or(told.withheld) {
+                    None => desired.instances.push(InstanceSpec { withheld: None, ..told }),
+                    withheld => desired.withheld.push(InstanceSpec { withheld, ..told }),
+                }
             }
             Some(place) => desired.endpoints.push(endpoint_spec(spec, instance, place)),
         }

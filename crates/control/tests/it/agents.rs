@@ -69,10 +69,15 @@ impl Machine {
     /// What it should run, once that fits.
     pub async fn wished(&self, fits: impl Fn(&[InstanceSpec]) -> bool) -> Vec<InstanceSpec> {
         let mut desired = self.agent.desired();
-        let fits = |desired: &Option<Desired>| desired.as_ref().is_some_and(|desired| fits(&desired.instances));
+        let fits = |desired: &Option<Desired>| desired.as_ref().is_some_and(|desired| fits(&containers(desired)));
         let desired = within("a wish that fits", desired.wait_for(fits)).await.unwrap().clone();
-        desired.unwrap().instances
+        containers(&desired.unwrap())
     }
+}
+
+/// Every container that goes on, whether or not one may be made.
+fn containers(desired: &Desired) -> Vec<InstanceSpec> {
+    desired.instances.iter().chain(&desired.withheld).cloned().collect()
 }
 
 async fn report(agent: Arc<SimAgent>, mut policies: watch::Receiver<Policy>) {
@@ -81,7 +86,8 @@ async fn report(agent: Arc<SimAgent>, mut policies: watch::Receiver<Policy>) {
         let wish = desired.borrow_and_update().clone();
         if let Some(wish) = wish {
             let policy = policies.borrow_and_update().clone();
-            let instances = wish.instances.iter().map(|spec| {
+            let specs = containers(&wish);
+            let instances = specs.iter().map(|spec| {
                 let (phase, reason) = policy(spec);
                 instance_report(spec.instance_id, spec.generation, phase, reason)
             });

@@ -391,7 +391,8 @@ mod tests {
         let since = Timestamp::from_micros(0);
         let session = Session::new(SessionId::generate(), slot, since, PlacementLimits::default());
         for bytes in [5 << 20, 10] {
-            let wish = Desired { revision: 1, instances: vec![instance(bytes)], endpoints: Vec::new() };
+            let wish =
+                Desired { revision: 1, instances: vec![instance(bytes)], withheld: Vec::new(), endpoints: Vec::new() };
             assert!(line.tell(&session, &wish).await.is_ok(), "{bytes}");
         }
         assert!(line.sender.end().is_none());

@@ -198,11 +198,10 @@ async fn a_session_carries_wishes_and_reports() {
     assert_eq!((sessions.len(), sessions[0].agent_id, sessions[0].session_id), (1, agent.agent_id(), session));
 
     for revision in 1..=100 {
-        assert!(
-            world
-                .gateway
-                .send_desired(agent.agent_id(), Desired { revision, instances: Vec::new(), endpoints: Vec::new() })
-        );
+        assert!(world.gateway.send_desired(
+            agent.agent_id(),
+            Desired { revision, instances: Vec::new(), withheld: Vec::new(), endpoints: Vec::new() }
+        ));
     }
     let mut desired = agent.desired();
     let newest = |wish: &Option<Desired>| wish.as_ref().is_some_and(|wish| wish.revision == 100);
@@ -218,9 +217,10 @@ async fn a_session_carries_wishes_and_reports() {
     let agent_id = agent.agent_id();
     drop(agent);
     wait_until("the end", || world.events().last() == Some(&format!("gone {session}"))).await;
-    assert!(
-        !world.gateway.send_desired(agent_id, Desired { revision: 101, instances: Vec::new(), endpoints: Vec::new() })
-    );
+    assert!(!world.gateway.send_desired(
+        agent_id,
+        Desired { revision: 101, instances: Vec::new(), withheld: Vec::new(), endpoints: Vec::new() }
+    ));
     assert!(world.gateway.sessions().is_empty());
 }
 
