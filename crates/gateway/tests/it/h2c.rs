@@ -25,10 +25,10 @@ use tokio::{
 use towline_gateway::testing::{Container, RawCaller, SimAgent, TeamSetup, World, wait_until, within};
 use towline_model::{ServiceId, service::AppProtocol};
 
-type Got = (Request<RecvStream>, SendResponse<Bytes>);
+pub type Got = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// A container that does this with each request. The number counts the connections from 0.
-async fn container<H, F>(handler: H) -> Container
+pub async fn container<H, F>(handler: H) -> Container
 where
     H: Fn(Got, usize) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
@@ -58,7 +58,7 @@ where
     .await
 }
 
-async fn world(container: &Container) -> (World, TeamSetup, SimAgent, ServiceId) {
+pub async fn world(container: &Container) -> (World, TeamSetup, SimAgent, ServiceId) {
     let world = World::start().await;
     let (team, agent, service) = world.hello(container).await;
     world.change(service, |route| route.protocol = AppProtocol::H2c);
@@ -66,7 +66,7 @@ async fn world(container: &Container) -> (World, TeamSetup, SimAgent, ServiceId)
 }
 
 /// A caller's HTTP/2 connection.
-async fn caller(world: &World) -> (SendRequest<Bytes>, JoinSet<()>) {
+pub async fn caller(world: &World) -> (SendRequest<Bytes>, JoinSet<()>) {
     let socket = TcpStream::connect(world.address).await.unwrap();
     let (sender, connection) = h2::client::handshake(socket).await.unwrap();
     let mut driver = JoinSet::new();
@@ -74,13 +74,13 @@ async fn caller(world: &World) -> (SendRequest<Bytes>, JoinSet<()>) {
     (sender, driver)
 }
 
-fn request(method: &str, key: &str) -> Request<()> {
+pub fn request(method: &str, key: &str) -> Request<()> {
     let request = Request::builder().method(method).uri("http://gateway.test/api/v1/r/containers/hello/a/b?c=%2F");
     request.header("authorization", format!("Bearer {key}")).header("te", "trailers").body(()).unwrap()
 }
 
 /// Everything of a body.
-async fn read(body: &mut RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::Error> {
+pub async fn read(body: &mut RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::Error> {
     let mut all = Vec::new();
     while let Some(data) = body.data().await {
         let data = data?;
@@ -90,7 +90,7 @@ async fn read(body: &mut RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2:
     Ok((all, body.trailers().await?))
 }
 
-fn answer(status: u16) -> Response<()> {
+pub fn answer(status: u16) -> Response<()> {
     Response::builder().status(status).body(()).unwrap()
 }
 

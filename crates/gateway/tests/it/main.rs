@@ -11,6 +11,7 @@ mod fields;
 mod framing;
 mod h1;
 mod h2c;
+mod h2c_limits;
 mod http2;
 mod http2_client;
 mod http2_interim;
