@@ -1,11 +1,19 @@
 //! Which proxy is taken, and what is said to it.
 
+use std::{io::Write as _, sync::Arc};
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::{ServerConfig, crypto::ring::default_provider, pki_types::PrivateKeyDer};
+use tempfile::NamedTempFile;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::TlsAcceptor;
+use towline_tunnel::upgrade::ConnectionKind;
 
 use super::*;
+use crate::connect::Dialler;
 
 fn secret(text: &str) -> Secret<String> {
     Secret::new(text.to_owned())
@@ -82,6 +90,14 @@ fn a_proxy_that_is_named_is_taken_also_for_this_machine_and_its_secrets_stay_hid
     }
 }
 
+async fn head(socket: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    String::from_utf8(head).unwrap()
+}
+
 /// Asks a proxy that answers with these bytes for a connection. Gives what it was asked.
 async fn connect(answer: &[u8]) -> (String, Result<ServerSocket, ConnectError>) {
     let url = secret("http://ada:hunter2@127.0.0.1:1");
@@ -91,14 +107,11 @@ async fn connect(answer: &[u8]) -> (String, Result<ServerSocket, ConnectError>) 
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (mut server, _) = listener.accept().await.unwrap();
     let serve = async {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(server.read_u8().await.unwrap());
-        }
+        let head = head(&mut server).await;
         // A proxy that is too long-winded is not listened to up to its end.
         let _ = server.write_all(answer).await;
         let _ = server.shutdown().await;
-        String::from_utf8(head).unwrap()
+        head
     };
     let dial = proxy.connect(ServerSocket::Plain(client), "towline.example.com:443");
     tokio::join!(serve, dial)
@@ -132,4 +145,77 @@ async fn the_proxy_is_asked_by_name_and_its_refusal_says_what_to_do() {
         assert!(!text.contains("hunter2"), "{text}");
         assert_eq!((error.is_lasting(), error.reach()), (lasting, super::super::Reach::Route), "{text}");
     }
+}
+
+/// The server's side of TLS with a certificate of its own, and that certificate.
+fn secure(name: &str) -> (TlsAcceptor, String) {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    (TlsAcceptor::from(Arc::new(config)), cert.pem())
+}
+
+/// An agent's dialler that goes through the proxy with TLS at that address, and trusts these certificates.
+fn dialler(proxy: std::net::SocketAddr, trusted: &[&str]) -> Dialler {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(trusted.concat().as_bytes()).unwrap();
+    let url = secret(&format!("https://ada:hunter2@{proxy}"));
+    let always = ProxyConfig::Always { url, credentials: None };
+    let mut config = config("https://towline.example.com", always);
+    config.ca_file = Some(file.path().to_owned());
+    Dialler::new(&config).unwrap()
+}
+
+#[tokio::test]
+async fn tls_to_the_server_goes_through_tls_to_the_proxy() {
+    let (outer, proxys) = secure("127.0.0.1");
+    let (inner, servers) = secure("towline.example.com");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dialler = dialler(listener.local_addr().unwrap(), &[&proxys, &servers]);
+    let serve = async {
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut outside = outer.accept(socket).await.unwrap();
+        let asked = head(&mut outside).await;
+        outside.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+        let mut inside = inner.accept(outside).await.unwrap();
+        let upgrade = head(&mut inside).await;
+        let answer =
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: towline-session/1\r\n\r\nframes";
+        inside.write_all(answer.as_bytes()).await.unwrap();
+        inside.shutdown().await.unwrap();
+        (asked, upgrade)
+    };
+    let dial = async {
+        let mut dialled = dialler.dial(ConnectionKind::Session, "ak-1").await.unwrap();
+        assert!(dialled.rung.via_proxy);
+        let mut frames = String::new();
+        dialled.transport.read_to_string(&mut frames).await.unwrap();
+        frames
+    };
+    let ((asked, upgrade), frames) = tokio::join!(serve, dial);
+    assert_eq!(frames, "frames");
+    // Each hears what is for it and nothing else.
+    assert!(asked.contains("proxy-authorization: Basic YWRhOmh1bnRlcjI=\r\n") && !asked.contains("ak-1"), "{asked}");
+    assert!(upgrade.contains("authorization: Bearer ak-1\r\n") && !upgrade.contains("proxy-"), "{upgrade}");
+}
+
+#[tokio::test]
+async fn a_proxy_with_another_certificate_learns_nothing() {
+    let (outer, _) = secure("127.0.0.1");
+    let (_, another) = secure("127.0.0.1");
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dialler = dialler(listener.local_addr().unwrap(), &[&another]);
+    let serve = async {
+        let (socket, _) = listener.accept().await.unwrap();
+        assert!(outer.accept(socket).await.is_err(), "the agent shakes no hands");
+    };
+    let (error, ()) = tokio::join!(dialler.dial(ConnectionKind::Session, "ak-1"), serve);
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains("no way through the proxy 127.0.0.1:") && text.contains("no secure connection"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
 }
