@@ -1,6 +1,7 @@
 """A gRPC service and a caller of it, both with the stock `grpcio`; messages are bytes, so that no code has to be made.
 
-`serve PORT` serves; `call ADDRESS KEY SLUG` calls every kind of method through Towline and prints what it saw as JSON.
+`serve PORT` serves; `call ADDRESS KEY SLUG [CA]` calls every kind of method through Towline and prints what it saw as JSON. With a
+file of certificates it calls by TLS.
 """
 
 import json
@@ -98,8 +99,15 @@ def texts(metadata):
     return {key: value for key, value in metadata or () if isinstance(value, str)}
 
 
-def call(address, key, slug):
-    channel = grpc.insecure_channel(address)
+def channel_to(address, authority):
+    if authority is None:
+        return grpc.insecure_channel(address)
+    with open(authority, "rb") as file:
+        return grpc.secure_channel(address, grpc.ssl_channel_credentials(file.read()))
+
+
+def call(address, key, slug, authority=None):
+    channel = channel_to(address, authority)
 
     def metadata(slug=slug, key=key):
         return [("authorization", f"Bearer {key}"), ("x-towline-service", slug), ("x-kept", "a"), ("x-kept", "b")]

@@ -1,7 +1,10 @@
 //! A server under TLS: its agent, its command line and its callers all check the certificate, which is renewed while
 //! everything runs.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use serde_json::json;
 use tokio::{
@@ -18,10 +21,41 @@ use towline_e2e::{
 
 use crate::attached::LocalProcess;
 
-struct Files {
-    authority: PathBuf,
+/// What a server under TLS and its callers are told of.
+pub struct Files {
+    pub authority: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
+}
+
+/// Starts a server with a certificate for `localhost`.
+pub async fn start(directory: &Path) -> (Server, Authority, Files) {
+    let path = |name: &str| directory.join(name);
+    let files = Files { authority: path("ca.pem"), certificate: path("cert.pem"), key: path("key.pem") };
+    let authority = Authority::new();
+    authority.write_pem(&files.authority);
+    authority.write_certificate(&files.certificate, &files.key);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = Server::start_with(ServerOptions {
+        listen: Some(format!("127.0.0.1:{port}")),
+        arguments: [
+            ["--public-url", &format!("https://localhost:{port}")],
+            ["--tls-cert", &shows(&files.certificate)],
+            ["--tls-key", &shows(&files.key)],
+        ]
+        .concat()
+        .into_iter()
+        .map(str::to_owned)
+        .collect(),
+        ..ServerOptions::default()
+    })
+    .await;
+    assert_eq!(server.bootstrap.url, format!("https://localhost:{port}"));
+    (server, authority, files)
+}
+
+fn shows(path: &Path) -> String {
+    path.display().to_string()
 }
 
 async fn connect(authority: &Authority, port: u16) -> TlsStream<TcpStream> {
@@ -49,28 +83,8 @@ async fn call(authority: &Authority, port: u16, key: &str) -> String {
 #[tokio::test]
 async fn everybody_comes_by_tls_and_the_certificate_is_renewed() {
     let directory = test_dir();
-    let path = |name: &str| directory.path().join(name);
-    let files = Files { authority: path("ca.pem"), certificate: path("cert.pem"), key: path("key.pem") };
-    let authority = Authority::new();
-    authority.write_pem(&files.authority);
-    authority.write_certificate(&files.certificate, &files.key);
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let shows = |path: &PathBuf| path.display().to_string();
-    let server = Server::start_with(ServerOptions {
-        listen: Some(format!("127.0.0.1:{port}")),
-        arguments: [
-            ["--public-url", &format!("https://localhost:{port}")],
-            ["--tls-cert", &shows(&files.certificate)],
-            ["--tls-key", &shows(&files.key)],
-        ]
-        .concat()
-        .into_iter()
-        .map(str::to_owned)
-        .collect(),
-        ..ServerOptions::default()
-    })
-    .await;
-    assert_eq!(server.bootstrap.url, format!("https://localhost:{port}"));
+    let (server, authority, files) = start(directory.path()).await;
+    let port = server.api().address().port();
     let _agent = server
         .start_agent_with(AgentOptions {
             name: "tls".to_owned(),

@@ -12,7 +12,7 @@ use towline_e2e::{
 };
 
 use super::{run, script};
-use crate::attached::agent_without_engine;
+use crate::{attached::agent_without_engine, tls};
 
 /// How long after a caller has given up the service may run on. Both are on this machine, so a round trip takes a few
 /// milliseconds; a busy machine may need more.
@@ -33,13 +33,14 @@ async fn service(python: &Path, directory: &Path) -> (Process, u16) {
     (process, port)
 }
 
-#[tokio::test]
-async fn every_kind_of_grpc_call_works_and_ends_as_it_should() {
+/// Makes every kind of call through this server; with a file of certificates by TLS.
+async fn call(server: &Server, address: &str, authority: Option<&Path>) -> Value {
     let python = needs::python();
     let directory = test_dir();
     let (_process, port) = service(&python, directory.path()).await;
-    let server = Server::start().await;
-    let _agent = agent_without_engine(&server, "bare", &[]).await;
+    let arguments = authority.map(|path| ["--ca-file".to_owned(), path.display().to_string()]);
+    let arguments: Vec<&str> = arguments.iter().flatten().map(String::as_str).collect();
+    let _agent = agent_without_engine(server, "bare", &arguments).await;
     let owner = server.owner().await;
     let definition = json!({
         "service_slug": "echo", "display_name": "Echo", "service_type": "attached",
@@ -50,10 +51,27 @@ async fn every_kind_of_grpc_call_works_and_ends_as_it_should() {
     owner.deploy(&id).await;
     owner.wait_for_ready(&id, 1).await;
 
-    let api = server.api();
-    let (address, key) = (api.address().to_string(), api.bearer().to_owned());
-    let arguments = [&*script("grpc_echo.py"), "call", &address, &key, "echo"];
-    let seen = run(&python, &arguments, directory.path(), "", "").await;
+    let (program, authority) = (script("grpc_echo.py"), authority.map(|path| path.display().to_string()));
+    let mut arguments = vec![&*program, "call", address, &server.bootstrap.api_key, "echo"];
+    arguments.extend(authority.as_deref());
+    run(&python, &arguments, directory.path(), "", "").await
+}
+
+#[tokio::test]
+async fn every_kind_of_grpc_call_works_and_ends_as_it_should() {
+    let server = Server::start().await;
+    check(&call(&server, &server.api().address().to_string(), None).await);
+}
+
+#[tokio::test]
+async fn every_kind_of_grpc_call_works_by_tls() {
+    let directory = test_dir();
+    let (server, _, files) = tls::start(directory.path()).await;
+    let address = format!("localhost:{}", server.api().address().port());
+    check(&call(&server, &address, Some(&files.authority)).await);
+}
+
+fn check(seen: &Value) {
     assert_eq!(seen["unary"], json!(["hello", "a,b", "42", [0, 255]]), "{seen:#}");
     assert_eq!(seen["large"], true, "{seen:#}");
     assert_eq!(seen["server_stream"], json!(["n0", "n1", "n2", "n3", "n4"]), "{seen:#}");
