@@ -140,7 +140,7 @@ fn fuzz(target: &str, seconds: u32) -> Result<Figures> {
         let line = String::from_utf8_lossy(&line?).into_owned();
         figures.note(&line);
         has_found |= line.contains("Test unit written to ");
-        if !line.contains("\tREDUCE ") && !line.contains("\tNEW ") {
+        if !["\tREDUCE ", "\tNEW ", "\tNEW_FUNC"].iter().any(|noise| line.contains(noise)) {
             eprintln!("{line}");
         }
     }
