@@ -63,6 +63,15 @@ pub enum GatewayError {
     /// A field of an invoke has a value that is not allowed.
     #[error("{0}")]
     Invalid(ValidationError),
+    /// What `:protocol` names is not spoken here (RFC 8441 §4).
+    #[error("inside HTTP/2 only `websocket` can be opened (RFC 8441), not {protocol:?}")]
+    ProtocolNotSupported {
+        /// What it names.
+        protocol: String,
+    },
+    /// A WebSocket to something that is no service.
+    #[error("only a service takes WebSockets, at /api/v1/r/containers/<slug>/ and below")]
+    NoWebSocketsHere,
     /// The method does not exist on this path.
     #[error("only {allowed} is possible here")]
     MethodNotAllowed {
@@ -246,6 +255,7 @@ impl GatewayError {
             Self::MalformedRequest(_) => ErrorCode::MalformedRequest,
             Self::MalformedBody(_) => ErrorCode::MalformedBody,
             Self::Invalid(_) => ErrorCode::ValidationFailed,
+            Self::ProtocolNotSupported { .. } | Self::NoWebSocketsHere => ErrorCode::ProtocolNotSupported,
             Self::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
             Self::BodyTooLarge { .. } => ErrorCode::BodyTooLarge,
             Self::NoReadyInstance { .. } | Self::InstanceUnavailable { .. } => ErrorCode::NoReadyInstance,
@@ -273,6 +283,8 @@ impl GatewayError {
             Self::MalformedRequest(_)
             | Self::MalformedBody(_)
             | Self::Invalid(_)
+            | Self::ProtocolNotSupported { .. }
+            | Self::NoWebSocketsHere
             | Self::MethodNotAllowed { .. }
             | Self::BodyTooLarge { .. } => "http_request_error",
             Self::Exchange(error) => error.reason.token(),
@@ -474,6 +486,14 @@ mod tests {
             (AuthError::NotInTeam.into(), 403, "not_in_team", "http_request_denied", false, true),
             (GatewayError::Forbidden, 403, "forbidden", "http_request_denied", false, true),
             (GatewayError::ServiceNotFound { slug: slug() }, 404, "not_found", "destination_not_found", false, true),
+            (
+                GatewayError::ProtocolNotSupported { protocol: "x".into() },
+                501,
+                "protocol_not_supported",
+                "http_request_error",
+                false,
+                true,
+            ),
             (GatewayError::BodyTooLarge { limit: 1 }, 413, "body_too_large", "http_request_error", false, true),
             (exchange(ExchangeFailure::TunnelLost, true), 502, "tunnel_failed", "connection_terminated", false, false),
             (

@@ -37,6 +37,8 @@ fn place(error: &GatewayError) -> (usize, Occurs) {
         GatewayError::Exchange(error) => (16 + failure_number(&error.reason), OnEveryCall),
         GatewayError::Revoked => (27, OnEveryCall),
         GatewayError::AgentOffline { .. } => (28, Elsewhere),
+        GatewayError::ProtocolNotSupported { .. } => (29, Elsewhere),
+        GatewayError::NoWebSocketsHere => (30, Elsewhere),
     }
 }
 
@@ -83,6 +85,8 @@ fn examples() -> Vec<GatewayError> {
         GatewayError::InvokesFull { limit: 1, maybe_processed: false },
         GatewayError::Revoked,
         GatewayError::AgentOffline { agent },
+        GatewayError::ProtocolNotSupported { protocol: why() },
+        GatewayError::NoWebSocketsHere,
     ];
     let ambiguous = AuthError::Ambiguous { header: X_TOWLINE_KEY };
     let auth = [AuthError::Missing, AuthError::TeamRequired, AuthError::InvalidTeam, AuthError::NotInTeam, ambiguous];
@@ -112,7 +116,7 @@ fn examples() -> Vec<GatewayError> {
 fn the_described_codes_are_those_that_are_answered_with() {
     let examples = examples();
     let numbers: BTreeSet<_> = examples.iter().map(|error| place(error).0).collect();
-    assert_eq!(numbers, (0..29).collect(), "there is an example of every variant");
+    assert_eq!(numbers, (0..31).collect(), "there is an example of every variant");
     let codes = |occurs: Occurs| -> BTreeSet<&str> {
         let there = examples.iter().filter(|error| place(error).1 == occurs);
         there.map(|error| error.code().as_str()).collect()

@@ -15,8 +15,8 @@
 //!    instance by load and `health`, with `affinity` where the caller wants it,
 //!    `connect` finds a connection in the instance's `pool` or a new stream on one of the agent's carriers (with TLS inside
 //!    for an [`external`] service), `upstream` is that connection (with `http2`, one request on it), `retry` judges what failed.
-//! 6. The answer passes as it comes: to HTTP/1.1 callers in `h1`, byte for byte, and behind a `101` whatever the bytes
-//!    are; to all others as a `body`. Letting go of it before its end cancels everything behind it.
+//! 6. The answer passes as it comes: to HTTP/1.1 callers in `h1`, byte for byte; to all others as a `body`; and behind a
+//!    `101` whatever the bytes are (`switch`). Letting go of it before its end cancels everything behind it.
 //!
 //! Deliberately not here: SQL, the management API, and any state that has to outlive the process. What is known of
 //! services and credentials is a [`Snapshot`] that the control plane swaps whole; what agents tell goes to the control
@@ -67,6 +67,7 @@ mod service;
 pub mod snapshot;
 pub mod standing;
 mod state;
+mod switch;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod ticket_door;

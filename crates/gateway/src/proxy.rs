@@ -206,8 +206,9 @@ impl<'a> Call<'a> {
             headers.remove(consumed);
         }
         let mut hops = take_request_hops(headers);
-        if *version != Version::HTTP_11 || admitted.service.is_http2() {
-            // Only HTTP/1.1 can be switched (RFC 9110 §7.8, RFC 9113 §8.6).
+        if *version == Version::HTTP_10 || admitted.service.is_http2() {
+            // Only HTTP/1.1 can be switched (RFC 9110 §7.8, RFC 9113 §8.6). What came over HTTP/2 has no such wish, unless it
+            // was made one for a WebSocket (RFC 8441).
             hops.upgrade = None;
         }
         if *version == Version::HTTP_2 {
@@ -300,7 +301,11 @@ pub(crate) fn authority_of(uri: &Uri) -> Option<HeaderValue> {
 }
 
 /// Makes the answer that the caller gets.
-fn inbound<S: Source + Send + 'static>(shared: &Shared, answer: Answer<S>, terms: Terms) -> Response<ResponseBody> {
+pub(crate) fn inbound<S: Source + Send + 'static>(
+    shared: &Shared,
+    answer: Answer<S>,
+    terms: Terms,
+) -> Response<ResponseBody> {
     let Answer { mut head, mut connection, in_flight, request } = answer;
     let hops = take_response_hops(&mut head.headers);
     connection.keep_for = pool::keep_for(hops.keep_alive_seconds);

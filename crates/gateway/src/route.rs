@@ -90,7 +90,7 @@ where
     // The target is looked at while the request is passed on.
     let uri = request.uri().clone();
     let method = request.method().clone();
-    let named = grpc::named_service(&request);
+    let named = grpc::named_service(request.version(), &uri, request.headers());
     let target = uri.path_and_query().map_or("", |target| target.as_str());
     let destination = match &named {
         Some(slug) => Destination::Proxy { slug, target },

@@ -1,6 +1,6 @@
 //! A WebSocket ticket in a request (contract §6): where it may stand, and how it is taken out.
 //!
-//! * Only the opening handshake of a WebSocket is opened by a ticket. Any other request can carry a header, and a link
+//! * Only the opening handshake of a WebSocket, over HTTP/1.1 or HTTP/2, is opened by a ticket. Any other request can carry a header, and a link
 //!   with a ticket in it would make whoever follows it act for its holder.
 //! * It stands in the query, `towline_ticket=<ticket>`, or among the subprotocols, `towline.ticket.<ticket>`. All other
 //!   bytes of the query and all other subprotocols stay as they are. Names are compared byte for byte, nothing is decoded.
@@ -75,7 +75,8 @@ impl TicketDoor {
 fn is_handshake(parts: &Parts) -> bool {
     parts.headers.contains_key(header::UPGRADE)
         && parts.method == Method::GET
-        && parts.version == Version::HTTP_11
+        // One that came over HTTP/2 was made this (RFC 8441): nothing else of HTTP/2 has such fields.
+        && parts.version != Version::HTTP_10
         && header_has_token(&parts.headers, &header::UPGRADE, "websocket")
         && header_has_token(&parts.headers, &header::CONNECTION, "upgrade")
 }

@@ -94,6 +94,8 @@ error_codes! {
     HeadersTooLarge = "headers_too_large", 431;
     /// Something failed inside Towline.
     Internal = "internal", 500;
+    /// The protocol that was asked for inside HTTP/2 is not passed on, or not taken by the container.
+    ProtocolNotSupported = "protocol_not_supported", 501;
     /// The identity provider cannot be reached or does not answer as it should.
     IdentityProviderFailed = "identity_provider_failed", 502;
     /// The agent or the tunnel failed while talking to the container.

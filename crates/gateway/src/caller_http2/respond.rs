@@ -9,12 +9,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream, SendStream, ext::Protocol};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use tower::Service;
 
-use super::reply::Reply;
+use super::{reply::Reply, websocket};
 use crate::{
     body::ResponseBody,
     caller::Active,
@@ -36,21 +36,30 @@ pub(super) async fn respond<S, B>(
     B::Error: Into<BoxError>,
 {
     let is_head = *request.method() == Method::HEAD;
-    let (parts, stream) = request.into_parts();
+    let (mut parts, stream) = request.into_parts();
+    if let Some(protocol) = parts.extensions.remove::<Protocol>() {
+        return Box::pin(websocket::serve(&shared, active, (protocol, parts, stream), &reply)).await;
+    }
     let body = CallerBody::http2(stream, &parts.headers);
     let request = Request::from_parts(parts, body);
-    let mut handler = pin!(handle(shared, active, request, (api, Means::Interims(reply.clone()))));
-    let answer = poll_fn(|cx| match handler.as_mut().poll(cx) {
-        Poll::Ready(answer) => Poll::Ready(Some(answer)),
-        Poll::Pending => reply.poll_reset(cx).map(|()| None),
-    });
-    if let Some(answer) = answer.await {
+    let handler = handle(shared, active, request, (api, Means::Interims(reply.clone())));
+    if let Some(answer) = unless_reset(&reply, handler).await {
         send(answer, &reply, is_head).await;
     }
 }
 
+/// Waits for something, unless the caller resets its request before.
+pub(super) async fn unless_reset<T>(reply: &Reply, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => reply.poll_reset(cx).map(|()| None),
+    })
+    .await
+}
+
 /// Sends an answer to its end, or to where it breaks off.
-async fn send(answer: Response<ResponseBody>, reply: &Reply, is_head: bool) {
+pub(super) async fn send(answer: Response<ResponseBody>, reply: &Reply, is_head: bool) {
     let (mut parts, body) = answer.into_parts();
     // RFC 9113 §8.2.2: there are none in HTTP/2.
     take_response_hops(&mut parts.headers);

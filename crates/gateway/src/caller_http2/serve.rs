@@ -71,7 +71,9 @@ fn builder() -> Builder {
         .max_send_buffer_size(MAX_SEND_BUFFER)
         .max_header_list_size(MAX_HEAD)
         .max_pending_accept_reset_streams(MAX_HASTY_RESETS)
-        .max_local_error_reset_streams(Some(MAX_FAULTS));
+        .max_local_error_reset_streams(Some(MAX_FAULTS))
+        // RFC 8441 §3: WebSockets can be opened.
+        .enable_connect_protocol();
     builder
 }
 

@@ -12,7 +12,6 @@ use super::{
     head::{Order, ResponseHead, write_fields, write_request_line, write_status_line},
     relay::{Mode, Outcome, Relay},
     respond::wants_to_last,
-    switch::switch,
 };
 use crate::{
     alarm::Alarm,
@@ -23,6 +22,8 @@ use crate::{
     outgoing::Outgoing,
     pool,
     proxy::{Additions, Call, broke_http},
+    rewound::Rewound,
+    switch::switch,
 };
 
 /// What the caller's connection is good for after a request.
@@ -183,8 +184,11 @@ impl Returning<'_> {
         if poll_fn(|cx| conn.poll_flush(cx)).await.is_err() {
             return After::Drop;
         }
+        let caller_side = Rewound::new(std::mem::take(&mut conn.inbox.bytes), &mut conn.io);
         // Boxed, so that every connection does not keep room for it.
-        Box::pin(switch(self.call.shared, conn, &mut connection, terms)).await;
+        if !Box::pin(switch(self.call.shared, caller_side, &mut connection, terms)).await {
+            conn.caller.abort_on_close();
+        }
         drop(in_flight);
         After::Drop
     }

@@ -2,8 +2,7 @@
 //!
 //! * [`head`], [`framing`] and [`chunked`] read messages strictly and without I/O; containers' answers are read by them too.
 //! * [`conn`] is a caller's connection, [`serve`] its loop.
-//! * [`forward`] passes requests on to services and [`relay`] their answers back, byte for byte where that is possible;
-//!   [`switch`] passes bytes after a `101`.
+//! * [`forward`] passes requests on to services and [`relay`] their answers back, byte for byte where that is possible.
 //! * [`respond`] is for everything else: it hands requests to whom they are for as [`http`] types, and writes the answers.
 
 pub(crate) mod chunked;
@@ -14,4 +13,3 @@ pub(crate) mod head;
 mod relay;
 mod respond;
 pub(crate) mod serve;
-mod switch;

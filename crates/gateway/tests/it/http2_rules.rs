@@ -167,6 +167,15 @@ async fn requests_that_break_the_rules_reach_no_container() {
             vec![(":method", "CONNECT"), (":authority", "other.test:80"), ("x-towline-key", &team.key)],
         ),
         ("RFC 9110 §8.6: a length that is no number", with("content-length", "1x")),
+        ("RFC 8441 §4: :protocol without CONNECT", first(":protocol", "websocket")),
+        (
+            "RFC 8441 §4: CONNECT with :protocol and no :path",
+            [vec![(":method", "CONNECT"), (":protocol", "websocket")], without(":path")[1..].to_vec()].concat(),
+        ),
+        (
+            "RFC 8441 §4: CONNECT with :protocol and no :scheme",
+            [vec![(":method", "CONNECT"), (":protocol", "websocket")], without(":scheme")[1..].to_vec()].concat(),
+        ),
     ];
     for (rule, fields) in rows {
         let mut frames = Frames::connect(&world).await;

@@ -16,6 +16,7 @@ mod http2;
 mod http2_client;
 mod http2_interim;
 mod http2_rules;
+mod http2_websocket;
 mod invoke;
 mod limits;
 mod proxy;

@@ -1,5 +1,5 @@
-//! WebSockets through the gateway as without it, case by case: each runs straight at the container and through the gateway, and what
-//! either end sees is compared, bit for bit.
+//! WebSockets through the gateway as without it, case by case: each runs straight at the container and through the gateway, over
+//! HTTP/1.1 and over HTTP/2 (RFC 8441), and what either end sees is compared, bit for bit.
 //!
 //! The cases are those of the Autobahn test suite whose bytes are unlike each other; names give its numbers. Both ends are raw sockets
 //! that send the same frames at the same time, the caller's masked and the container's not, so nothing here judges a frame: what an
@@ -17,6 +17,11 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use towline_gateway::testing::{Container, Exchange, RawCaller, World, within};
+
+use crate::{
+    http2_client::Client,
+    http2_websocket::{accept_of, bridge, connect},
+};
 
 /// What a side's count says once the other side has ended.
 const ENDED: usize = usize::MAX;
@@ -62,11 +67,26 @@ fn request(path: &str, key: &str, case: &Case) -> String {
 }
 
 fn answer(case: &Case) -> String {
+    answer_with("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", case)
+}
+
+fn answer_with(accept: &str, case: &Case) -> String {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: chat\r\n{}\r\n",
+         Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n{}\r\n",
         extensions(case.taken)
     )
+}
+
+/// Those lines as they are without what HTTP/2 has in another way (RFC 8441 §5), in no order.
+fn without_handshake(lines: &[String]) -> Vec<String> {
+    const GONE: [&str; 4] = ["connection", "upgrade", "sec-websocket-key", "sec-websocket-accept"];
+    let parts = lines.iter().map(|line| line.split_once(':').unwrap());
+    let left =
+        parts.map(|(name, value)| (name.to_ascii_lowercase(), value)).filter(|(name, _)| !GONE.contains(&&**name));
+    let mut left: Vec<_> = left.map(|(name, value)| format!("{name}:{value}")).collect();
+    left.sort_unstable();
+    left
 }
 
 /// One end of a WebSocket: what it sends, and how.
@@ -181,6 +201,63 @@ async fn run(
     Seen { asked, answered, by_container, by_caller }
 }
 
+/// One run of a case through the gateway, over HTTP/2 on the caller's side.
+async fn run_over_http2(
+    client: &Client,
+    key: &str,
+    at: &mut mpsc::Receiver<Exchange>,
+    case: &Case,
+    manner: Manner,
+) -> Seen {
+    let (from_caller, from_container) = (case.masked(), case.unmasked());
+    let (caller_has, container_has) = (watch::Sender::new(0), watch::Sender::new(0));
+    let (to_caller, to_container) = (container_has.subscribe(), caller_has.subscribe());
+    let is_chopped = manner == Manner::Chopped;
+    let in_step = is_chopped && from_caller.len() / case.chop <= STEPS;
+    let pieces = |head: &str, bytes: Vec<u8>| match manner {
+        Manner::Together => vec![[head.as_bytes(), &bytes].concat()],
+        Manner::Chopped => bytes.chunks(case.chop).map(<[u8]>::to_vec).collect(),
+    };
+    let mut request = connect("/api/v1/r/containers/hello/ws", "websocket")
+        .header("x-towline-key", key)
+        .header("sec-websocket-protocol", "chat, superchat");
+    for line in case.offer {
+        request = request.header("sec-websocket-extensions", *line);
+    }
+    let (answer, send) = client.send(request.body(()).unwrap(), false).await;
+
+    let container_side = async {
+        let mut exchange = at.recv().await.unwrap();
+        let head = exchange.head().await.unwrap().unwrap();
+        let answer = answer_with(&accept_of(&head), case);
+        if is_chopped {
+            exchange.write(&answer).await.unwrap();
+        }
+        let pieces = pieces(&answer, from_container);
+        let (socket, seen) = (exchange.socket, exchange.buffer);
+        let (here, there) = (container_has, to_container);
+        let side = Side { socket, seen, in_step, pieces, ends_first: is_chopped, here, there };
+        (websocket_lines(head.split("\r\n")), side.run().await)
+    };
+    let caller_side = async {
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), 200, "{}", case.name);
+        let lines = answer.headers().iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
+        let lines: Vec<_> = lines.collect();
+        let (socket, between) = bridge(answer.into_body(), send).await;
+        let pieces = pieces("", from_caller);
+        let (here, there) = (caller_has, to_caller);
+        let side = Side { socket, seen: BytesMut::new(), in_step, pieces, ends_first: !is_chopped, here, there };
+        let seen = side.run().await;
+        // The last that was said is on its way only then.
+        between.join_all().await;
+        (websocket_lines(lines.iter().map(String::as_str)), seen)
+    };
+    let both = async { tokio::join!(container_side, caller_side) };
+    let ((asked, by_container), (answered, by_caller)) = within(&case.name, both).await;
+    Seen { asked, answered, by_container, by_caller }
+}
+
 /// Bytes that are long are not for the eye: where they part is.
 fn assert_same(what: &str, found: &[u8], expected: &[u8]) {
     let at = found.iter().zip(expected).position(|(a, b)| a != b).unwrap_or(found.len().min(expected.len()));
@@ -201,6 +278,7 @@ async fn compare(cases: Vec<Case>) {
     .await;
     let world = World::start().await;
     let (team, _agent, _) = world.hello(&container).await;
+    let client = Client::connect(&world).await;
     for case in cases {
         for manner in [Manner::Together, Manner::Chopped] {
             let straight = request("/ws", &team.key, &case);
@@ -215,6 +293,13 @@ async fn compare(cases: Vec<Case>) {
             assert_eq!(with.asked, without.asked, "{name}: what the container was asked");
             assert_eq!(with.answered, without.answered, "{name}: what the caller was answered");
             assert_eq!(with.asked.len(), 5 + case.offer.len(), "{name}: {:?}", with.asked);
+
+            let over_http2 = run_over_http2(&client, &team.key, &mut at, &case, manner).await;
+            let name = format!("{name} over HTTP/2");
+            assert_same(&format!("{name}, at the container"), &over_http2.by_container, &without.by_container);
+            assert_same(&format!("{name}, at the caller"), &over_http2.by_caller, &without.by_caller);
+            assert_eq!(without_handshake(&over_http2.asked), without_handshake(&without.asked), "{name}");
+            assert_eq!(without_handshake(&over_http2.answered), without_handshake(&without.answered), "{name}");
         }
     }
 }

@@ -2,47 +2,41 @@
 
 use std::{
     future::pending,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
 use tokio::{
-    io::copy_bidirectional_with_sizes,
+    io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes},
     time::{Instant, sleep_until},
 };
 use tokio_util::io::InspectReader;
 
-use super::conn::CallerConn;
 use crate::{body::Terms, gateway::Shared, rewound::Rewound, upstream::Connection};
 
 /// Bytes that wait in each direction.
 const COPY_BUFFER: usize = 16 << 10;
 
-/// Passes bytes until both sides have ended, one has broken, or nothing is to be said any more.
-pub(super) async fn switch(shared: &Shared, conn: &mut CallerConn, connection: &mut Connection, terms: Terms) {
-    let caller = Arc::clone(&conn.caller);
+/// Passes bytes between a caller and a container until both have ended (`true`), one has broken, or nothing is to be said any
+/// more. Where this is not the end that a side meant, it has to be shown.
+pub(crate) async fn switch<T>(shared: &Shared, caller_side: T, connection: &mut Connection, terms: Terms) -> bool
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
     let activity = Activity::new();
     let early = std::mem::take(&mut connection.inbox.bytes);
     let container_side = Rewound::new(early, connection.socket());
-    let caller_side = Rewound::new(std::mem::take(&mut conn.inbox.bytes), &mut conn.io);
     let mut container_side = InspectReader::new(container_side, |_| activity.note());
     let mut caller_side = InspectReader::new(caller_side, |_| activity.note());
     // Only the whole of a request has a deadline; this is none any more.
     let terms = Terms { deadline: None, ..terms };
-    let finished = tokio::select! {
+    tokio::select! {
         copied = copy_bidirectional_with_sizes(&mut caller_side, &mut container_side, COPY_BUFFER, COPY_BUFFER) => {
             copied.is_ok()
         }
         _ = terms.over() => false,
         () = activity.ceased(terms.idle) => false,
         () = shared.cut.cancelled() => false,
-    };
-    if !finished {
-        // Both sides are to see that this is not the end that the other one meant.
-        caller.abort_on_close();
     }
 }
 
