@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn the_less_busy_of_two_is_taken_whatever_the_dice_say() {
         let service = service(vec![candidate(true, true), candidate(true, true)]);
-        let _busy = InFlight::begin(&service, Arc::clone(&service.candidates[0].instance));
+        let _busy = InFlight::begin(&service, Arc::clone(&service.candidates[0].instance), Instant::now());
         for first in 0..2 {
             let mut dice = [first, 0].into_iter();
             let picked = pick_with(&service.candidates, &[], |_| true, |_| dice.next().unwrap()).unwrap();
@@ -213,6 +213,7 @@ mod tests {
                 InFlight::begin(
                     &service,
                     pick(&service.candidates, &[], Preference::Any, Instant::now()).unwrap().instance,
+                    Instant::now(),
                 )
             })
             .collect();

@@ -296,7 +296,7 @@ impl Origin {
 /// a connection whose answer was read to its end goes to the pool, any other is reset.
 #[derive(Debug)]
 pub(crate) struct ContainerBody {
-    connection: Option<Connection>,
+    connection: Option<Box<Connection>>,
     /// Whether all of the request was sent before the answer came.
     is_sent: bool,
     in_flight: InFlight,
@@ -306,7 +306,7 @@ pub(crate) struct ContainerBody {
 }
 
 impl ContainerBody {
-    pub(crate) fn new(connection: Connection, is_sent: bool, in_flight: InFlight, terms: &Terms) -> Self {
+    pub(crate) fn new(connection: Box<Connection>, is_sent: bool, in_flight: InFlight, terms: &Terms) -> Self {
         Self {
             ended: connection.body.is_over(),
             connection: Some(connection),

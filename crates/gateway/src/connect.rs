@@ -60,8 +60,8 @@ pub(crate) struct Tls<'a> {
 /// # Errors
 /// When a new connection to a server elsewhere is not secure, and when one that is waited for is refused or takes too long.
 /// Nothing of the request was sent.
-pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Option<Connection>, FailureReason> {
-    let deadline = Instant::now() + need.wait;
+pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Option<Box<Connection>>, FailureReason> {
+    let mut deadline = None;
     // Each round but the waiting one uses up a connection or a carrier that turned out to be gone.
     for _ in 0..MAX_ROUNDS {
         if !need.fresh
@@ -91,6 +91,7 @@ pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Optio
                 }
             }
             None => {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + need.wait);
                 if timeout_at(deadline, changed).await.is_err() {
                     return Ok(None);
                 }
@@ -100,7 +101,7 @@ pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Optio
     Ok(None)
 }
 
-async fn take_first(instance: &Instance, need: Need<'_>) -> Option<Connection> {
+async fn take_first(instance: &Instance, need: Need<'_>) -> Option<Box<Connection>> {
     while let Some(connection) = instance.pool.take_first(need.kind(), Instant::now(), need.idempotent) {
         if let Some(connection) = begin(connection).await {
             return Some(connection);
@@ -110,13 +111,13 @@ async fn take_first(instance: &Instance, need: Need<'_>) -> Option<Connection> {
 }
 
 /// Takes an idle connection into use, unless the container has closed it meanwhile.
-async fn begin(mut connection: Connection) -> Option<Connection> {
+async fn begin(mut connection: Box<Connection>) -> Option<Box<Connection>> {
     connection.begin_use();
     let alive = poll_fn(|cx| Poll::Ready(connection.is_alive(cx))).await;
     alive.then_some(connection)
 }
 
-async fn open(mut stream: TunnelStream, busy: Busy, need: Need<'_>) -> Result<Option<Connection>, FailureReason> {
+async fn open(mut stream: TunnelStream, busy: Busy, need: Need<'_>) -> Result<Option<Box<Connection>>, FailureReason> {
     if !need.idempotent && busy.link().carrier().last_received().elapsed() > SILENCE {
         let carrier = busy.link().carrier();
         if !matches!(timeout(PING_WAIT, carrier.ping()).await, Ok(Ok(_))) {
@@ -134,7 +135,7 @@ async fn open(mut stream: TunnelStream, busy: Busy, need: Need<'_>) -> Result<Op
         }
         Some(Tls { client, name }) => client.connect(name, stream, need.connect_timeout).await?,
     };
-    Ok(Some(Connection::new(socket, monitor, busy)))
+    Ok(Some(Box::new(Connection::new(socket, monitor, busy))))
 }
 
 /// Waits until the container has taken the connection.

@@ -50,7 +50,7 @@ pub(crate) struct Outbound<S> {
 #[derive(Debug)]
 pub(crate) struct Answer<S> {
     pub head: ResponseHead,
-    pub connection: Connection,
+    pub connection: Box<Connection>,
     pub in_flight: InFlight,
     /// The request, of which not everything may be sent yet.
     pub request: Outgoing<S>,
@@ -159,7 +159,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
                 Ok(picked) => picked,
                 Err(none) => return Err(last.unwrap_or_else(|| self.unavailable(none))),
             };
-            let mut in_flight = InFlight::begin(&self.service, picked.instance);
+            let mut in_flight = InFlight::begin(&self.service, picked.instance, now);
             match self.try_once(&in_flight, picked.is_only).await {
                 Ok(Some((head, connection))) => {
                     in_flight.trial().succeeded();
@@ -184,7 +184,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
         &mut self,
         in_flight: &InFlight,
         is_only: bool,
-    ) -> Result<Option<(ResponseHead, Connection)>, Failure> {
+    ) -> Result<Option<(ResponseHead, Box<Connection>)>, Failure> {
         let service = Arc::clone(&self.service);
         let need = Need {
             upgrade: self.upgrade,
@@ -213,7 +213,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
     }
 
     /// Finds a connection, while somebody waits for the answer.
-    async fn connect(&mut self, instance: &Instance, need: Need<'_>) -> Result<Option<Connection>, FailureReason> {
+    async fn connect(&mut self, instance: &Instance, need: Need<'_>) -> Result<Option<Box<Connection>>, FailureReason> {
         let is_http2 = self.service.is_http2();
         let shared = self.shared;
         let mut connecting = pin!(async {

@@ -15,6 +15,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+/// The fields that are for this hop alone, beside those that `Connection` names.
+const HOPS: [HeaderName; 6] =
+    [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE, HTTP2_SETTINGS];
 
 /// What a request's hop-by-hop fields said.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -36,6 +39,9 @@ pub(crate) struct ResponseHops {
 
 /// Removes a request's hop-by-hop fields and says what they were.
 pub(crate) fn take_request_hops(headers: &mut HeaderMap) -> RequestHops {
+    if !has_hops(headers) {
+        return RequestHops::default();
+    }
     let takes_trailers = header_has_token(headers, &header::TE, "trailers");
     let wants_upgrade = header_has_token(headers, &header::CONNECTION, "upgrade");
     let upgrade = if wants_upgrade { single(headers, &header::UPGRADE) } else { None };
@@ -46,6 +52,9 @@ pub(crate) fn take_request_hops(headers: &mut HeaderMap) -> RequestHops {
 
 /// Removes a response's hop-by-hop fields and says what they were.
 pub(crate) fn take_response_hops(headers: &mut HeaderMap) -> ResponseHops {
+    if !has_hops(headers) {
+        return ResponseHops::default();
+    }
     let hops = ResponseHops {
         upgrade: headers.get(header::UPGRADE).cloned(),
         keep_alive_seconds: headers.get(KEEP_ALIVE).and_then(keep_alive_timeout),
@@ -137,12 +146,18 @@ pub(crate) fn is_end_to_end(name: &HeaderName) -> bool {
             .any(|prefix| text.starts_with(prefix))
 }
 
+/// Whether there is any field for this hop alone. Most messages have none, and one look at all names costs less than looking
+/// each of these up.
+fn has_hops(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| *name == header::CONNECTION || HOPS.contains(name))
+}
+
 fn remove_hops(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
         remove_nominated(headers);
         headers.remove(header::CONNECTION);
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE, HTTP2_SETTINGS] {
+    for name in HOPS {
         headers.remove(name);
     }
 }

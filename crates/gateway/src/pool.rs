@@ -54,7 +54,7 @@ struct Stack {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: Box<Connection>,
     since: Instant,
 }
 
@@ -79,7 +79,7 @@ impl Shelf {
         self.stacks.binary_search_by_key(&Arc::as_ptr(link), |stack| Arc::as_ptr(&stack.link))
     }
 
-    fn pop(&mut self, index: usize) -> Option<Connection> {
+    fn pop(&mut self, index: usize) -> Option<Box<Connection>> {
         let idle = self.stacks.get_mut(index)?.idle.pop()?;
         self.count -= 1;
         Some(idle.connection)
@@ -93,7 +93,12 @@ impl Locked<'_> {
     }
 
     /// The newest connection on this carrier.
-    pub(crate) fn take_on(&mut self, link: &Arc<CarrierLink>, now: Instant, replayable: bool) -> Option<Connection> {
+    pub(crate) fn take_on(
+        &mut self,
+        link: &Arc<CarrierLink>,
+        now: Instant,
+        replayable: bool,
+    ) -> Option<Box<Connection>> {
         let index = self.0.position(link).ok()?;
         self.0.stacks[index].newest(now, replayable)?;
         self.0.pop(index)
@@ -102,7 +107,7 @@ impl Locked<'_> {
 
 impl Pool {
     /// Puts a connection to rest.
-    pub(crate) fn put(&self, connection: Connection, now: Instant) {
+    pub(crate) fn put(&self, connection: Box<Connection>, now: Instant) {
         if connection.keep_for.is_zero() {
             return;
         }
@@ -121,7 +126,7 @@ impl Pool {
 
     /// A connection where the planning of placements would look first, found without looking at all carriers: for a request
     /// one on the near carrier with the most company, else the newest on a carrier that nobody is using.
-    pub(crate) fn take_first(&self, kind: StreamKind, now: Instant, replayable: bool) -> Option<Connection> {
+    pub(crate) fn take_first(&self, kind: StreamKind, now: Instant, replayable: bool) -> Option<Box<Connection>> {
         let mut shelf = self.shelf();
         let usable = shelf.stacks.iter().enumerate().filter_map(|(index, stack)| {
             let since = stack.newest(now, replayable)?;
@@ -153,7 +158,7 @@ impl Pool {
             let is_retired = link.is_retired();
             let is_over =
                 |idle: &mut Idle| is_retired || !idle.is_usable(now, true) || !idle.connection.is_alive(&mut cx);
-            expired.extend(idle.extract_if(.., is_over).map(|idle| idle.connection));
+            expired.extend(idle.extract_if(.., is_over).map(|idle| *idle.connection));
         }
         shelf.stacks.retain(|stack| !stack.idle.is_empty());
         shelf.count -= expired.len();
@@ -165,7 +170,7 @@ impl Pool {
         let mut shelf = self.shelf();
         shelf.closed = true;
         shelf.count = 0;
-        shelf.stacks.drain(..).flat_map(|stack| stack.idle).map(|idle| idle.connection).collect()
+        shelf.stacks.drain(..).flat_map(|stack| stack.idle).map(|idle| *idle.connection).collect()
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {

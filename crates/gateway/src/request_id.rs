@@ -1,8 +1,7 @@
 //! The id of a request: the caller's, when it is well-formed, or a new one.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use towline_model::RequestId;
-use uuid::{Builder, NoContext, Timestamp};
+use uuid::{Builder, NoContext, Timestamp, Uuid};
 
 /// The header that carries a request's id, from callers, to containers, and in answers of ours.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -32,8 +31,9 @@ impl RequestIdText {
         let (seconds, nanos) = Timestamp::now(NoContext).to_unix();
         let millis = seconds * 1000 + u64::from(nanos) / 1_000_000;
         let id = Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid();
-        let text = RequestId::from_uuid(id).to_string();
-        Self(HeaderValue::try_from(text).expect("a UUID is visible ASCII"))
+        let mut text = Uuid::encode_buffer();
+        let text = id.as_hyphenated().encode_lower(&mut text);
+        Self(HeaderValue::from_str(text).expect("a UUID is visible ASCII"))
     }
 
     /// The id as text.

@@ -161,10 +161,10 @@ pub(crate) struct InFlight {
 }
 
 impl InFlight {
-    pub(crate) fn begin(service: &Service, instance: Arc<Instance>) -> Self {
+    pub(crate) fn begin(service: &Service, instance: Arc<Instance>, now: Instant) -> Self {
         service.in_flight.fetch_add(1, Ordering::Relaxed);
         instance.in_flight.fetch_add(1, Ordering::Relaxed);
-        let trial = Trial::begin(&instance, Instant::now());
+        let trial = Trial::begin(&instance, now);
         Self { service: Arc::clone(&service.in_flight), instance, trial, slot: None }
     }
 

@@ -69,13 +69,9 @@ pub(crate) struct Wanted<'a> {
 }
 
 /// A way to an instance.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it is taken apart where it is returned; a box would be one more allocation"
-)]
 pub(crate) enum Way {
     /// A connection that was idle.
-    Idle(Connection),
+    Idle(Box<Connection>),
     /// A new stream.
     New(TunnelStream, Busy),
 }

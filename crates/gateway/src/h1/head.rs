@@ -106,7 +106,16 @@ pub(crate) struct ResponseHead {
 #[derive(Debug, Default)]
 pub(crate) struct Order {
     text: Bytes,
-    fields: Vec<(HeaderName, Span)>,
+    fields: Vec<Spelt>,
+}
+
+/// One line of a head.
+#[derive(Debug)]
+struct Spelt {
+    name: HeaderName,
+    spelling: Span,
+    /// How many lines before it have the same name.
+    earlier: usize,
 }
 
 impl HeadParser {
@@ -141,7 +150,7 @@ impl HeadParser {
     /// Looks at the bytes that have come since the last time; `text` is all of them, from the first on. `Some` is the
     /// length of the whole head.
     pub(crate) fn advance(&mut self, text: &[u8]) -> Result<Option<usize>, HeadFault> {
-        while let Some(found) = text[self.seen..].iter().position(|&byte| byte == b'\n') {
+        while let Some(found) = memchr::memchr(b'\n', &text[self.seen..]) {
             let end = self.seen + found;
             if end > MAX_HEAD {
                 return Err(HeadFault::TooLarge);
@@ -221,24 +230,25 @@ impl HeadParser {
 
     fn fields(&mut self, text: Bytes) -> Result<(HeaderMap, Order), HeadFault> {
         let mut headers = HeaderMap::with_capacity(self.fields.len() + 8);
-        let mut names = Vec::with_capacity(self.fields.len());
-        for &(name, value) in &self.fields {
-            let parsed = HeaderName::from_bytes(name.of(&text))
+        let mut fields: Vec<Spelt> = Vec::with_capacity(self.fields.len());
+        for &(spelling, value) in &self.fields {
+            let name = HeaderName::from_bytes(spelling.of(&text))
                 .map_err(|_| HeadFault::Malformed("the name of a field is no token"))?;
             let value = HeaderValue::from_maybe_shared(text.slice(value.from as usize..value.to as usize))
                 .map_err(|_| HeadFault::Malformed("a field has a control byte in its value"))?;
-            names.push((parsed.clone(), name));
-            headers.append(parsed, value);
+            let is_again = headers.append(name.clone(), value);
+            let earlier = if is_again { fields.iter().filter(|line| line.name == name).count() } else { 0 };
+            fields.push(Spelt { name, spelling, earlier });
         }
         self.restart();
-        Ok((headers, Order { text, fields: names }))
+        Ok((headers, Order { text, fields }))
     }
 }
 
 impl Order {
-    /// Whether a field of that name was there.
-    fn has(&self, name: &HeaderName) -> bool {
-        self.fields.iter().any(|(known, _)| known == name)
+    /// How many lines of that name were there.
+    fn count(&self, name: &HeaderName) -> usize {
+        self.fields.iter().filter(|line| line.name == *name).count()
     }
 }
 
@@ -297,10 +307,8 @@ fn field_line(line: &[u8], at: usize) -> Result<(Span, Span), HeadFault> {
         .position(|&byte| !is_token_byte(byte))
         .filter(|&end| end > 0 && line[end] == b':')
         .ok_or(HeadFault::Malformed("a header field is not a name, a colon and a value"))?;
+    // What the value may consist of is looked at when it is made into one.
     let value = &line[colon + 1..];
-    if !value.iter().all(|&byte| is_value_byte(byte)) {
-        return Err(HeadFault::Malformed("a header field has a control byte in its value"));
-    }
     let is_space = |byte: &&u8| matches!(byte, b' ' | b'\t');
     let before = value.iter().take_while(is_space).count();
     let after = value[before..].iter().rev().take_while(is_space).count();
@@ -345,16 +353,23 @@ pub(crate) fn write_status_line(out: &mut BytesMut, status: StatusCode, reason: 
 /// they were; those that have been added since come last.
 pub(crate) fn write_fields(out: &mut BytesMut, headers: &HeaderMap, order: &Order) {
     out.reserve(order.text.len() + 256);
-    for (place, (name, spelling)) in order.fields.iter().enumerate() {
-        let earlier = order.fields[..place].iter().filter(|(other, _)| other == name).count();
-        if let Some(value) = headers.get_all(name).iter().nth(earlier) {
+    for Spelt { name, spelling, earlier } in &order.fields {
+        // Most names come once, which is found faster.
+        let value = if *earlier == 0 { headers.get(name) } else { headers.get_all(name).iter().nth(*earlier) };
+        if let Some(value) = value {
             write_field(out, spelling.of(&order.text), value);
         }
     }
-    for name in headers.keys() {
-        let written = if order.has(name) { order.fields.iter().filter(|(other, _)| other == name).count() } else { 0 };
-        for value in headers.get_all(name).iter().skip(written) {
-            write_field(out, name.as_str().as_bytes(), value);
+    // The values of one name follow each other.
+    let mut current: Option<&HeaderName> = None;
+    let mut written = 0;
+    for (name, value) in headers {
+        if current != Some(name) {
+            (current, written) = (Some(name), order.count(name));
+        }
+        match written {
+            0 => write_field(out, name.as_str().as_bytes(), value),
+            _ => written -= 1,
         }
     }
     out.put_slice(b"\r\n");

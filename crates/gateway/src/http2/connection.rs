@@ -207,21 +207,21 @@ pub(crate) async fn connect(
     instance: &Instance,
     need: Need<'_>,
     shared: &Shared,
-) -> Result<Option<Connection>, FailureReason> {
+) -> Result<Option<Box<Connection>>, FailureReason> {
     if let Some(lease) = instance.http2.take() {
-        return Ok(Some(Connection::http2(lease)));
+        return Ok(Some(Box::new(Connection::http2(lease))));
     }
     let _turn = timeout(OPENING, instance.http2.opening.lock()).await;
     if let Some(lease) = instance.http2.take() {
-        return Ok(Some(Connection::http2(lease)));
+        return Ok(Some(Box::new(Connection::http2(lease))));
     }
     // It will last: many requests share it.
     let need = Need { fresh: true, upgrade: true, ..need };
     let Some(connection) = connect::connect(instance, need).await? else { return Ok(None) };
-    let connection = start(connection, shared).await?;
+    let connection = start(*connection, shared).await?;
     let lease = connection.lease();
     instance.http2.put(&connection);
-    Ok(lease.map(Connection::http2))
+    Ok(lease.map(|lease| Box::new(Connection::http2(lease))))
 }
 
 /// Begins to speak HTTP/2 on a new connection.
