@@ -121,10 +121,11 @@ impl<'a, S: Source> Dispatch<'a, S> {
         let service = self.service.route.service_id;
         tracing::debug!(%service, position = waiting.position, "a request waits for its turn");
         let slot = poll_fn(|cx| {
-            if let Poll::Ready(slot) = Pin::new(&mut waiting).poll(cx) {
-                return Poll::Ready(Ok(slot));
+            // First, so that nobody is let in who may not be, or is not there any more.
+            if let Poll::Ready(interrupt) = self.request.source.poll_interrupt(cx) {
+                return Poll::Ready(Err(retry::interrupted(interrupt)));
             }
-            self.request.source.poll_interrupt(cx).map(|interrupt| Err(retry::interrupted(interrupt)))
+            Pin::new(&mut waiting).poll(cx).map(Ok)
         })
         .await?;
         tracing::debug!(%service, waited = waiting.since.elapsed().as_secs_f32(), "it is a request's turn");
