@@ -138,9 +138,13 @@ pub(crate) fn refuse_another(
     opened: Option<&HeaderName>,
     authority: Authority<'_>,
 ) -> Result<(), AuthError> {
-    let words = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer_word(value.to_str().ok()?));
-    let own = headers.get_all(X_TOWLINE_KEY).iter().filter_map(word);
-    let words = words.map(|text| sent(text, header::AUTHORIZATION)).chain(own.map(|text| sent(text, X_TOWLINE_KEY)));
+    let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer_word(value.to_str().ok()?));
+    let bearers = bearers.map(|text| sent(text, header::AUTHORIZATION));
+    // A key alone is no `Authorization`, and opens nothing there, but the container would see it all the same.
+    let bare = [header::AUTHORIZATION, X_TOWLINE_KEY]
+        .into_iter()
+        .flat_map(|name| headers.get_all(&name).iter().filter_map(word).map(move |text| sent(text, name.clone())));
+    let words = bearers.chain(bare);
     let is_live = |key: &Presented<'_>| authority.credentials.key(&KeyHash::of(key.text())).is_some();
     let mut keys = keys_elsewhere(headers, Doors::Calls).into_iter().chain(words);
     match keys.find(|key| opened != Some(&key.header) && is_live(key)) {

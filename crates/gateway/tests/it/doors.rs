@@ -229,6 +229,11 @@ async fn what_opens_no_door_reaches_nobody() {
             "second key of this server in the Authorization header",
             vec![("X-Api-Key", key.clone()), bearer(&other), bearer(VENDOR)],
         ),
+        (
+            400,
+            "second key of this server in the Authorization header",
+            vec![("X-Api-Key", key.clone()), ("Authorization", other.clone())],
+        ),
     ];
     for (status, words, lines) in rows {
         let answer = doors.call(&lines).await;
