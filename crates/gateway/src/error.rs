@@ -72,6 +72,14 @@ pub enum GatewayError {
     /// A WebSocket to something that is no service.
     #[error("only a service takes WebSockets, at /api/v1/r/containers/<slug>/ and below")]
     NoWebSocketsHere,
+    /// A WebSocket on a stream of HTTP/2 to containers of HTTP/2.
+    #[error(
+        "the containers of service {slug} speak HTTP/2 (`app_protocol: h2c`), and WebSockets are not passed on to those"
+    )]
+    NoWebSocketsToHttp2 {
+        /// The service.
+        slug: String,
+    },
     /// The method does not exist on this path.
     #[error("only {allowed} is possible here")]
     MethodNotAllowed {
@@ -255,7 +263,9 @@ impl GatewayError {
             Self::MalformedRequest(_) => ErrorCode::MalformedRequest,
             Self::MalformedBody(_) => ErrorCode::MalformedBody,
             Self::Invalid(_) => ErrorCode::ValidationFailed,
-            Self::ProtocolNotSupported { .. } | Self::NoWebSocketsHere => ErrorCode::ProtocolNotSupported,
+            Self::ProtocolNotSupported { .. } | Self::NoWebSocketsHere | Self::NoWebSocketsToHttp2 { .. } => {
+                ErrorCode::ProtocolNotSupported
+            }
             Self::MethodNotAllowed { .. } => ErrorCode::MethodNotAllowed,
             Self::BodyTooLarge { .. } => ErrorCode::BodyTooLarge,
             Self::NoReadyInstance { .. } | Self::InstanceUnavailable { .. } => ErrorCode::NoReadyInstance,
@@ -285,6 +295,7 @@ impl GatewayError {
             | Self::Invalid(_)
             | Self::ProtocolNotSupported { .. }
             | Self::NoWebSocketsHere
+            | Self::NoWebSocketsToHttp2 { .. }
             | Self::MethodNotAllowed { .. }
             | Self::BodyTooLarge { .. } => "http_request_error",
             Self::Exchange(error) => error.reason.token(),

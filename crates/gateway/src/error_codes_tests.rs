@@ -39,6 +39,7 @@ fn place(error: &GatewayError) -> (usize, Occurs) {
         GatewayError::AgentOffline { .. } => (28, Elsewhere),
         GatewayError::ProtocolNotSupported { .. } => (29, Elsewhere),
         GatewayError::NoWebSocketsHere => (30, Elsewhere),
+        GatewayError::NoWebSocketsToHttp2 { .. } => (31, Elsewhere),
     }
 }
 
@@ -87,6 +88,7 @@ fn examples() -> Vec<GatewayError> {
         GatewayError::AgentOffline { agent },
         GatewayError::ProtocolNotSupported { protocol: why() },
         GatewayError::NoWebSocketsHere,
+        GatewayError::NoWebSocketsToHttp2 { slug: slug() },
     ];
     let ambiguous = AuthError::Ambiguous { header: X_TOWLINE_KEY };
     let auth = [AuthError::Missing, AuthError::TeamRequired, AuthError::InvalidTeam, AuthError::NotInTeam, ambiguous];
@@ -116,7 +118,7 @@ fn examples() -> Vec<GatewayError> {
 fn the_described_codes_are_those_that_are_answered_with() {
     let examples = examples();
     let numbers: BTreeSet<_> = examples.iter().map(|error| place(error).0).collect();
-    assert_eq!(numbers, (0..31).collect(), "there is an example of every variant");
+    assert_eq!(numbers, (0..32).collect(), "there is an example of every variant");
     let codes = |occurs: Occurs| -> BTreeSet<&str> {
         let there = examples.iter().filter(|error| place(error).1 == occurs);
         there.map(|error| error.code().as_str()).collect()

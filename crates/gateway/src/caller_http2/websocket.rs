@@ -83,6 +83,10 @@ async fn open(
     };
     let call = Call { shared, active, id, slug, target, is_named: named.is_some() };
     let prepared = call.prepare(parts, false)?;
+    if !prepared.upgrade {
+        // Without its wish it would be a plain GET, which nobody has sent.
+        return Err(GatewayError::NoWebSocketsToHttp2 { slug: slug.to_owned() });
+    }
     let terms = prepared.admitted.terms();
     let mut text = BytesMut::new();
     write_request_line(&mut text, &parts.method, prepared.target.as_bytes());

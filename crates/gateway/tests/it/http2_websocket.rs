@@ -13,6 +13,7 @@ use tokio_tungstenite::{
     tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
 };
 use towline_gateway::testing::{Container, Exchange, World, wait_until, within};
+use towline_model::service::AppProtocol;
 
 use crate::http2_client::{Client, read};
 
@@ -221,7 +222,7 @@ async fn what_is_no_websocket_is_refused_as_it_would_be() {
 async fn the_gateways_own_refusals_say_why() {
     let container = shouting().await;
     let world = World::start().await;
-    let (team, _agent, _) = world.hello(&container).await;
+    let (team, _agent, service) = world.hello(&container).await;
     let client = Client::connect(&world).await;
     for (path, protocol, key, status, words) in [
         // RFC 8441 §4: what `:protocol` names is not spoken here.
@@ -239,6 +240,10 @@ async fn the_gateways_own_refusals_say_why() {
         let body = String::from_utf8(read(answer.body_mut()).await.unwrap()).unwrap();
         assert!(body.contains(words), "{path} {protocol}: {body}");
     }
+    world.change(service, |route| route.protocol = AppProtocol::H2c);
+    let (mut answer, _send) = open(&client, with_key(&team.key)).await;
+    let body = String::from_utf8(read(answer.body_mut()).await.unwrap()).unwrap();
+    assert!(answer.status() == 501 && body.contains("speak HTTP/2"), "{body}");
     assert_eq!(container.accepted(), 0);
 }
 
