@@ -55,6 +55,7 @@ pub async fn join(stream: TunnelStream, socket: TcpStream) {
         down: Buffer::default(),
         caller: Caller::Sends,
         container: Container::Sends,
+        was_reset: false,
         linger: None,
     };
     // While nothing is to be read or written, as after a half-close, only this tells that the caller has gone.
@@ -131,6 +132,8 @@ struct Pipe {
     down: Buffer,
     caller: Caller,
     container: Container,
+    /// Whether what was to be passed on to the container has met its reset.
+    was_reset: bool,
     linger: Option<Pin<Box<Sleep>>>,
 }
 
@@ -157,6 +160,8 @@ impl Pipe {
         while self.container == Container::Sends {
             if self.down.is_empty() {
                 match ready!(self.down.poll_fill(&mut self.socket, cx)) {
+                    // The system tells of a reset once; whoever reads behind it sees an end.
+                    Ok(0) if self.was_reset => return Poll::Ready(End::ContainerReset(ResetCode::ConnectionReset)),
                     Ok(0) => self.container_has_closed(),
                     Ok(_) => self.idle = self.idle.take().map(|_| Idle::new()),
                     Err(error) => return Poll::Ready(End::ContainerReset(code_of(&error))),
@@ -188,11 +193,17 @@ impl Pipe {
                 }
                 continue;
             }
-            if self.caller == Caller::Sends && self.was_left() {
-                self.container_has_closed();
-                // Its end is passed on in its turn.
-                cx.waker().wake_by_ref();
-                continue;
+            if self.caller == Caller::Sends {
+                match self.was_left() {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        self.container_has_closed();
+                        // Its end is passed on in its turn.
+                        cx.waker().wake_by_ref();
+                        continue;
+                    }
+                    Err(error) => return Poll::Ready(End::ContainerReset(code_of(&error))),
+                }
             }
             match ready!(self.up.poll_drain(&mut self.socket, cx)) {
                 Ok(delivered) => {
@@ -202,7 +213,8 @@ impl Pipe {
                     }
                 }
                 // It may have answered before it closed (413, and bytes that it did not want): the answer counts.
-                Err(_) => {
+                Err(error) => {
+                    self.was_reset = error.kind() == io::ErrorKind::ConnectionReset;
                     self.caller = Caller::Ignored;
                     self.up.clear();
                 }
@@ -230,12 +242,18 @@ impl Pipe {
         }
     }
 
-    /// Whether the container has closed an idle connection, and the runtime has not told yet. Asked before the first bytes
-    /// after a pause are passed on, because what is passed on to a closed connection cannot be taken back.
-    fn was_left(&self) -> bool {
+    /// Whether the container has closed an idle connection, or reset it, and the runtime has not told yet. Asked before the
+    /// first bytes after a pause are passed on, because what is passed on to a closed connection cannot be taken back.
+    fn was_left(&self) -> io::Result<bool> {
         let idle = self.idle.as_ref().filter(|idle| !idle.is_over && self.container == Container::Sends);
-        idle.is_some_and(|idle| idle.since.elapsed() > PAUSE)
-            && matches!(SockRef::from(&self.socket).peek(&mut [MaybeUninit::uninit()]), Ok(0))
+        if idle.is_none_or(|idle| idle.since.elapsed() <= PAUSE) {
+            return Ok(false);
+        }
+        match SockRef::from(&self.socket).peek(&mut [MaybeUninit::uninit()]) {
+            Ok(0) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(error),
+            _ => Ok(false),
+        }
     }
 }
 

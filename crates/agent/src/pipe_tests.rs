@@ -139,6 +139,18 @@ async fn a_close_that_is_not_known_yet_is_looked_for_before_the_next_request() {
 }
 
 #[tokio::test]
+async fn a_reset_that_is_not_known_yet_is_looked_for_too() {
+    let Joined { mut caller, container, pipe: _pipe, carrier: _carrier, _tasks } = after_one_request().await;
+    tokio::time::sleep(2 * PAUSE).await;
+    container.set_zero_linger().unwrap();
+    drop(container);
+    caller.write_all(b"the next question").await.unwrap();
+    let error = soon("the reset", caller.read(&mut [0; 8])).await.unwrap_err();
+    let expected = StreamEnd::Reset { code: ResetCode::ConnectionReset, delivered: 8 };
+    assert_eq!(StreamEnd::of(&error), Some(&expected), "nothing of the next question was delivered");
+}
+
+#[tokio::test]
 async fn a_request_that_was_passed_on_is_not_said_to_be_undelivered() {
     let Joined { mut caller, mut container, pipe: _pipe, carrier: _carrier, _tasks } = after_one_request().await;
     caller.write_all(b"the next").await.unwrap();
@@ -188,6 +200,21 @@ async fn a_container_that_resets_is_told_after_its_last_byte() {
     let expected = StreamEnd::Reset { code: ResetCode::ConnectionReset, delivered: 5 };
     assert_eq!(StreamEnd::of(&error), Some(&expected));
     assert_eq!(answer, half);
+    soon("the pipe", pipe).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reset_that_is_met_by_what_the_caller_sends_is_told_as_one() {
+    let Joined { mut caller, container, pipe, _tasks, .. } = joined().await;
+    // In one turn of the only thread: the pipe hears of the caller's bytes before the runtime can have told it of the reset.
+    container.try_write(b"half").unwrap();
+    container.set_zero_linger().unwrap();
+    drop(container);
+    caller.write_all(b"more").await.unwrap();
+    let mut answer = Vec::new();
+    let error = soon("the reset", caller.read_to_end(&mut answer)).await.unwrap_err();
+    let is_reset = matches!(StreamEnd::of(&error), Some(StreamEnd::Reset { code: ResetCode::ConnectionReset, .. }));
+    assert!(answer == b"half" && is_reset, "{answer:?}, {error:?}");
     soon("the pipe", pipe).await.unwrap();
 }
 
