@@ -140,14 +140,14 @@ async fn run(
     case: &Case,
     manner: Manner,
 ) -> Seen {
-    let (from_caller, from_container) = (case.masked(), case.unmasked());
+    let (from_caller, from_container) = (&case.masked, &case.unmasked);
     let mut caller = RawCaller::connect(address).await;
     let (caller_has, container_has) = (watch::Sender::new(0), watch::Sender::new(0));
     let (to_caller, to_container) = (container_has.subscribe(), caller_has.subscribe());
     let is_chopped = manner == Manner::Chopped;
     let in_step = is_chopped && from_caller.len() / case.chop <= STEPS;
-    let pieces = |head: &str, bytes: Vec<u8>| match manner {
-        Manner::Together => vec![[head.as_bytes(), &bytes].concat()],
+    let pieces = |head: &str, bytes: &[u8]| match manner {
+        Manner::Together => vec![[head.as_bytes(), bytes].concat()],
         Manner::Chopped => bytes.chunks(case.chop).map(<[u8]>::to_vec).collect(),
     };
     let (caller_pieces, container_pieces) = (pieces(request, from_caller), pieces(&answer(case), from_container));
@@ -209,13 +209,13 @@ async fn run_over_http2(
     case: &Case,
     manner: Manner,
 ) -> Seen {
-    let (from_caller, from_container) = (case.masked(), case.unmasked());
+    let (from_caller, from_container) = (&case.masked, &case.unmasked);
     let (caller_has, container_has) = (watch::Sender::new(0), watch::Sender::new(0));
     let (to_caller, to_container) = (container_has.subscribe(), caller_has.subscribe());
     let is_chopped = manner == Manner::Chopped;
     let in_step = is_chopped && from_caller.len() / case.chop <= STEPS;
-    let pieces = |head: &str, bytes: Vec<u8>| match manner {
-        Manner::Together => vec![[head.as_bytes(), &bytes].concat()],
+    let pieces = |head: &str, bytes: &[u8]| match manner {
+        Manner::Together => vec![[head.as_bytes(), bytes].concat()],
         Manner::Chopped => bytes.chunks(case.chop).map(<[u8]>::to_vec).collect(),
     };
     let mut request = connect("/api/v1/r/containers/hello/ws", "websocket")
@@ -260,8 +260,10 @@ async fn run_over_http2(
 
 /// Bytes that are long are not for the eye: where they part is.
 fn assert_same(what: &str, found: &[u8], expected: &[u8]) {
-    let at = found.iter().zip(expected).position(|(a, b)| a != b).unwrap_or(found.len().min(expected.len()));
-    assert!(found == expected, "{what}: {} bytes of {}, the same up to {at}", found.len(), expected.len());
+    if found != expected {
+        let at = found.iter().zip(expected).position(|(a, b)| a != b).unwrap_or(found.len().min(expected.len()));
+        panic!("{what}: {} bytes of {}, the same up to {at}", found.len(), expected.len());
+    }
 }
 
 /// Runs each case without the gateway and through it, in both manners.
@@ -286,8 +288,8 @@ async fn compare(cases: Vec<Case>) {
             let without = run(container.address(), &straight, &mut at, &case, manner).await;
             let with = run(world.address, &through, &mut at, &case, manner).await;
             let name = format!("{} ({manner:?})", case.name);
-            assert_same(&format!("{name}, at the container, straight"), &without.by_container, &case.masked());
-            assert_same(&format!("{name}, at the caller, straight"), &without.by_caller, &case.unmasked());
+            assert_same(&format!("{name}, at the container, straight"), &without.by_container, &case.masked);
+            assert_same(&format!("{name}, at the caller, straight"), &without.by_caller, &case.unmasked);
             assert_same(&format!("{name}, at the container"), &with.by_container, &without.by_container);
             assert_same(&format!("{name}, at the caller"), &with.by_caller, &without.by_caller);
             assert_eq!(with.asked, without.asked, "{name}: what the container was asked");

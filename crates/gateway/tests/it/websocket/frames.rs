@@ -22,7 +22,10 @@ type Frame = (u8, Vec<u8>);
 pub struct Case {
     /// Their numbers, and what is special.
     pub name: String,
-    frames: Vec<Frame>,
+    /// What a caller sends.
+    pub masked: Vec<u8>,
+    /// What a container sends.
+    pub unmasked: Vec<u8>,
     /// Octets of a piece when it is sent in pieces.
     pub chop: usize,
     /// The lines of `Sec-WebSocket-Extensions` that the caller sends.
@@ -33,36 +36,35 @@ pub struct Case {
 
 impl Case {
     fn new(name: impl Into<String>, frames: Vec<Frame>) -> Self {
-        Self { name: name.into(), frames, chop: 1, offer: &[], taken: &[] }
+        let (masked, unmasked) = (masked(&frames), unmasked(&frames));
+        Self { name: name.into(), masked, unmasked, chop: 1, offer: &[], taken: &[] }
     }
 
     const fn chopped(mut self, chop: usize) -> Self {
         self.chop = chop;
         self
     }
+}
 
-    /// What a caller sends.
-    pub fn masked(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for (number, (first, payload)) in self.frames.iter().enumerate() {
-            // Another key for each frame.
-            let key = u32::try_from(number).unwrap().wrapping_mul(0x9E37_79B9).wrapping_add(0x37FA_213D).to_be_bytes();
-            head(&mut bytes, *first, payload.len(), 0x80);
-            bytes.extend(key);
-            bytes.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
-        }
-        bytes
+fn masked(frames: &[Frame]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (number, (first, payload)) in frames.iter().enumerate() {
+        // Another key for each frame.
+        let key = u32::try_from(number).unwrap().wrapping_mul(0x9E37_79B9).wrapping_add(0x37FA_213D).to_be_bytes();
+        head(&mut bytes, *first, payload.len(), 0x80);
+        bytes.extend(key);
+        bytes.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key));
     }
+    bytes
+}
 
-    /// What a container sends.
-    pub fn unmasked(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for (first, payload) in &self.frames {
-            head(&mut bytes, *first, payload.len(), 0);
-            bytes.extend(payload);
-        }
-        bytes
+fn unmasked(frames: &[Frame]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (first, payload) in frames {
+        head(&mut bytes, *first, payload.len(), 0);
+        bytes.extend(payload);
     }
+    bytes
 }
 
 fn head(bytes: &mut Vec<u8>, first: u8, length: usize, mask: u8) {
