@@ -18,7 +18,10 @@ pub use sim_agent::{AgentKind, SimAgent};
 pub use world::{TeamSetup, World};
 
 /// How long a step of a test may take at most. Nothing waits so long unless it fails.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(45);
+
+/// A limit that comes after something has begun, or that is not to be met: longer than anything takes on a busy machine.
+pub const BEGUN: Duration = Duration::from_secs(2);
 
 /// Waits for a step.
 ///

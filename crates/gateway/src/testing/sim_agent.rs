@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -325,10 +325,11 @@ async fn pipe(shared: &Shared, stream: TunnelStream, mut socket: TcpStream) {
     let _ = socket.set_nodelay(true);
     let (mut from_tunnel, mut to_tunnel) = tokio::io::split(stream);
     let broken = {
+        let was_reset = AtomicBool::new(false);
         let (mut from_container, mut to_container) = socket.split();
-        let up = upload(&mut from_tunnel, &mut to_container);
+        let up = upload(&mut from_tunnel, &mut to_container, &was_reset);
         let down = async {
-            download(&mut from_container, &mut to_tunnel).await?;
+            download(&mut from_container, &mut to_tunnel, &was_reset).await?;
             shared.half_closed.fetch_add(1, Ordering::SeqCst);
             Ok(())
         };
@@ -343,21 +344,40 @@ async fn pipe(shared: &Shared, stream: TunnelStream, mut socket: TcpStream) {
     }
 }
 
-async fn upload(from: &mut ReadHalf<TunnelStream>, to: &mut TcpWrite<'_>) -> Result<(), Broken> {
+/// A container that takes no more may have answered before it closed, and its answer counts: what still comes for it is
+/// thrown away, as by a real agent.
+async fn upload(
+    from: &mut ReadHalf<TunnelStream>,
+    to: &mut TcpWrite<'_>,
+    was_reset: &AtomicBool,
+) -> Result<(), Broken> {
     let mut buffer = vec![0; 16 << 10];
+    let mut takes = true;
     loop {
         let count = from.read(&mut buffer).await.map_err(|_| Broken::Tunnel)?;
         if count == 0 {
-            return to.shutdown().await.map_err(|_| Broken::Container);
+            let _ = to.shutdown().await;
+            return Ok(());
         }
-        to.write_all(&buffer[..count]).await.map_err(|_| Broken::Container)?;
+        if takes && let Err(error) = to.write_all(&buffer[..count]).await {
+            takes = false;
+            // The system tells of a reset once; whoever reads behind it sees an end.
+            was_reset.store(error.kind() == io::ErrorKind::ConnectionReset, Ordering::SeqCst);
+        }
     }
 }
 
-async fn download(from: &mut TcpRead<'_>, to: &mut WriteHalf<TunnelStream>) -> Result<(), Broken> {
+async fn download(
+    from: &mut TcpRead<'_>,
+    to: &mut WriteHalf<TunnelStream>,
+    was_reset: &AtomicBool,
+) -> Result<(), Broken> {
     let mut buffer = vec![0; 16 << 10];
     loop {
         let count = from.read(&mut buffer).await.map_err(|_| Broken::Container)?;
+        if count == 0 && was_reset.load(Ordering::SeqCst) {
+            return Err(Broken::Container);
+        }
         if count == 0 {
             return to.shutdown().await.map_err(|_| Broken::Tunnel);
         }

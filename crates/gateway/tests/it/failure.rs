@@ -1,9 +1,9 @@
 //! What a caller sees when something behind the gateway breaks, and what a container sees when a caller goes away.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use tokio::sync::{Mutex, mpsc};
-use towline_gateway::testing::{AgentKind, Container, RawCaller, World, wait_until, within};
+use towline_gateway::testing::{AgentKind, BEGUN, Container, RawCaller, World, wait_until, within};
 
 const HELLO: &str = "/api/v1/r/containers/hello/";
 
@@ -141,6 +141,14 @@ enum Stage {
     Streaming,
 }
 
+/// What a container has seen.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Request,
+    End,
+    Reset,
+}
+
 #[tokio::test]
 async fn a_caller_that_goes_away_is_seen_by_the_container() {
     for stage in [Stage::Sending, Stage::Waiting, Stage::Streaming] {
@@ -151,16 +159,17 @@ async fn a_caller_that_goes_away_is_seen_by_the_container() {
 }
 
 async fn goes_away(stage: Stage, with_reset: bool) {
-    let (ended, mut wait) = mpsc::channel(1);
+    let (tells, mut wait) = mpsc::channel(1);
     let container = Container::start(move |mut exchange, _| {
-        let ended = ended.clone();
+        let tells = tells.clone();
         async move {
             exchange.head().await?;
+            tells.send(Seen::Request).await.unwrap();
             if matches!(stage, Stage::Streaming) {
                 exchange.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n").await?;
             }
             let end = exchange.ended().await;
-            ended.send(end.is_err()).await.unwrap();
+            tells.send(if end.is_err() { Seen::Reset } else { Seen::End }).await.unwrap();
             Ok(())
         }
     })
@@ -170,13 +179,13 @@ async fn goes_away(stage: Stage, with_reset: bool) {
     let mut caller = world.caller().await;
     let rest = if matches!(stage, Stage::Sending) { "Content-Length: 1000\r\n\r\nabc" } else { "\r\n" };
     caller.send(request("POST", &team.key, rest)).await;
-    match stage {
-        Stage::Streaming => drop(within("the head", caller.head()).await.unwrap()),
-        _ => wait_until("the request at the container", || container.accepted() == 1).await,
+    assert_eq!(within("the request at the container", wait.recv()).await, Some(Seen::Request));
+    if matches!(stage, Stage::Streaming) {
+        within("the head", caller.head()).await.unwrap();
     }
     leave(caller, with_reset);
-    let was_reset = within(&format!("the end at the container: {stage:?}"), wait.recv()).await.unwrap();
-    assert!(was_reset, "an unfinished request must not look finished: {stage:?}");
+    let end = within(&format!("the end at the container: {stage:?}"), wait.recv()).await;
+    assert_eq!(end, Some(Seen::Reset), "an unfinished request must not look finished: {stage:?}");
     wait_until("nothing in flight", || world.gateway.in_flight(service) == 0).await;
 }
 
@@ -224,7 +233,7 @@ async fn a_service_that_takes_too_long_in_the_middle_is_cut() {
     .await;
     let world = World::start().await;
     let (team, _agent, service) = world.hello(&container).await;
-    world.change(service, |route| route.timeouts.total = Some(Duration::from_millis(200)));
+    world.change(service, |route| route.timeouts.total = Some(BEGUN));
     let mut caller = world.caller().await;
     caller.send(request("GET", &team.key, "\r\n")).await;
     within("the head", caller.head()).await.unwrap();

@@ -7,7 +7,7 @@ use std::{
 
 use proptest::prelude::*;
 use tokio::{io::AsyncWriteExt as _, sync::watch, time::Instant};
-use towline_gateway::testing::{Container, RawCaller, World, wait_until, within};
+use towline_gateway::testing::{BEGUN, Container, RawCaller, World, wait_until, within};
 
 const HELLO: &str = "/api/v1/r/containers/hello";
 
@@ -225,7 +225,7 @@ async fn a_stalled_reader_is_cut_when_its_time_is_over_or_its_key_revoked() {
         let world = World::start().await;
         let (team, _agent, service) = world.hello(&container).await;
         if !revoke {
-            world.change(service, |route| route.timeouts.total = Some(Duration::from_millis(500)));
+            world.change(service, |route| route.timeouts.total = Some(BEGUN));
         }
         let mut stalled = world.caller().await;
         stalled.send(get(&team.key, "/", "")).await;

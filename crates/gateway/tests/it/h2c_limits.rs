@@ -12,7 +12,7 @@ use tokio::{
 };
 use towline_gateway::{
     snapshot::Concurrency,
-    testing::{AgentKind, Container, World, wait_until, within},
+    testing::{AgentKind, BEGUN, Container, World, wait_until, within},
 };
 use towline_model::service::AppProtocol;
 use towline_tunnel::RefuseCode;
@@ -177,7 +177,7 @@ async fn connecting_has_a_time_of_its_own_and_nothing_is_lost_by_it() {
     let team = world.team();
     let agent = world.agent(&team, "one").await;
     let service = world.service(&team, "hello");
-    world.change(service, |route| (route.protocol, route.timeouts.connect) = (AppProtocol::H2c, SHORT));
+    world.change(service, |route| (route.protocol, route.timeouts.connect) = (AppProtocol::H2c, Some(BEGUN)));
     world.instance(service, &agent, AgentKind::Unanswered);
     let (sender, _driver) = caller(&world).await;
     let (status, text) = within("an answer", post(&sender, &team.key)).await.unwrap();

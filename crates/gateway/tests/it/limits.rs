@@ -16,7 +16,7 @@ use tokio::{
 };
 use towline_gateway::{
     snapshot::Concurrency,
-    testing::{AgentKind, Answer, Container, RawCaller, World, wait_until, within},
+    testing::{AgentKind, Answer, BEGUN, Container, RawCaller, World, wait_until, within},
 };
 use towline_tunnel::RefuseCode;
 
@@ -34,10 +34,10 @@ fn check(answer: &Answer, status: u16, code: &str, token: &str) {
     assert!(proxy_status.contains(&format!("error={token};")), "{proxy_status}");
 }
 
-/// Waits for longer than `SHORT`.
+/// Waits for longer than `BEGUN`.
 async fn pass_some_time() {
     let begin = Instant::now();
-    wait_until("some time", || begin.elapsed() > Duration::from_millis(600)).await;
+    wait_until("some time", || begin.elapsed() > BEGUN + SHORT.unwrap()).await;
 }
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn connecting_has_a_time_of_its_own_and_nothing_is_lost_by_it() {
     let team = world.team();
     let agent = world.agent(&team, "one").await;
     let service = world.service(&team, "hello");
-    world.change(service, |route| route.timeouts.connect = SHORT);
+    world.change(service, |route| route.timeouts.connect = Some(BEGUN));
     world.instance(service, &agent, AgentKind::Unanswered);
     let answer = world.call(request("POST", "", &team.key, "Content-Length: 0\r\n")).await;
     check(&answer, 502, "upstream_timeout", "connection_timeout");
@@ -69,7 +69,7 @@ async fn the_beginning_of_an_answer_has_a_time_of_its_own() {
     .await;
     let world = World::start().await;
     let (team, _agent, service) = world.hello(&container).await;
-    world.change(service, |route| route.timeouts.first_byte = SHORT);
+    world.change(service, |route| route.timeouts.first_byte = Some(BEGUN));
     let mut caller = world.caller().await;
     caller.send(request("POST", "", &team.key, "Content-Length: 5\r\n\r\nhello")).await;
     assert_eq!(within("the interim answer", caller.head()).await.unwrap().status, 103);
@@ -125,7 +125,7 @@ async fn a_caller_that_takes_its_time_is_not_the_containers_fault() {
     .await;
     let world = World::start().await;
     let (team, _agent, service) = world.hello(&container).await;
-    world.change(service, |route| (route.timeouts.idle, route.timeouts.first_byte) = (SHORT, SHORT));
+    world.change(service, |route| (route.timeouts.idle, route.timeouts.first_byte) = (Some(BEGUN), Some(BEGUN)));
     let mut caller = world.caller().await;
     caller.send(request("POST", "", &team.key, "Content-Length: 5\r\n\r\nhe")).await;
     pass_some_time().await;

@@ -1,7 +1,5 @@
 //! What ends with a key, a membership or a sign-in: everything that is in flight by it, whoever reads it or does not.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{Request, Version};
 use http_body_util::{BodyExt as _, Empty};
@@ -10,7 +8,7 @@ use tokio::{net::TcpStream, task::JoinSet};
 use towline_gateway::{
     Credential, LastUse,
     access_token::TokenHolder,
-    testing::{Container, RawCaller, TeamSetup, World, wait_until, within},
+    testing::{BEGUN, Container, RawCaller, TeamSetup, World, wait_until, within},
 };
 use towline_model::{Clock as _, CredentialId, KeyKind, Role, Scope, SignInId, SystemClock};
 
@@ -138,7 +136,7 @@ async fn a_key_that_expires_ends_an_open_websocket_and_an_answer() {
             kind: KeyKind::Integration,
             user_id: None,
             scopes: vec![Scope::Invoke],
-            expires_at: Some(SystemClock.now() + Duration::from_millis(1500)),
+            expires_at: Some(SystemClock.now() + BEGUN),
             ..device(&team)
         });
         let mut caller = world.caller().await;
@@ -200,7 +198,7 @@ async fn an_http_2_caller_that_does_not_read_is_in_reach() {
         let world = World::start().await;
         let (team, agent, service) = world.hello(&container).await;
         if !revoke {
-            world.change(service, |route| route.timeouts.total = Some(Duration::from_millis(500)));
+            world.change(service, |route| route.timeouts.total = Some(BEGUN));
         }
         let mut driver = JoinSet::new();
         let mut body = stall(&world, &team.key, &mut driver).await;
