@@ -57,7 +57,7 @@ async fn joined_as(keep_alive: bool) -> Joined {
 }
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), future).await.unwrap_or_else(|_| panic!("waited for {what}"))
+    timeout(Duration::from_secs(45), future).await.unwrap_or_else(|_| panic!("waited for {what}"))
 }
 
 fn pattern(length: usize) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! A client of the HTTP API that shows what came, and panics with all of it when something else was expected.
 
-use std::{net::SocketAddr, sync::Once, time::Duration};
+use std::{net::SocketAddr, sync::Once};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
@@ -36,7 +36,7 @@ impl Api {
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let client = Client::builder()
             .no_proxy()
-            .connect_timeout(Duration::from_secs(10))
+            .connect_timeout(SOON)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .expect("an HTTP client without special wishes");

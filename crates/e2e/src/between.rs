@@ -1,15 +1,11 @@
 //! What stands between agents and servers: nginx, HAProxy, and the CONNECT proxy tinyproxy, as processes.
 
-use std::{
-    fs,
-    net::{SocketAddr, TcpListener},
-    path::Path,
-    process::Command,
-};
+use std::{fs, net::SocketAddr, path::Path, process::Command};
 
 use tempfile::TempDir;
 
 use crate::{
+    claim::Claim,
     dir::test_dir,
     process::Process,
     wait::{SOON, wait_until},
@@ -22,6 +18,7 @@ pub struct Between {
     pub addr: SocketAddr,
     /// The process.
     pub process: Process,
+    _port: Claim,
     _directory: TempDir,
 }
 
@@ -117,8 +114,9 @@ impl Between {
 
     async fn start(program: &str, command: impl FnOnce(SocketAddr, &Path) -> Command) -> Self {
         let directory = test_dir();
-        // Free a moment ago. Those programs cannot be given port 0.
-        let addr = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port of loopback");
+        // Those programs cannot be given port 0.
+        let port = Claim::port();
+        let addr = port.address();
         let mut command = command(addr, directory.path());
         let mut process = Process::start(program, &mut command, &directory.path().join("log"));
         wait_until(&format!("{program} listens"), SOON, async || {
@@ -126,7 +124,7 @@ impl Between {
             tokio::net::TcpStream::connect(addr).await.map(drop).map_err(|error| error.to_string())
         })
         .await;
-        Self { addr, process, _directory: directory }
+        Self { addr, process, _port: port, _directory: directory }
     }
 
     /// Its URL.

@@ -9,6 +9,7 @@ pub mod api;
 pub mod between;
 pub mod browser;
 pub mod cable;
+pub mod claim;
 pub mod dir;
 pub mod engine;
 pub mod needs;

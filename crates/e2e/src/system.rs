@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     api::Api,
+    claim::Claim,
     dir::test_dir,
     needs,
     process::Process,
@@ -67,7 +68,7 @@ fn isolate(command: &mut Command, directory: &Path) {
 pub struct ServerOptions {
     /// The network namespace that it runs in; the machine's own if there is none.
     pub namespace: Option<String>,
-    /// The address to listen on; `127.0.0.1:0` if there is none.
+    /// The address to listen on; loopback with a port of its own if there is none.
     pub listen: Option<String>,
     /// `postgres://…`; SQLite in the data directory if there is none.
     pub database_url: Option<String>,
@@ -84,10 +85,12 @@ pub struct Server {
     pub bootstrap: Bootstrap,
     options: ServerOptions,
     directory: TempDir,
+    /// The port, also while it is down.
+    _port: Option<Claim>,
 }
 
 impl Server {
-    /// Starts a server on an empty data directory and a free port of loopback, and waits until it answers.
+    /// Starts a server on an empty data directory and a port of loopback, and waits until it answers.
     pub async fn start() -> Self {
         Self::start_with(ServerOptions::default()).await
     }
@@ -98,7 +101,9 @@ impl Server {
     /// When it does not start.
     pub async fn start_with(options: ServerOptions) -> Self {
         let directory = test_dir();
-        let listen = options.listen.clone().unwrap_or_else(|| "127.0.0.1:0".to_owned());
+        let port = options.listen.is_none().then(Claim::port);
+        let listen = port.as_ref().map(|port| port.address().to_string());
+        let listen = options.listen.clone().or(listen).expect("one of the two is there");
         let mut process = spawn(&options, &listen, directory.path());
         let file = directory.path().join("data/bootstrap.json");
         let bootstrap: Bootstrap = wait_until("the server has written bootstrap.json", SOON, async || {
@@ -107,7 +112,7 @@ impl Server {
             serde_json::from_str(&text).map_err(|error| error.to_string())
         })
         .await;
-        let mut server = Self { process, bootstrap, options, directory };
+        let mut server = Self { process, bootstrap, options, directory, _port: port };
         server.wait_until_it_answers().await;
         server
     }

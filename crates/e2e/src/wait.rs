@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Long enough for anything on a busy machine that is expected to happen soon.
-pub const SOON: Duration = Duration::from_secs(30);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// Looks again and again until it sees what it waits for. `look` gives `Err` with what it saw instead.
 ///

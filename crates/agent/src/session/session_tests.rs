@@ -385,10 +385,11 @@ async fn a_server_that_says_go_away_is_served_to_its_end_and_called_again() {
 async fn a_server_that_is_not_there_is_waited_for() {
     let mut server = TestServer::start().await;
     let address = server.address;
+    // A port on which nobody listens, and nobody else can.
+    let closed = tokio::net::TcpSocket::new_v4().unwrap();
+    closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let mut agent = {
-        // A port where nobody listens any more.
-        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        server.address = gone;
+        server.address = closed.local_addr().unwrap();
         TestAgent::start(&server)
     };
     let reason = agent.wait_until_disconnected().await;

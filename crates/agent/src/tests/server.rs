@@ -224,5 +224,5 @@ where
 
 /// Waits for something that comes soon or never.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), future).await.unwrap_or_else(|_| panic!("waited for {what}"))
+    timeout(Duration::from_secs(45), future).await.unwrap_or_else(|_| panic!("waited for {what}"))
 }

@@ -165,7 +165,7 @@ impl TestServer {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        let in_time = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        let in_time = tokio::time::timeout(Duration::from_secs(45), wait).await;
         assert!(in_time.is_ok(), "it never came that {what}: {last:#}");
         last
     }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use towline_e2e::{
     api::Api,
+    claim::Claim,
     dir::test_dir,
     needs,
     process::Process,
@@ -13,16 +14,15 @@ use towline_e2e::{
 /// The demo service as a process of this machine.
 pub struct LocalProcess {
     process: Process,
-    port: u16,
+    port: Claim,
     directory: tempfile::TempDir,
 }
 
 impl LocalProcess {
     pub async fn start() -> Self {
         let directory = test_dir();
-        // Free a moment ago; the tests of this file are the only ones that ask for it again.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = Self::spawn(port, directory.path());
+        let port = Claim::port();
+        let process = Self::spawn(port.number(), directory.path());
         let mut local = Self { process, port, directory };
         local.wait().await;
         local
@@ -35,22 +35,22 @@ impl LocalProcess {
     }
 
     async fn start_again(&mut self) {
-        self.process = Self::spawn(self.port, self.directory.path());
+        self.process = Self::spawn(self.port.number(), self.directory.path());
         self.wait().await;
     }
 
     async fn wait(&mut self) {
-        let (port, process) = (self.port, &mut self.process);
+        let (address, process) = (self.port.address(), &mut self.process);
         wait_until("the process listens", SOON, async || {
             process.assert_runs();
-            let connected = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+            let connected = tokio::net::TcpStream::connect(address).await;
             connected.map(drop).map_err(|error| error.to_string())
         })
         .await;
     }
 
     pub fn target(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.port.address().to_string()
     }
 }
 
@@ -166,7 +166,7 @@ async fn an_agent_that_starts_again_interrupts_nothing_that_it_need_not() {
 /// `towline expose` as somebody runs it on the server's own machine.
 fn expose(server: &Server, local: &LocalProcess, log: &str, arguments: &[&str]) -> Process {
     let mut command = towline(server.directory());
-    command.args(["expose", &local.port.to_string(), "--data-dir"]).arg(server.directory().join("data"));
+    command.args(["expose", &local.port.number().to_string(), "--data-dir"]).arg(server.directory().join("data"));
     command.args(arguments);
     Process::start("towline expose", &mut command, &server.directory().join(log))
 }

@@ -8,6 +8,7 @@ use http::Method;
 use tokio::{task::JoinSet, time::timeout};
 use towline_e2e::{
     api::{Api, Reply},
+    claim::Claim,
     engine::{DEMO_IMAGE, Engine},
     nested_engine::NestedEngine,
     netns::Namespace,
@@ -40,6 +41,7 @@ struct Net {
     machines: [Machine; 2],
     server: Server,
     _server_namespace: Namespace,
+    _number: Claim,
 }
 
 const PORT: u16 = 7070;
@@ -48,8 +50,9 @@ impl Net {
     async fn start() -> Self {
         let image = Engine::of_this_machine().await;
         let namespace = Namespace::new();
-        // The caller's cable. What is outside of the namespaces must not be in anybody's way, so the network depends on the test.
-        let net = format!("10.213.{}", std::process::id() % 250);
+        // The caller's cable. What is outside of the namespaces must not be in anybody's way, so each test has a network of its own.
+        let number = Claim::one_of("net", 1..250);
+        let net = format!("10.213.{}", number.number());
         namespace.connect_to_host(&format!("{net}.1/30"), &format!("{net}.2/30"));
         let cable = |number: u8| (format!("up{number}"), format!("10.214.{number}"));
         let mut prepared = Vec::new();
@@ -85,7 +88,7 @@ impl Net {
             machines.push(Machine { agent, engine, namespace });
         }
         let machines: [Machine; 2] = machines.try_into().unwrap_or_else(|_| unreachable!("two were prepared"));
-        Self { machines, server, _server_namespace: namespace }
+        Self { machines, server, _server_namespace: namespace, _number: number }
     }
 }
 

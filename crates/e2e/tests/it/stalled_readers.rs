@@ -20,7 +20,7 @@ use crate::docker::Running;
 
 const STALLED: usize = 200;
 const ROUNDS: usize = 7;
-const ATTEMPTS: usize = 4;
+const ATTEMPTS: usize = 12;
 const CALLERS: usize = 2;
 const CALLS: usize = 500;
 

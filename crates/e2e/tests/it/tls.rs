@@ -13,6 +13,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use towline_e2e::{
+    claim::Claim,
     dir::test_dir,
     system::{AgentOptions, Server, ServerOptions, towline},
     tls_front::Authority,
@@ -26,16 +27,19 @@ pub struct Files {
     pub authority: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
+    _port: Claim,
 }
 
 /// Starts a server with a certificate for `localhost`.
 pub async fn start(directory: &Path) -> (Server, Authority, Files) {
     let path = |name: &str| directory.join(name);
-    let files = Files { authority: path("ca.pem"), certificate: path("cert.pem"), key: path("key.pem") };
+    let claim = Claim::port();
+    let port = claim.number();
+    let (certificate, key) = (path("cert.pem"), path("key.pem"));
+    let files = Files { authority: path("ca.pem"), certificate, key, _port: claim };
     let authority = Authority::new();
     authority.write_pem(&files.authority);
     authority.write_certificate(&files.certificate, &files.key);
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let server = Server::start_with(ServerOptions {
         listen: Some(format!("127.0.0.1:{port}")),
         arguments: [

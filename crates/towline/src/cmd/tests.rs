@@ -236,7 +236,7 @@ async fn a_call_streams_what_arrives_when_it_arrives() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(20), seen).await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(45), seen).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut writer, b" second").await.unwrap();
     drop(writer);
     running.join_next().await.unwrap().unwrap().unwrap();

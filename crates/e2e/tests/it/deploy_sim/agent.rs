@@ -47,6 +47,18 @@ impl Machine {
         machine
     }
 
+    /// Waits until the server sees the agent.
+    pub async fn wait_until_online(&self, server: &Server) {
+        let api = server.api();
+        wait_until(&format!("{} is online", self.config.name), SOON, async || {
+            let agents = api.get("/r/agents").await.expect(200);
+            let mut rows = agents["agent_list"].as_array().into_iter().flatten();
+            let is_online = rows.any(|row| row["display_name"] == self.config.name && row["agent_status"] == "online");
+            if is_online { Ok(()) } else { Err(agents.to_string()) }
+        })
+        .await;
+    }
+
     /// Starts the agent (again).
     pub fn start_agent(&mut self) {
         self.stop = CancellationToken::new();

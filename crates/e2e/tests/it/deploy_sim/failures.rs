@@ -40,6 +40,7 @@ async fn without_any_agent_it_says_how_to_get_one() {
     assert!(reason.contains("towline agent"), "{reason}");
     // An agent that comes later changes nothing: a failed deploy is over. The next one is not.
     let machine = Machine::start(&server, "late");
+    machine.wait_until_online(&server).await;
     owner.deploy(&id).await;
     owner.wait_for_ready(&id, 1).await;
     assert_eq!(machine.engine.containers().len(), 1);
@@ -50,6 +51,7 @@ async fn without_an_eligible_agent_it_says_what_is_missing() {
     let server = impatient_server().await;
     let owner = server.owner().await;
     let machine = Machine::start_with(&server, "plain", &server.bootstrap.url, &["ssd"]);
+    machine.wait_until_online(&server).await;
     let mut spec = sim_service("hello", 1);
     spec["required_labels"] = json!(["ssd", "zone=moon"]);
     let id = deploy(&owner, &spec).await;
@@ -108,7 +110,7 @@ async fn an_image_that_takes_long_is_waited_for() {
     let mut spec = sim_service("hello", 1);
     spec["docker_image"] = json!("big:1");
     // The deadline of the start counts from the start.
-    spec["probe"]["start_deadline_seconds"] = json!(2);
+    spec["probe"]["start_deadline_seconds"] = json!(7);
     let id = deploy(&owner, &spec).await;
     wait_until("it is seen pulling", SOON, async || {
         let instances = owner.instances(&id).await;

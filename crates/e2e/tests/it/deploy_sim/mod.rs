@@ -16,6 +16,6 @@ fn sim_service(slug: &str, replicas: u32) -> Value {
         "display_name": slug,
         "docker_image": agent::IMAGE,
         "replica_count": replicas,
-        "probe": {"interval_seconds": 1, "start_deadline_seconds": 5},
+        "probe": {"interval_seconds": 1, "start_deadline_seconds": 60},
     })
 }

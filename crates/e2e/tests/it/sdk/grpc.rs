@@ -4,6 +4,7 @@ use std::{path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use towline_e2e::{
+    claim::Claim,
     dir::test_dir,
     needs,
     process::Process,
@@ -15,18 +16,18 @@ use super::{run, script};
 use crate::{attached::agent_without_engine, tls};
 
 /// How long after a caller has given up the service may run on. Both are on this machine, so a round trip takes a few
-/// milliseconds; a busy machine may need more.
-const ROUND_TRIP: Duration = Duration::from_millis(500);
+/// milliseconds; a busy machine may need more. Nothing else ends these calls within a minute.
+const ROUND_TRIP: Duration = Duration::from_secs(8);
 
 /// A gRPC service as a process of this machine.
-async fn service(python: &Path, directory: &Path) -> (Process, u16) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+async fn service(python: &Path, directory: &Path) -> (Process, Claim) {
+    let port = Claim::port();
     let mut command = std::process::Command::new(python);
-    command.arg(script("grpc_echo.py")).args(["serve", &port.to_string()]);
+    command.arg(script("grpc_echo.py")).args(["serve", &port.number().to_string()]);
     let mut process = Process::start("the gRPC service", &mut command, &directory.join("grpc.log"));
     wait_until("the gRPC service listens", SOON, async || {
         process.assert_runs();
-        let connected = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+        let connected = tokio::net::TcpStream::connect(port.address()).await;
         connected.map(drop).map_err(|error| error.to_string())
     })
     .await;
@@ -44,7 +45,7 @@ async fn call(server: &Server, address: &str, authority: Option<&Path>) -> Value
     let owner = server.owner().await;
     let definition = json!({
         "service_slug": "echo", "display_name": "Echo", "service_type": "attached",
-        "attached_target": format!("127.0.0.1:{port}"), "app_protocol": "h2c",
+        "attached_target": port.address().to_string(), "app_protocol": "h2c",
         "health_path": "/grpc.health.v1.Health/Check", "probe": {"interval_seconds": 1},
     });
     let id = owner.create_service(&definition).await;
