@@ -326,9 +326,11 @@ fn judge_instance(reason: &FailureReason, in_flight: &InFlight) {
     match reason {
         FailureReason::Refused(Refused { code: RefuseCode::ConnectFailed | RefuseCode::Unresolved, .. })
         | FailureReason::ConnectTimeout(_) => in_flight.trial().failed(Instant::now()),
-        FailureReason::Closed | FailureReason::BrokeHttp(_) | FailureReason::Late(_) | FailureReason::Tls(_) => {
-            in_flight.trial().succeeded();
-        }
+        FailureReason::Closed
+        | FailureReason::BrokeHttp(_)
+        | FailureReason::NoWebSockets
+        | FailureReason::Late(_)
+        | FailureReason::Tls(_) => in_flight.trial().succeeded(),
         FailureReason::Refused(_) | FailureReason::TunnelLost | FailureReason::CallerBody | FailureReason::Revoked => {}
     }
 }

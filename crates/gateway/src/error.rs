@@ -72,9 +72,10 @@ pub enum GatewayError {
     /// A WebSocket to something that is no service.
     #[error("only a service takes WebSockets, at /api/v1/r/containers/<slug>/ and below")]
     NoWebSocketsHere,
-    /// A WebSocket on a stream of HTTP/2 to containers of HTTP/2.
+    /// A WebSocket to a container of HTTP/2 that takes none.
     #[error(
-        "the containers of service {slug} speak HTTP/2 (`app_protocol: h2c`), and WebSockets are not passed on to those"
+        "the container of service {slug} speaks HTTP/2 (`app_protocol: h2c`) and takes no WebSockets there: its SETTINGS lack \
+         ENABLE_CONNECT_PROTOCOL (RFC 8441); let it send that, or deploy the service with `app_protocol: http1`"
     )]
     NoWebSocketsToHttp2 {
         /// The service.

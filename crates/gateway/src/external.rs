@@ -230,8 +230,7 @@ impl AsyncWrite for &Socket {
         match **self {
             Socket::Plain(ref stream) => Pin::new(&mut &*stream).poll_shutdown(cx),
             Socket::Tls(ref stream) => Pin::new(&mut **locked(stream)).poll_shutdown(cx),
-            // Its end is part of what is written to it.
-            Socket::Http2(_) => Poll::Ready(Ok(())),
+            Socket::Http2(ref exchange) => exchange.poll_shutdown(cx),
         }
     }
 }

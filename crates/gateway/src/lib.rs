@@ -67,6 +67,7 @@ mod service;
 pub mod snapshot;
 pub mod standing;
 mod state;
+mod stream_io;
 mod switch;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -27,6 +27,7 @@ use crate::{
         head::{HeadFault, Order, write_fields, write_request_line},
     },
     headers::{RequestHops, join_cookie_crumbs, put_request_hops, take_request_hops, take_response_hops},
+    http2::websocket,
     outgoing::{Framed, Outgoing, Source},
     pool,
     presented::{self, Doors},
@@ -200,15 +201,20 @@ impl<'a> Call<'a> {
         is_chunked: bool,
         admitted: &Admitted,
     ) -> Result<(bool, Option<Affinity>), GatewayError> {
+        let is_http2 = admitted.service.is_http2();
+        let wants_websocket = is_http2 && websocket::is_wanted(parts, is_chunked)?;
         let Parts { uri, version, headers, .. } = parts;
         let host = authority_of(uri).or_else(|| headers.get(header::HOST).cloned());
         if let Some(consumed) = &admitted.consumed {
             headers.remove(consumed);
         }
         let mut hops = take_request_hops(headers);
-        if *version == Version::HTTP_10 || admitted.service.is_http2() {
-            // Only HTTP/1.1 can be switched (RFC 9110 §7.8, RFC 9113 §8.6). What came over HTTP/2 has no such wish, unless it
-            // was made one for a WebSocket (RFC 8441).
+        if is_http2 {
+            // It can carry nothing else (RFC 9113 §8.6, RFC 8441).
+            hops.upgrade = wants_websocket.then_some(HeaderValue::from_static(websocket::PROTOCOL));
+        } else if *version == Version::HTTP_10 {
+            // Only HTTP/1.1 can be switched (RFC 9110 §7.8). What came over HTTP/2 has no such wish, unless it was made one for
+            // a WebSocket (RFC 8441).
             hops.upgrade = None;
         }
         if *version == Version::HTTP_2 {

@@ -52,8 +52,11 @@ pub(crate) fn judge(failure: Failure, facts: Facts<'_>) -> Verdict {
         _ => false,
     };
     let resend = !untouched && closing && facts.idempotent && !facts.resent;
-    let given_up =
-        matches!(failure.reason, FailureReason::CallerBody | FailureReason::Revoked | FailureReason::Late(_));
+    // What one container of a service cannot do, no other can.
+    let given_up = matches!(
+        failure.reason,
+        FailureReason::CallerBody | FailureReason::Revoked | FailureReason::Late(_) | FailureReason::NoWebSockets
+    );
     let again = facts.replayable && !given_up && (untouched || resend);
     let otherwise = answer(failure.reason, facts, !untouched && !facts.idempotent);
     if again { Verdict::Again { elsewhere, resent: resend, otherwise } } else { Verdict::GiveUp(otherwise) }
@@ -83,6 +86,7 @@ fn answer(reason: FailureReason, facts: Facts<'_>, maybe_processed: bool) -> Gat
         FailureReason::Closed => ExchangeFailure::ClosedEarly,
         FailureReason::TunnelLost => ExchangeFailure::TunnelLost,
         FailureReason::BrokeHttp(why) => ExchangeFailure::BrokeHttp(why),
+        FailureReason::NoWebSockets => return GatewayError::NoWebSocketsToHttp2 { slug: slug() },
         FailureReason::ConnectTimeout(limit) => ExchangeFailure::ConnectTimeout(limit),
         FailureReason::Late(failure) => failure,
         FailureReason::CallerBody => return interrupted(Interrupt::Gone),
@@ -130,6 +134,7 @@ mod tests {
             (TunnelLost, false, true, true, false),
             (TunnelLost, true, false, true, true),
             (broke(), false, true, false, false),
+            (NoWebSockets, true, true, false, false),
             (CallerBody, true, false, false, false),
             (Revoked, true, false, false, false),
             (refused(RefuseCode::ConnectFailed), false, false, true, true),
@@ -147,6 +152,7 @@ mod tests {
                 BrokeHttp(why) => BrokeHttp(why.clone()),
                 ConnectTimeout(limit) => ConnectTimeout(*limit),
                 Late(failure) => Late(failure.clone()),
+                NoWebSockets => NoWebSockets,
                 Closed => Closed,
                 TunnelLost => TunnelLost,
                 CallerBody => CallerBody,

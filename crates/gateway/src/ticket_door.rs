@@ -72,7 +72,8 @@ impl TicketDoor {
     }
 }
 
-fn is_handshake(parts: &Parts) -> bool {
+/// Whether a request is the opening handshake of a WebSocket (RFC 6455 §4.1).
+pub(crate) fn is_handshake(parts: &Parts) -> bool {
     parts.headers.contains_key(header::UPGRADE)
         && parts.method == Method::GET
         // One that came over HTTP/2 was made this (RFC 8441): nothing else of HTTP/2 has such fields.

@@ -109,6 +109,8 @@ pub(crate) enum FailureReason {
     Tls(TlsFailure),
     /// What came back is not HTTP.
     BrokeHttp(String),
+    /// It speaks HTTP/2, and takes no WebSockets there.
+    NoWebSockets,
     /// The container took too long.
     Late(ExchangeFailure),
     /// The caller's body could not be read to its end, or the caller has gone.

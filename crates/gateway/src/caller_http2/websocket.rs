@@ -14,7 +14,6 @@ use towline_tunnel::websocket::{derive_accept_key, generate_key};
 use super::{
     reply::{Reply, ReplySource},
     respond::{send, unless_reset},
-    stream_io::StreamIo,
 };
 use crate::{
     alarm::Alarm,
@@ -32,6 +31,7 @@ use crate::{
     proxy::{Call, broke_http, inbound},
     request_id::RequestIdText,
     route,
+    stream_io::StreamIo,
     switch::switch,
 };
 
@@ -83,10 +83,6 @@ async fn open(
     };
     let call = Call { shared, active, id, slug, target, is_named: named.is_some() };
     let prepared = call.prepare(parts, false)?;
-    if !prepared.upgrade {
-        // Without its wish it would be a plain GET, which nobody has sent.
-        return Err(GatewayError::NoWebSocketsToHttp2 { slug: slug.to_owned() });
-    }
     let terms = prepared.admitted.terms();
     let mut text = BytesMut::new();
     write_request_line(&mut text, &parts.method, prepared.target.as_bytes());

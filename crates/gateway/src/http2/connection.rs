@@ -1,6 +1,7 @@
 //! The HTTP/2 connections to one instance.
 
 use std::{
+    future::poll_fn,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,10 +12,10 @@ use std::{
 
 use bytes::Bytes;
 use h2::{
-    Error, Reason,
+    Error, Ping, PingPong, Reason,
     client::{Builder, SendRequest},
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, error::Elapsed, timeout};
 use towline_tunnel::{ResetCode, StreamEnd, StreamMonitor};
 
 use crate::{
@@ -38,6 +39,9 @@ const MAX_SEND_BUFFER: usize = 64 << 10;
 const MAX_HEAD: u32 = 64 << 10;
 /// How long a request waits for another one's new connection before it opens one of its own.
 const OPENING: Duration = Duration::from_secs(1);
+
+/// How long a container may take to send its first SETTINGS, where a request depends on them.
+const SETTINGS_WAIT: Duration = Duration::from_secs(15);
 
 /// The connections to one instance that take requests.
 #[derive(Debug, Default)]
@@ -91,6 +95,8 @@ pub(crate) struct Http2Connection {
     link: Arc<CarrierLink>,
     monitor: StreamMonitor,
     usage: Mutex<Usage>,
+    /// What asks for a sign of life, until the container's SETTINGS are known to be here.
+    unsettled: tokio::sync::Mutex<Option<PingPong>>,
     over: AtomicBool,
 }
 
@@ -118,6 +124,22 @@ impl Http2Connection {
         self.over.load(Ordering::Relaxed)
             || self.link.is_retired()
             || matches!(self.sender.clone().poll_ready(&mut cx), std::task::Poll::Ready(Err(_)))
+    }
+
+    /// Waits for the container's SETTINGS: they come before anything else (RFC 9113 §3.4), so before the answer to a ping. `Err`
+    /// when that does not come in time.
+    async fn settle(&self) -> Result<(), Elapsed> {
+        let settled = async {
+            let mut unsettled = self.unsettled.lock().await;
+            if let Some(pings) = &mut *unsettled {
+                // One may be on its way, from a request that has waited no longer.
+                let _ = pings.send_ping(Ping::opaque());
+                // That it failed because the connection did is found out by whoever uses that.
+                let _ = poll_fn(|cx| pings.poll_pong(cx)).await;
+            }
+            *unsettled = None;
+        };
+        timeout(SETTINGS_WAIT, settled).await
     }
 
     fn is_idle(&self, now: Instant) -> bool {
@@ -153,6 +175,22 @@ impl Lease {
         self.connection.monitor.clone()
     }
 
+    /// Whether a WebSocket can be opened on it (RFC 8441 §3).
+    async fn takes_websockets(&self) -> Result<(), FailureReason> {
+        let sender = &self.connection.sender;
+        if sender.is_extended_connect_protocol_enabled() {
+            return Ok(());
+        }
+        if self.connection.settle().await.is_err() {
+            let fault = format!("it has not sent its SETTINGS within {} seconds; {HINT}", SETTINGS_WAIT.as_secs());
+            return Err(FailureReason::BrokeHttp(fault));
+        }
+        match sender.is_extended_connect_protocol_enabled() || self.connection.is_over() {
+            true => Ok(()),
+            false => Err(FailureReason::NoWebSockets),
+        }
+    }
+
     pub(crate) fn sender(&self) -> SendRequest<Bytes> {
         self.connection.sender.clone()
     }
@@ -175,6 +213,9 @@ impl Drop for Lease {
     }
 }
 
+/// What to look at when a container breaks HTTP/2 from its first byte on.
+const HINT: &str = "is what it speaks HTTP/2 without TLS (h2c)?";
+
 /// RFC 9113 §8.7: what was refused, and what a `GOAWAY` does not speak of as begun, was not processed.
 fn judge(error: &Error, monitor: &StreamMonitor) -> (FailureReason, bool) {
     if error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM)) {
@@ -185,8 +226,7 @@ fn judge(error: &Error, monitor: &StreamMonitor) -> (FailureReason, bool) {
         return (FailureReason::BrokeHttp(format!("it reset the request: {}", reason.description())), false);
     }
     if error.is_reset() || error.is_go_away() {
-        let hint = "is what it speaks HTTP/2 without TLS (h2c)?";
-        return (FailureReason::BrokeHttp(format!("{error}; {hint}")), false);
+        return (FailureReason::BrokeHttp(format!("{error}; {HINT}")), false);
     }
     let reason = match monitor.end() {
         Some(StreamEnd::Refused(refused)) => FailureReason::Refused(refused),
@@ -202,18 +242,26 @@ fn judge(error: &Error, monitor: &StreamMonitor) -> (FailureReason, bool) {
 /// Finds a place for a request, on a new connection if need be. `None` when no carrier of the agent takes it.
 ///
 /// # Errors
-/// As [`connect::connect`].
+/// As [`connect::connect`], and when the container does not take what is asked for.
 pub(crate) async fn connect(
     instance: &Instance,
     need: Need<'_>,
     shared: &Shared,
 ) -> Result<Option<Box<Connection>>, FailureReason> {
+    let Some(lease) = lease(instance, need, shared).await? else { return Ok(None) };
+    if need.upgrade {
+        lease.takes_websockets().await?;
+    }
+    Ok(Some(Box::new(Connection::http2(lease))))
+}
+
+async fn lease(instance: &Instance, need: Need<'_>, shared: &Shared) -> Result<Option<Lease>, FailureReason> {
     if let Some(lease) = instance.http2.take() {
-        return Ok(Some(Box::new(Connection::http2(lease))));
+        return Ok(Some(lease));
     }
     let _turn = timeout(OPENING, instance.http2.opening.lock()).await;
     if let Some(lease) = instance.http2.take() {
-        return Ok(Some(Box::new(Connection::http2(lease))));
+        return Ok(Some(lease));
     }
     // It will last: many requests share it.
     let need = Need { fresh: true, upgrade: true, ..need };
@@ -221,7 +269,7 @@ pub(crate) async fn connect(
     let connection = start(*connection, shared).await?;
     let lease = connection.lease();
     instance.http2.put(&connection);
-    Ok(lease.map(|lease| Box::new(Connection::http2(lease))))
+    Ok(lease)
 }
 
 /// Begins to speak HTTP/2 on a new connection.
@@ -238,7 +286,8 @@ async fn start(connection: Connection, shared: &Shared) -> Result<Arc<Http2Conne
         .max_send_buffer_size(MAX_SEND_BUFFER)
         .max_header_list_size(MAX_HEAD)
         .enable_push(false);
-    let (sender, driver) = builder.handshake(stream).await.map_err(|error| judge(&error, &monitor).0)?;
+    let (sender, mut driver) = builder.handshake(stream).await.map_err(|error| judge(&error, &monitor).0)?;
+    let pings = driver.ping_pong();
     let cut = shared.cut.clone();
     shared.tasks.spawn(async move {
         if let Some(Err(error)) = cut.run_until_cancelled(driver).await {
@@ -250,6 +299,7 @@ async fn start(connection: Connection, shared: &Shared) -> Result<Arc<Http2Conne
         link: Arc::clone(busy.link()),
         monitor,
         usage: Mutex::new(Usage { active: 0, used: false, idle_since: Instant::now() }),
+        unsettled: tokio::sync::Mutex::new(pings),
         over: AtomicBool::new(false),
     }))
 }

@@ -13,9 +13,12 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{Error, Reason, RecvStream, SendStream, client::ResponseFuture};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
-use super::connection::Lease;
+use super::{
+    connection::Lease,
+    websocket::{become_connect, become_switching},
+};
 use crate::{
     grpc,
     h1::{
@@ -25,6 +28,7 @@ use crate::{
     },
     headers::take_request_hops,
     outgoing::{write_chunk, write_last_chunk},
+    stream_io::StreamIo,
     upstream::FailureReason,
 };
 
@@ -40,6 +44,8 @@ struct State {
     text: BytesMut,
     sending: Sending,
     answer: Answer,
+    /// What it carries since it was answered that it is a WebSocket; then the rest of this is over.
+    switched: Option<StreamIo>,
     /// Bytes of the answer's body, as HTTP/1.1 frames it, that were not read yet.
     read: BytesMut,
     /// Whether the container has provably not looked at the request.
@@ -54,6 +60,11 @@ enum Sending {
         reader: BodyReader,
         /// Content that waits for the container to take it.
         data: Bytes,
+    },
+    /// It has asked for a WebSocket; the `Sec-WebSocket-Accept` is what its caller waits for.
+    Opening {
+        stream: SendStream<Bytes>,
+        accept: HeaderValue,
     },
     Over,
     Broken,
@@ -79,6 +90,7 @@ impl Exchange {
             text: BytesMut::new(),
             sending: Sending::Head(HeadParser::written()),
             answer: Answer::NotAsked(None),
+            switched: None,
             read: BytesMut::new(),
             untouched: false,
         }))
@@ -87,8 +99,12 @@ impl Exchange {
     /// Resets it at once.
     pub(crate) fn abort(&self) {
         let mut state = self.state();
-        if let Sending::Body { stream, .. } = &mut state.sending {
-            stream.send_reset(Reason::CANCEL);
+        match &mut state.sending {
+            Sending::Body { stream, .. } | Sending::Opening { stream, .. } => stream.send_reset(Reason::CANCEL),
+            Sending::Head(_) | Sending::Over | Sending::Broken => {}
+        }
+        if let Some(switched) = &state.switched {
+            switched.sending().reset(Reason::CANCEL);
         }
         state.sending = Sending::Broken;
         state.answer = Answer::Over;
@@ -102,6 +118,9 @@ impl Exchange {
     /// Takes bytes of the request.
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let mut state = self.state();
+        if let Some(switched) = &mut state.switched {
+            return Pin::new(switched).poll_write(cx, data);
+        }
         ready!(state.poll_push(cx))?;
         let count = data.len().min(MAX_TAKEN);
         state.text.extend_from_slice(&data[..count]);
@@ -115,6 +134,14 @@ impl Exchange {
     /// Ready when everything that was taken is on its way.
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.state().poll_push(cx)
+    }
+
+    /// Ends what is written, where it has no end of its own: a WebSocket. A request's end is part of what is written.
+    pub(crate) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.state().switched {
+            Some(switched) => Pin::new(switched).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
     }
 
     /// The head of the next answer, an interim one or the last, and the body that follows it.
@@ -148,9 +175,12 @@ impl Exchange {
         })
     }
 
-    /// Reads the answer's body as HTTP/1.1 frames it.
+    /// Reads the answer's body as HTTP/1.1 frames it, or what a WebSocket carries.
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut state = self.state();
+        if let Some(switched) = &mut state.switched {
+            return Pin::new(switched).poll_read(cx, buf);
+        }
         while state.read.is_empty() {
             if matches!(state.answer, Answer::Over) {
                 return Poll::Ready(Ok(()));
@@ -218,7 +248,7 @@ impl State {
                         Piece::NeedMore => return Poll::Ready(Ok(())),
                     }
                 }
-                Sending::Over => return Poll::Ready(Ok(())),
+                Sending::Opening { .. } | Sending::Over => return Poll::Ready(Ok(())),
                 Sending::Broken => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
         }
@@ -235,7 +265,8 @@ impl State {
     /// Sends the request's head.
     fn ask(&mut self, head: RequestHead) -> io::Result<()> {
         let reader = request_body(&head).map_err(invalid)?;
-        let request = request(head)?;
+        let (request, accept) = request(head)?;
+        let ends = reader.is_over() && accept.is_none();
         let mut sender = self.lease.sender();
         let mut cx = Context::from_waker(Waker::noop());
         let ready = match sender.poll_ready(&mut cx) {
@@ -243,12 +274,13 @@ impl State {
             // Only a handle that has a request in waiting is not.
             Poll::Pending => Ok(()),
         };
-        let asked = ready.and_then(|()| sender.send_request(request, reader.is_over()));
+        let asked = ready.and_then(|()| sender.send_request(request, ends));
         let answer = match asked {
             Ok((future, stream)) => {
-                self.sending = match reader.is_over() {
-                    true => Sending::Over,
-                    false => Sending::Body { stream, reader, data: Bytes::new() },
+                self.sending = match accept {
+                    Some(accept) => Sending::Opening { stream, accept },
+                    None if ends => Sending::Over,
+                    None => Sending::Body { stream, reader, data: Bytes::new() },
                 };
                 Answer::Head(future)
             }
@@ -279,7 +311,23 @@ impl State {
         method: &Method,
     ) -> Result<(ResponseHead, BodyReader), FailureReason> {
         let (parts, stream) = response.into_parts();
-        let head = response_head(parts);
+        let mut head = response_head(parts);
+        let (head, stream) = match std::mem::replace(&mut self.sending, Sending::Over) {
+            Sending::Opening { stream: send, accept } if head.status.is_success() => {
+                become_switching(&mut head, accept);
+                self.switched = Some(StreamIo::new(stream, send));
+                return Ok((head, BodyReader::Over));
+            }
+            Sending::Opening { stream: mut send, .. } => {
+                // Nothing will come on it. It fails only when the stream is over.
+                let _ = send.send_data(Bytes::new(), true);
+                (head, stream)
+            }
+            sending => {
+                self.sending = sending;
+                (head, stream)
+            }
+        };
         let length = content_length(&head.headers).map_err(|fault| FailureReason::BrokeHttp(fault.to_string()))?;
         let has_none =
             *method == Method::HEAD || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -340,8 +388,8 @@ fn has_trailers(headers: &HeaderMap) -> bool {
 }
 
 /// The request as HTTP/2 has it: `Host` is `:authority` (RFC 9113 §8.3.1), and of the fields of one connection only
-/// `TE: trailers` stays (§8.2.2).
-fn request(head: RequestHead) -> io::Result<Request<()>> {
+/// `TE: trailers` stays (§8.2.2). A handshake, too, is that of HTTP/2; what answers to its key comes with it.
+fn request(head: RequestHead) -> io::Result<(Request<()>, Option<HeaderValue>)> {
     let RequestHead { method, target, mut headers, .. } = head;
     let hops = take_request_hops(&mut headers);
     if hops.takes_trailers {
@@ -355,7 +403,8 @@ fn request(head: RequestHead) -> io::Result<Request<()>> {
     *request.uri_mut() = uri.build().map_err(|_| io::ErrorKind::InvalidInput)?;
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = headers;
-    Ok(request)
+    let accept = hops.upgrade.and_then(|_| become_connect(&mut request));
+    Ok((request, accept))
 }
 
 /// The answer's head as the rest of the gateway has it. HTTP/2 has no reasons; callers of HTTP/1.1 get the usual ones.

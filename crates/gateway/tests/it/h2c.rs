@@ -36,7 +36,7 @@ where
     container_with(server::Builder::new(), handler).await
 }
 
-async fn container_with<H, F>(builder: server::Builder, handler: H) -> Container
+pub async fn container_with<H, F>(builder: server::Builder, handler: H) -> Container
 where
     H: Fn(Got, usize) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,

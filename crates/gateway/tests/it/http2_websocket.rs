@@ -13,11 +13,10 @@ use tokio_tungstenite::{
     tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
 };
 use towline_gateway::testing::{Container, Exchange, World, wait_until, within};
-use towline_model::service::AppProtocol;
 
 use crate::http2_client::{Client, read};
 
-const SOCKET: &str = "/api/v1/r/containers/hello/ws";
+pub(super) const SOCKET: &str = "/api/v1/r/containers/hello/ws";
 
 /// A request for a WebSocket.
 pub(super) fn connect(path: &str, protocol: &'static str) -> http::request::Builder {
@@ -28,12 +27,12 @@ pub(super) fn connect(path: &str, protocol: &'static str) -> http::request::Buil
         .header("sec-websocket-version", "13")
 }
 
-fn with_key(key: &str) -> Request<()> {
+pub(super) fn with_key(key: &str) -> Request<()> {
     connect(SOCKET, "websocket").header("authorization", format!("Bearer {key}")).body(()).unwrap()
 }
 
 /// Asks for a WebSocket, and gives the answer with the way to the container.
-async fn open(client: &Client, request: Request<()>) -> (Response<RecvStream>, SendStream<Bytes>) {
+pub(super) async fn open(client: &Client, request: Request<()>) -> (Response<RecvStream>, SendStream<Bytes>) {
     let (answer, send) = client.send(request, false).await;
     (within("the answer", answer).await.unwrap(), send)
 }
@@ -70,7 +69,7 @@ async fn shouting() -> Container {
     .await
 }
 
-async fn exactly(stream: &mut RecvStream, count: usize) -> Vec<u8> {
+pub(super) async fn exactly(stream: &mut RecvStream, count: usize) -> Vec<u8> {
     let mut all = Vec::new();
     while all.len() < count {
         let data = within("more", stream.data()).await.unwrap().unwrap();
@@ -222,7 +221,7 @@ async fn what_is_no_websocket_is_refused_as_it_would_be() {
 async fn the_gateways_own_refusals_say_why() {
     let container = shouting().await;
     let world = World::start().await;
-    let (team, _agent, service) = world.hello(&container).await;
+    let (team, _agent, _) = world.hello(&container).await;
     let client = Client::connect(&world).await;
     for (path, protocol, key, status, words) in [
         // RFC 8441 §4: what `:protocol` names is not spoken here.
@@ -240,10 +239,6 @@ async fn the_gateways_own_refusals_say_why() {
         let body = String::from_utf8(read(answer.body_mut()).await.unwrap()).unwrap();
         assert!(body.contains(words), "{path} {protocol}: {body}");
     }
-    world.change(service, |route| route.protocol = AppProtocol::H2c);
-    let (mut answer, _send) = open(&client, with_key(&team.key)).await;
-    let body = String::from_utf8(read(answer.body_mut()).await.unwrap()).unwrap();
-    assert!(answer.status() == 501 && body.contains("speak HTTP/2"), "{body}");
     assert_eq!(container.accepted(), 0);
 }
 

@@ -12,6 +12,7 @@ mod framing;
 mod h1;
 mod h2c;
 mod h2c_limits;
+mod h2c_websocket;
 mod http2;
 mod http2_client;
 mod http2_interim;

@@ -1,4 +1,5 @@
-//! A stream of HTTP/2 as a connection that carries bytes, as after an answer to `CONNECT` (RFC 9113 §8.5).
+//! A stream of HTTP/2 as a connection that carries bytes, as after an answer to `CONNECT` (RFC 9113 §8.5): a caller's, or one
+//! with a container.
 
 use std::{
     io,
@@ -12,35 +13,35 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Both directions of a stream. Either may end before the other (`END_STREAM`).
-pub(super) struct StreamIo {
+pub(crate) struct StreamIo {
     receive: RecvStream,
     /// What has come and was not read yet.
     data: Bytes,
     send: Sending,
 }
 
-/// The direction to the caller, to look at it beside whoever writes to it.
+/// The direction to the other side, to look at it beside whoever writes to it.
 #[derive(Clone)]
-pub(super) struct Sending(Arc<Mutex<SendStream<Bytes>>>);
+pub(crate) struct Sending(Arc<Mutex<SendStream<Bytes>>>);
 
 impl StreamIo {
-    pub(super) fn new(receive: RecvStream, send: SendStream<Bytes>) -> Self {
+    pub(crate) fn new(receive: RecvStream, send: SendStream<Bytes>) -> Self {
         Self { receive, data: Bytes::new(), send: Sending(Arc::new(Mutex::new(send))) }
     }
 
-    pub(super) fn sending(&self) -> Sending {
+    pub(crate) fn sending(&self) -> Sending {
         self.send.clone()
     }
 }
 
 impl Sending {
-    /// Ready when the caller has reset the stream, or its connection is over.
-    pub(super) fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the other side has reset the stream, or the connection is over.
+    pub(crate) fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream().poll_reset(cx).map(drop)
     }
 
     /// Resets the stream: what it carried is cut off.
-    pub(super) fn reset(&self, reason: Reason) {
+    pub(crate) fn reset(&self, reason: Reason) {
         self.stream().send_reset(reason);
     }
 
