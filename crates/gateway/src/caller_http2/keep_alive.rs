@@ -55,3 +55,81 @@ impl KeepAlive {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::{super::signs::Watched, *};
+
+    const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+    /// For the connection, by 1.
+    const WINDOW_UPDATE: &[u8] = &[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+    /// What a caller does while its connection is kept.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Does {
+        Nothing,
+        /// It answers pings.
+        Answers,
+        /// It sends something else, so often.
+        Speaks(Duration),
+    }
+
+    async fn caller(mut io: DuplexStream, does: Does) {
+        io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        io.write_all(SETTINGS).await.unwrap();
+        if let Does::Speaks(pause) = does {
+            loop {
+                sleep(pause).await;
+                io.write_all(WINDOW_UPDATE).await.unwrap();
+            }
+        }
+        loop {
+            let mut head = [0; 9];
+            io.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; usize::from(head[2])];
+            io.read_exact(&mut payload).await.unwrap();
+            if does == Does::Answers && head[3] == 6 {
+                head[4] = 1;
+                io.write_all(&[&head[..], &payload].concat()).await.unwrap();
+            }
+        }
+    }
+
+    /// How long a caller is waited for, an hour at most.
+    async fn kept(does: Does) -> Duration {
+        let (io, other) = duplex(1 << 10);
+        let signs = Arc::new(Signs::default());
+        let served = async {
+            let mut conn = h2::server::handshake(Watched::new(io, Arc::clone(&signs))).await.unwrap();
+            let mut keep_alive = KeepAlive::new(conn.ping_pong().unwrap(), Arc::clone(&signs));
+            poll_fn(|cx| {
+                assert!(conn.poll_accept(cx).is_pending(), "the connection goes on");
+                keep_alive.poll_silent(cx)
+            })
+            .await;
+        };
+        let began = Instant::now();
+        tokio::select! {
+            () = served => {}
+            () = caller(other, does) => {}
+            () = sleep(Duration::from_secs(3600)) => {}
+        }
+        Duration::from_secs(began.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_who_says_nothing_at_all_has_gone() {
+        // Its first frames were heard at once: that is found at the first look.
+        assert_eq!(kept(Does::Nothing).await, SILENCE * 2 + PATIENCE);
+        assert_eq!(kept(Does::Answers).await, Duration::from_secs(3600));
+        for pause in [1, 19, 29] {
+            let pause = Duration::from_secs(pause);
+            assert_eq!(kept(Does::Speaks(pause)).await, Duration::from_secs(3600), "{pause:?}");
+        }
+        assert!(kept(Does::Speaks(Duration::from_secs(300))).await < Duration::from_secs(300));
+    }
+}

@@ -604,7 +604,7 @@ async fn who_reads_nothing_holds_its_sender_back_and_no_other() {
     // That they are held back is seen when nothing more goes while others have had many turns.
     let settled = async {
         let mut still = 0;
-        while still < 20 {
+        while still < 50 {
             let before = (by_line, by_stream, sent.load(Ordering::SeqCst));
             while let Some(Ok(count)) = line.socket.write(&[7; PIECE]).now_or_never() {
                 by_line += count;

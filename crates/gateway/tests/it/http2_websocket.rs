@@ -43,7 +43,7 @@ pub(super) fn accept_of(head: &str) -> String {
     derive_accept_key(key.as_bytes())
 }
 
-async fn switch(exchange: &mut Exchange, more: &str) -> io::Result<String> {
+pub(super) async fn switch(exchange: &mut Exchange, more: &str) -> io::Result<String> {
     let head = exchange.head().await?.unwrap();
     let accept = accept_of(&head);
     let lines = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
@@ -52,7 +52,7 @@ async fn switch(exchange: &mut Exchange, more: &str) -> io::Result<String> {
 }
 
 /// A container that switches, and lets every byte come back in upper case.
-async fn shouting() -> Container {
+pub(super) async fn shouting() -> Container {
     Container::start(|mut exchange, _| async move {
         switch(&mut exchange, "X-A: 1\r\nContent-Length: 7\r\nSec-WebSocket-Protocol: chat\r\n").await?;
         exchange.write("HELLO").await?;
