@@ -96,7 +96,6 @@ impl fmt::Debug for EnvEntry {
 
 /// One environment variable of a container, with its value, wherever that came from. Wiped from memory when it is dropped.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EnvVar {
     /// The variable's name.
     pub env_name: String,

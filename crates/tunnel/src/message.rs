@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use towline_model::{
     AgentId, InstanceId, InstancePhase, Secret, ServiceId, SessionId,
     service::{AppProtocol, EnvVar, ProbeSpec, VolumeMount, place::HostPort},
@@ -179,6 +179,7 @@ pub struct EndpointSpec {
     #[serde(default)]
     pub health_path: Option<String>,
     /// Probe timings.
+    #[serde(deserialize_with = "later_probe")]
     pub probe: ProbeSpec,
 }
 
@@ -219,6 +220,7 @@ pub struct InstanceSpec {
     /// The HTTP path that is probed.
     pub health_path: String,
     /// Probe timings.
+    #[serde(deserialize_with = "later_probe")]
     pub probe: ProbeSpec,
     /// Environment variables.
     #[serde(default)]
@@ -228,7 +230,7 @@ pub struct InstanceSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secret_env: Vec<String>,
     /// Mounted paths.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "later_volumes")]
     pub volumes: Vec<VolumeMount>,
     /// Replaces the image's entry point.
     #[serde(default)]
@@ -252,6 +254,43 @@ pub struct InstanceSpec {
     /// made before goes on, and is started again when it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withheld: Option<String>,
+}
+
+/// A part of a definition, read as messages are: what a later server says beside what is known is passed over. In a definition
+/// that somebody writes it is a fault.
+fn later_probe<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ProbeSpec, D::Error> {
+    #[derive(Deserialize)]
+    struct Later {
+        interval_seconds: Option<u32>,
+        timeout_seconds: Option<u32>,
+        failure_threshold: Option<u32>,
+        start_deadline_seconds: Option<u32>,
+    }
+    let (later, default) = (Later::deserialize(deserializer)?, ProbeSpec::default());
+    Ok(ProbeSpec {
+        interval_seconds: later.interval_seconds.unwrap_or(default.interval_seconds),
+        timeout_seconds: later.timeout_seconds.unwrap_or(default.timeout_seconds),
+        failure_threshold: later.failure_threshold.unwrap_or(default.failure_threshold),
+        start_deadline_seconds: later.start_deadline_seconds.unwrap_or(default.start_deadline_seconds),
+    })
+}
+
+/// The same, for mounted paths.
+fn later_volumes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<VolumeMount>, D::Error> {
+    #[derive(Deserialize)]
+    struct Later {
+        host_path: String,
+        container_path: String,
+        #[serde(default)]
+        read_only: bool,
+    }
+    let later = Vec::<Later>::deserialize(deserializer)?.into_iter();
+    let mounts = later.map(|Later { host_path, container_path, read_only }| VolumeMount {
+        host_path,
+        container_path,
+        read_only,
+    });
+    Ok(mounts.collect())
 }
 
 const fn default_stop_grace() -> u32 {
@@ -372,6 +411,81 @@ mod tests {
         assert_eq!(message, ServerMessage::DialCarriers { tickets: vec!["a".to_owned()] });
         let reason: ReasonKind = serde_json::from_str(r#""moon_phase""#).unwrap();
         assert_eq!(reason, ReasonKind::Unknown);
+    }
+
+    /// Puts a field that nobody knows into every object.
+    fn add_later_fields(value: &mut serde_json::Value) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                fields.values_mut().for_each(add_later_fields);
+                fields.insert("from_next_year".to_owned(), serde_json::json!({"x": [1]}));
+            }
+            serde_json::Value::Array(items) => items.iter_mut().for_each(add_later_fields),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_new_in_any_part_of_a_message_is_in_the_way() {
+        let instance = InstanceSpec {
+            instance_id: InstanceId::generate(),
+            service_id: ServiceId::generate(),
+            service_slug: "hello".to_owned(),
+            generation: 1,
+            image: "hello:1".to_owned(),
+            registry_auth: Some(RegistryAuth { username: "robot".to_owned(), password: Secret::new("p".to_owned()) }),
+            exposed_port: 8080,
+            app_protocol: AppProtocol::default(),
+            health_path: "/health".to_owned(),
+            probe: ProbeSpec { interval_seconds: 7, ..ProbeSpec::default() },
+            env: vec![EnvVar { env_name: "A".to_owned(), env_value: "1".to_owned() }],
+            secret_env: vec!["A".to_owned()],
+            volumes: vec![VolumeMount { host_path: "/a".to_owned(), container_path: "/b".to_owned(), read_only: true }],
+            command: None,
+            args: None,
+            cpu_limit: Some(0.5),
+            memory_limit_bytes: None,
+            gpu_count: 0,
+            stop_grace_seconds: 10,
+            withheld: None,
+        };
+        let endpoint = EndpointSpec {
+            instance_id: InstanceId::generate(),
+            service_id: ServiceId::generate(),
+            service_slug: "ollama".to_owned(),
+            generation: 1,
+            place: Place::Attached(HostPort { host: "127.0.0.1".to_owned(), port: 11434 }),
+            app_protocol: AppProtocol::default(),
+            health_path: None,
+            probe: ProbeSpec::default(),
+        };
+        let desired = ServerMessage::Desired(Desired {
+            revision: 1,
+            instances: vec![instance.clone()],
+            withheld: vec![instance],
+            endpoints: vec![endpoint],
+        });
+        let mut later = serde_json::to_value(&desired).unwrap();
+        add_later_fields(&mut later);
+        assert_eq!(serde_json::from_value::<ServerMessage>(later).unwrap(), desired);
+
+        let reason = Reason { kind: ReasonKind::Exited, message: "exit code 1".to_owned() };
+        let report = AgentMessage::Report(Report {
+            revision: 1,
+            endpoints_revision: 1,
+            engine: EngineStatus::Ready { version: "Podman 9".to_owned() },
+            instances: vec![InstanceReport {
+                instance_id: InstanceId::generate(),
+                generation: 1,
+                phase: InstancePhase::Ready,
+                reason: Some(reason),
+                restart_count: 0,
+                container_id: None,
+            }],
+        });
+        let mut later = serde_json::to_value(&report).unwrap();
+        add_later_fields(&mut later);
+        assert_eq!(serde_json::from_value::<AgentMessage>(later).unwrap(), report);
     }
 
     #[test]
