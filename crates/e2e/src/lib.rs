@@ -10,6 +10,7 @@ pub mod between;
 pub mod browser;
 pub mod cable;
 pub mod claim;
+pub mod counting;
 pub mod dir;
 pub mod engine;
 pub mod needs;

@@ -8,6 +8,7 @@ mod api;
 mod attached;
 mod backpressure;
 mod browser;
+mod chaos;
 mod deploy_sim;
 mod docker;
 mod drain;

@@ -1,95 +1,18 @@
-//! Callers that send one small request after the other, and a container that counts what comes.
+//! Callers that send one small request after the other, to a container that counts what comes.
 
-use std::{
-    collections::HashMap,
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     task::JoinSet,
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 use towline_e2e::api::Api;
+pub use towline_e2e::counting::Container;
 
 use crate::keep_alive_races::is_whole;
-
-/// How often each request came, by its path.
-type Seen = Arc<Mutex<HashMap<String, usize>>>;
-
-/// A container that takes its time for each answer and keeps its connections.
-pub struct Container {
-    address: SocketAddr,
-    seen: Seen,
-    _tasks: JoinSet<()>,
-}
-
-impl Container {
-    pub async fn start(time: Duration) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, seen) = (listener.local_addr().unwrap(), Seen::default());
-        let mut tasks = JoinSet::new();
-        let counted = Arc::clone(&seen);
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                let (socket, _) = listener.accept().await.unwrap();
-                connections.spawn(serve(socket, time, Arc::clone(&counted)));
-                while connections.try_join_next().is_some() {}
-            }
-        });
-        Self { address, seen, _tasks: tasks }
-    }
-
-    pub fn target(&self) -> String {
-        self.address.to_string()
-    }
-
-    /// Requests that have come so far.
-    pub fn seen(&self) -> usize {
-        self.seen.lock().unwrap().len()
-    }
-
-    /// How many requests came whose callers have no answer, or did not come although they have one; and how many came
-    /// more than once.
-    pub fn lost_or_doubled(&self, answered: &[String]) -> (usize, usize) {
-        let seen = self.seen.lock().unwrap();
-        let came = answered.iter().filter(|path| seen.contains_key(*path)).count();
-        let unanswered = seen.len() - came;
-        (answered.len() - came + unanswered, seen.values().filter(|times| **times > 1).count())
-    }
-}
-
-async fn serve(mut socket: TcpStream, time: Duration, seen: Seen) {
-    let mut text = Vec::new();
-    loop {
-        while !is_whole_request(&text) {
-            match socket.read_buf(&mut text).await {
-                Ok(1..) => {}
-                _ => return,
-            }
-        }
-        let head = String::from_utf8(std::mem::take(&mut text)).unwrap();
-        let path = head.split(' ').nth(1).unwrap().to_owned();
-        if !path.starts_with("/again") {
-            *seen.lock().unwrap().entry(path).or_default() += 1;
-        }
-        sleep(time).await;
-        if socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await.is_err() {
-            return;
-        }
-    }
-}
-
-/// The requests of this file end with their head, or with these words behind it.
-fn is_whole_request(text: &[u8]) -> bool {
-    text.ends_with(if text.starts_with(b"POST") { b"hello" } else { b"\r\n\r\n" })
-}
 
 /// Callers with a connection each, until they are stopped or something ends them.
 pub struct Load {
