@@ -24,3 +24,4 @@ mod registry;
 mod sdk;
 mod stalled_readers;
 mod tls;
+mod versions;
