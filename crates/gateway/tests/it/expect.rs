@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::{io::AsyncReadExt, time::timeout};
+use tokio::{io::AsyncReadExt, sync::watch, time::timeout};
 use towline_gateway::testing::{Container, World, within};
+
+use crate::containers::{continuing, refusing_to_continue};
 
 fn head(key: &str) -> String {
     format!(
@@ -14,20 +16,8 @@ fn head(key: &str) -> String {
 
 #[tokio::test]
 async fn the_containers_go_ahead_is_passed_on() {
-    let (go, wait) = tokio::sync::watch::channel(false);
-    let container = Container::start(move |mut exchange, _| {
-        let mut wait = wait.clone();
-        async move {
-            let head = exchange.head().await?.unwrap();
-            assert!(head.to_lowercase().contains("expect: 100-continue"));
-            let _ = wait.wait_for(|go| *go).await;
-            exchange.write("HTTP/1.1 100 Continue\r\n\r\n").await?;
-            let body = exchange.exactly(4).await?;
-            exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await?;
-            exchange.write(body).await
-        }
-    })
-    .await;
+    let go = watch::Sender::new(false);
+    let container = continuing(&go).await;
     let world = World::start().await;
     let (team, _agent, _) = world.hello(&container).await;
     let mut caller = world.caller().await;
@@ -44,12 +34,7 @@ async fn the_containers_go_ahead_is_passed_on() {
 
 #[tokio::test]
 async fn a_refusal_comes_instead_of_the_go_ahead() {
-    let container = Container::start(|mut exchange, _| async move {
-        exchange.head().await?;
-        exchange.write("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno").await?;
-        exchange.ended().await
-    })
-    .await;
+    let container = refusing_to_continue().await;
     let world = World::start().await;
     let (team, _agent, _) = world.hello(&container).await;
     let mut caller = world.caller().await;

@@ -11,14 +11,11 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _};
 use h2::{Reason, RecvStream, SendStream, ext::Protocol, server};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
 use tokio::{io::AsyncWriteExt as _, sync::mpsc, task::JoinSet};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{Message, protocol::Role},
-};
+use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 use towline_gateway::{
     GatewayConfig,
     snapshot::Concurrency,
@@ -27,6 +24,7 @@ use towline_gateway::{
 use towline_model::{ServiceId, service::AppProtocol};
 
 use crate::{
+    containers::{echo_messages, try_messages},
     h2c::{self, Got, answer, container_with},
     http2_client::{Client, read},
     http2_websocket::{self, SOCKET, bridge, with_key},
@@ -681,13 +679,7 @@ async fn stock_websockets_work_at_both_ends() {
     let container = container(|(request, mut respond), _| async move {
         let send = respond.send_response(Response::new(()), false).unwrap();
         let (socket, tasks) = bridge(request.into_body(), send).await;
-        let mut socket = WebSocketStream::from_raw_socket(socket, Role::Server, None).await;
-        while let Some(Ok(message)) = socket.next().await {
-            if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
-                return;
-            }
-        }
-        drop(socket);
+        echo_messages(WebSocketStream::from_raw_socket(socket, Role::Server, None).await).await;
         // The last that was said is on its way only then.
         tasks.join_all().await;
     })
@@ -697,12 +689,7 @@ async fn stock_websockets_work_at_both_ends() {
         let opened = open_with_key(&world, speaks, &team.key).await;
         assert!(opened.has_opened() && opened.line.buffer.is_empty());
         let mut socket = WebSocketStream::from_raw_socket(opened.line.socket, Role::Client, None).await;
-        for message in [Message::text("hello"), Message::text("ü".repeat(70_000)), Message::binary(vec![7; 1 << 20])] {
-            socket.send(message.clone()).await.unwrap();
-            assert_eq!(within("the echo", socket.next()).await.unwrap().unwrap(), message);
-        }
-        socket.send(Message::Ping("are you there".into())).await.unwrap();
-        assert_eq!(within("a pong", socket.next()).await.unwrap().unwrap(), Message::Pong("are you there".into()));
+        try_messages(&mut socket).await;
         socket.close(None).await.unwrap();
         assert!(within("the close", socket.next()).await.unwrap().unwrap().is_close());
         drop(socket);

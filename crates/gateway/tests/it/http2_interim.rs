@@ -10,7 +10,10 @@ use tokio::{sync::watch, time::timeout};
 use towline_gateway::testing::{Container, World, wait_until, within};
 use towline_model::service::AppProtocol;
 
-use crate::http2_client::{Client, interim, read, request};
+use crate::{
+    containers::{continuing, refusing_to_continue},
+    http2_client::{Client, interim, read, request},
+};
 
 #[tokio::test]
 async fn a_containers_interim_answers_are_passed_on() {
@@ -66,20 +69,7 @@ async fn those_of_an_http_2_container_too() {
 async fn the_containers_go_ahead_is_passed_on_and_nobody_elses() {
     // RFC 9110 §10.1.1.
     let go = watch::Sender::new(false);
-    let wait = go.subscribe();
-    let container = Container::start(move |mut exchange, _| {
-        let mut wait = wait.clone();
-        async move {
-            let head = exchange.head().await?.unwrap();
-            assert!(head.contains("expect: 100-continue"), "{head}");
-            let _ = wait.wait_for(|go| *go).await;
-            exchange.write("HTTP/1.1 100 Continue\r\n\r\n").await?;
-            let body = exchange.exactly(4).await?;
-            exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await?;
-            exchange.write(body).await
-        }
-    })
-    .await;
+    let container = continuing(&go).await;
     let world = World::start().await;
     let (team, _agent, _) = world.hello(&container).await;
     let client = Client::connect(&world).await;
@@ -97,12 +87,7 @@ async fn the_containers_go_ahead_is_passed_on_and_nobody_elses() {
 
 #[tokio::test]
 async fn a_refusal_comes_instead_of_the_go_ahead() {
-    let container = Container::start(|mut exchange, _| async move {
-        exchange.head().await?;
-        exchange.write("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno").await?;
-        exchange.ended().await
-    })
-    .await;
+    let container = refusing_to_continue().await;
     let world = World::start().await;
     let (team, _agent, _) = world.hello(&container).await;
     let client = Client::connect(&world).await;

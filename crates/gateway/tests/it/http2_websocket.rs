@@ -4,17 +4,20 @@
 use std::io;
 
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use h2::{Reason, RecvStream, SendStream, ext::Protocol};
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use tokio::{io::AsyncReadExt as _, net::TcpStream, sync::mpsc, task::JoinSet};
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
+    tungstenite::{handshake::derive_accept_key, protocol::Role},
 };
 use towline_gateway::testing::{Container, Exchange, World, wait_until, within};
 
-use crate::http2_client::{Client, read};
+use crate::{
+    containers::{try_messages, websocket_echo},
+    http2_client::{Client, read},
+};
 
 pub(super) const SOCKET: &str = "/api/v1/r/containers/hello/ws";
 
@@ -39,7 +42,8 @@ pub(super) async fn open(client: &Client, request: Request<()>) -> (Response<Rec
 
 /// What answers to the key in that head.
 pub(super) fn accept_of(head: &str) -> String {
-    let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap();
+    let mut fields = head.lines().filter_map(|line| line.split_once(": "));
+    let (_, key) = fields.find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-key")).unwrap();
     derive_accept_key(key.as_bytes())
 }
 
@@ -379,16 +383,7 @@ pub(super) async fn bridge(mut receive: RecvStream, mut send: SendStream<Bytes>)
 
 #[tokio::test]
 async fn a_stock_websocket_works() {
-    let container = Container::start(|exchange, _| async move {
-        let mut socket = tokio_tungstenite::accept_async(exchange.socket).await.map_err(io::Error::other)?;
-        while let Some(Ok(message)) = socket.next().await {
-            if message.is_text() || message.is_binary() {
-                socket.send(message).await.map_err(io::Error::other)?;
-            }
-        }
-        Ok(())
-    })
-    .await;
+    let container = websocket_echo().await;
     let world = World::start().await;
     let (team, _agent, service) = world.hello(&container).await;
     let client = Client::connect(&world).await;
@@ -396,12 +391,7 @@ async fn a_stock_websocket_works() {
     assert_eq!(answer.status(), 200);
     let (socket, _tasks) = bridge(answer.into_body(), send).await;
     let mut socket = WebSocketStream::from_raw_socket(socket, Role::Client, None).await;
-    for message in [Message::text("hello"), Message::text("ü".repeat(70_000)), Message::binary(vec![7; 1 << 20])] {
-        socket.send(message.clone()).await.unwrap();
-        assert_eq!(within("the echo", socket.next()).await.unwrap().unwrap(), message);
-    }
-    socket.send(Message::Ping("are you there".into())).await.unwrap();
-    assert_eq!(within("a pong", socket.next()).await.unwrap().unwrap(), Message::Pong("are you there".into()));
+    try_messages(&mut socket).await;
     socket.close(None).await.unwrap();
     assert!(within("the close", socket.next()).await.unwrap().unwrap().is_close());
     drop(socket);

@@ -4,6 +4,7 @@
 mod affinity;
 mod agents;
 mod carriers;
+mod containers;
 mod doors;
 mod expect;
 mod failure;

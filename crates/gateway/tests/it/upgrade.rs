@@ -2,7 +2,7 @@
 
 use std::io;
 
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -10,6 +10,8 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest, protocol::CloseFrame};
 use towline_gateway::testing::{Container, RawCaller, World, wait_until, within};
+
+use crate::containers::{try_messages, websocket_echo};
 
 fn request(key: &str, protocol: &str) -> String {
     format!(
@@ -83,28 +85,14 @@ async fn bytes_sent_with_the_request_wait_for_the_101() {
 
 #[tokio::test]
 async fn websockets_work() {
-    let container = Container::start(|exchange, _| async move {
-        let mut socket = tokio_tungstenite::accept_async(exchange.socket).await.map_err(io::Error::other)?;
-        while let Some(Ok(message)) = socket.next().await {
-            if message.is_text() || message.is_binary() {
-                socket.send(message).await.map_err(io::Error::other)?;
-            }
-        }
-        Ok(())
-    })
-    .await;
+    let container = websocket_echo().await;
     let world = World::start().await;
     let (team, _agent, service) = world.hello(&container).await;
     let mut request = format!("ws://{}/api/v1/r/containers/hello/ws", world.address).into_client_request().unwrap();
     request.headers_mut().insert("authorization", format!("Bearer {}", team.key).parse().unwrap());
     let socket = TcpStream::connect(world.address).await.unwrap();
     let (mut socket, _) = within("the handshake", tokio_tungstenite::client_async(request, socket)).await.unwrap();
-    for message in [Message::text("hello"), Message::text("ü".repeat(70_000)), Message::binary(vec![7; 1 << 20])] {
-        socket.send(message.clone()).await.unwrap();
-        assert_eq!(within("the echo", socket.next()).await.unwrap().unwrap(), message);
-    }
-    socket.send(Message::Ping("are you there".into())).await.unwrap();
-    assert_eq!(within("a pong", socket.next()).await.unwrap().unwrap(), Message::Pong("are you there".into()));
+    try_messages(&mut socket).await;
     let frame = CloseFrame { code: 4321.into(), reason: "enough".into() };
     socket.close(Some(frame.clone())).await.unwrap();
     assert_eq!(within("the close", socket.next()).await.unwrap().unwrap(), Message::Close(Some(frame)));

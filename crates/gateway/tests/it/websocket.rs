@@ -66,11 +66,7 @@ fn request(path: &str, key: &str, case: &Case) -> String {
     )
 }
 
-fn answer(case: &Case) -> String {
-    answer_with("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", case)
-}
-
-fn answer_with(accept: &str, case: &Case) -> String {
+fn answer(accept: &str, case: &Case) -> String {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: chat\r\n{}\r\n",
@@ -132,130 +128,105 @@ impl Side {
     }
 }
 
-/// One run of a case, against whoever listens there.
-async fn run(
-    address: SocketAddr,
-    request: &str,
-    at: &mut mpsc::Receiver<Exchange>,
-    case: &Case,
+/// One run of a case: how its ends send.
+struct Run<'a> {
+    case: &'a Case,
     manner: Manner,
-) -> Seen {
-    let (from_caller, from_container) = (&case.masked, &case.unmasked);
-    let mut caller = RawCaller::connect(address).await;
-    let (caller_has, container_has) = (watch::Sender::new(0), watch::Sender::new(0));
-    let (to_caller, to_container) = (container_has.subscribe(), caller_has.subscribe());
-    let is_chopped = manner == Manner::Chopped;
-    let in_step = is_chopped && from_caller.len() / case.chop <= STEPS;
-    let pieces = |head: &str, bytes: &[u8]| match manner {
-        Manner::Together => vec![[head.as_bytes(), bytes].concat()],
-        Manner::Chopped => bytes.chunks(case.chop).map(<[u8]>::to_vec).collect(),
-    };
-    let (caller_pieces, container_pieces) = (pieces(request, from_caller), pieces(&answer(case), from_container));
+    caller_has: watch::Sender<usize>,
+    container_has: watch::Sender<usize>,
+}
 
-    let container_side = async {
-        let mut exchange = at.recv().await.unwrap();
-        let head = exchange.head().await.unwrap().unwrap();
-        if is_chopped {
-            exchange.write(answer(case)).await.unwrap();
-        }
-        let (socket, seen) = (exchange.socket, exchange.buffer);
-        let side = Side {
+impl<'a> Run<'a> {
+    fn new(case: &'a Case, manner: Manner) -> Self {
+        Self { case, manner, caller_has: watch::Sender::new(0), container_has: watch::Sender::new(0) }
+    }
+
+    fn is_chopped(&self) -> bool {
+        self.manner == Manner::Chopped
+    }
+
+    /// An end with what it sends, behind a head where that was not sent before.
+    fn side(&self, is_caller: bool, (socket, seen): (TcpStream, BytesMut), head: &str) -> Side {
+        let (bytes, here, there) = match is_caller {
+            true => (&self.case.masked, &self.caller_has, &self.container_has),
+            false => (&self.case.unmasked, &self.container_has, &self.caller_has),
+        };
+        Side {
             socket,
             seen,
-            in_step,
-            pieces: container_pieces,
-            ends_first: is_chopped,
-            here: container_has,
-            there: to_container,
-        };
+            pieces: match self.manner {
+                Manner::Together => vec![[head.as_bytes(), bytes].concat()],
+                Manner::Chopped => bytes.chunks(self.case.chop).map(<[u8]>::to_vec).collect(),
+            },
+            in_step: self.is_chopped() && self.case.masked.len() / self.case.chop <= STEPS,
+            ends_first: is_caller != self.is_chopped(),
+            here: here.clone(),
+            there: there.subscribe(),
+        }
+    }
+
+    /// The container's end: the lines that it was asked with, and the bytes that came behind them.
+    async fn container(&self, at: &mut mpsc::Receiver<Exchange>) -> (Vec<String>, Vec<u8>) {
+        let mut exchange = at.recv().await.unwrap();
+        let head = exchange.head().await.unwrap().unwrap();
+        let answer = answer(&accept_of(&head), self.case);
+        if self.is_chopped() {
+            exchange.write(&answer).await.unwrap();
+        }
+        let side = self.side(false, (exchange.socket, exchange.buffer), &answer);
         (websocket_lines(head.split("\r\n")), side.run().await)
-    };
-    let caller_side = async {
+    }
+
+    /// A caller of HTTP/1.1, of whoever listens there.
+    async fn caller(&self, address: SocketAddr, request: &str) -> (Vec<String>, Vec<u8>) {
+        let mut caller = RawCaller::connect(address).await;
         let mut answered = Vec::new();
-        if is_chopped {
+        if self.is_chopped() {
             caller.send(request).await;
             answered = caller.head().await.unwrap().lines;
         }
-        let (socket, seen) = (caller.socket, caller.buffer);
-        let side = Side {
-            socket,
-            seen,
-            in_step,
-            pieces: caller_pieces,
-            ends_first: !is_chopped,
-            here: caller_has,
-            there: to_caller,
-        };
-        let mut by_caller = side.run().await;
-        if !is_chopped {
-            let end = by_caller.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
-            let rest = by_caller.split_off(end);
-            let head = String::from_utf8(std::mem::replace(&mut by_caller, rest)).unwrap();
+        let side = self.side(true, (caller.socket, caller.buffer), request);
+        let mut seen = side.run().await;
+        if !self.is_chopped() {
+            let end = seen.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+            let rest = seen.split_off(end);
+            let head = String::from_utf8(std::mem::replace(&mut seen, rest)).unwrap();
             assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
             answered = head.split("\r\n").map(str::to_owned).collect();
         }
-        (websocket_lines(answered.iter().map(String::as_str)), by_caller)
-    };
-    let both = async { tokio::join!(container_side, caller_side) };
-    let ((asked, by_container), (answered, by_caller)) = within(&case.name, both).await;
-    Seen { asked, answered, by_container, by_caller }
-}
-
-/// One run of a case through the gateway, over HTTP/2 on the caller's side.
-async fn run_over_http2(
-    client: &Client,
-    key: &str,
-    at: &mut mpsc::Receiver<Exchange>,
-    case: &Case,
-    manner: Manner,
-) -> Seen {
-    let (from_caller, from_container) = (&case.masked, &case.unmasked);
-    let (caller_has, container_has) = (watch::Sender::new(0), watch::Sender::new(0));
-    let (to_caller, to_container) = (container_has.subscribe(), caller_has.subscribe());
-    let is_chopped = manner == Manner::Chopped;
-    let in_step = is_chopped && from_caller.len() / case.chop <= STEPS;
-    let pieces = |head: &str, bytes: &[u8]| match manner {
-        Manner::Together => vec![[head.as_bytes(), bytes].concat()],
-        Manner::Chopped => bytes.chunks(case.chop).map(<[u8]>::to_vec).collect(),
-    };
-    let mut request = connect("/api/v1/r/containers/hello/ws", "websocket")
-        .header("x-towline-key", key)
-        .header("sec-websocket-protocol", "chat, superchat");
-    for line in case.offer {
-        request = request.header("sec-websocket-extensions", *line);
+        (websocket_lines(answered.iter().map(String::as_str)), seen)
     }
-    let (answer, send) = client.send(request.body(()).unwrap(), false).await;
 
-    let container_side = async {
-        let mut exchange = at.recv().await.unwrap();
-        let head = exchange.head().await.unwrap().unwrap();
-        let answer = answer_with(&accept_of(&head), case);
-        if is_chopped {
-            exchange.write(&answer).await.unwrap();
+    /// A caller of HTTP/2.
+    async fn caller_over_http2(&self, client: &Client, key: &str) -> (Vec<String>, Vec<u8>) {
+        let mut request = connect("/api/v1/r/containers/hello/ws", "websocket")
+            .header("x-towline-key", key)
+            .header("sec-websocket-protocol", "chat, superchat");
+        for line in self.case.offer {
+            request = request.header("sec-websocket-extensions", *line);
         }
-        let pieces = pieces(&answer, from_container);
-        let (socket, seen) = (exchange.socket, exchange.buffer);
-        let (here, there) = (container_has, to_container);
-        let side = Side { socket, seen, in_step, pieces, ends_first: is_chopped, here, there };
-        (websocket_lines(head.split("\r\n")), side.run().await)
-    };
-    let caller_side = async {
+        let (answer, send) = client.send(request.body(()).unwrap(), false).await;
         let answer = answer.await.unwrap();
-        assert_eq!(answer.status(), 200, "{}", case.name);
+        assert_eq!(answer.status(), 200, "{}", self.case.name);
         let lines = answer.headers().iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()));
-        let lines: Vec<_> = lines.collect();
+        let answered = websocket_lines(lines.collect::<Vec<_>>().iter().map(String::as_str));
         let (socket, between) = bridge(answer.into_body(), send).await;
-        let pieces = pieces("", from_caller);
-        let (here, there) = (caller_has, to_caller);
-        let side = Side { socket, seen: BytesMut::new(), in_step, pieces, ends_first: !is_chopped, here, there };
-        let seen = side.run().await;
+        let seen = self.side(true, (socket, BytesMut::new()), "").run().await;
         // The last that was said is on its way only then.
         between.join_all().await;
-        (websocket_lines(lines.iter().map(String::as_str)), seen)
-    };
-    let both = async { tokio::join!(container_side, caller_side) };
-    let ((asked, by_container), (answered, by_caller)) = within(&case.name, both).await;
-    Seen { asked, answered, by_container, by_caller }
+        (answered, seen)
+    }
+
+    /// Both ends at once.
+    async fn with(
+        &self,
+        at: &mut mpsc::Receiver<Exchange>,
+        caller: impl Future<Output = (Vec<String>, Vec<u8>)>,
+    ) -> Seen {
+        let both = async { tokio::join!(self.container(at), caller) };
+        let ((asked, by_container), (answered, by_caller)) = within(&self.case.name, both).await;
+        Seen { asked, answered, by_container, by_caller }
+    }
 }
 
 /// Bytes that are long are not for the eye: where they part is.
@@ -285,8 +256,10 @@ async fn compare(cases: Vec<Case>) {
         for manner in [Manner::Together, Manner::Chopped] {
             let straight = request("/ws", &team.key, &case);
             let through = request("/api/v1/r/containers/hello/ws", &team.key, &case);
-            let without = run(container.address(), &straight, &mut at, &case, manner).await;
-            let with = run(world.address, &through, &mut at, &case, manner).await;
+            let run = Run::new(&case, manner);
+            let without = run.with(&mut at, run.caller(container.address(), &straight)).await;
+            let run = Run::new(&case, manner);
+            let with = run.with(&mut at, run.caller(world.address, &through)).await;
             let name = format!("{} ({manner:?})", case.name);
             assert_same(&format!("{name}, at the container, straight"), &without.by_container, &case.masked);
             assert_same(&format!("{name}, at the caller, straight"), &without.by_caller, &case.unmasked);
@@ -296,7 +269,8 @@ async fn compare(cases: Vec<Case>) {
             assert_eq!(with.answered, without.answered, "{name}: what the caller was answered");
             assert_eq!(with.asked.len(), 5 + case.offer.len(), "{name}: {:?}", with.asked);
 
-            let over_http2 = run_over_http2(&client, &team.key, &mut at, &case, manner).await;
+            let run = Run::new(&case, manner);
+            let over_http2 = run.with(&mut at, run.caller_over_http2(&client, &team.key)).await;
             let name = format!("{name} over HTTP/2");
             assert_same(&format!("{name}, at the container"), &over_http2.by_container, &without.by_container);
             assert_same(&format!("{name}, at the caller"), &over_http2.by_caller, &without.by_caller);

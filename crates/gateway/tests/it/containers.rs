@@ -1,0 +1,68 @@
+//! Containers that several tests need, and what is asked of them.
+
+use std::{fmt, io};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
+use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
+use towline_gateway::testing::{Container, within};
+
+/// A container whose WebSockets, as a stock library has them, send back every message.
+pub(super) async fn websocket_echo() -> Container {
+    Container::start(|exchange, _| async move {
+        let socket = tokio_tungstenite::accept_async(exchange.socket).await.map_err(io::Error::other)?;
+        echo_messages(socket).await;
+        Ok(())
+    })
+    .await
+}
+
+/// Sends back every message, to the end.
+pub(super) async fn echo_messages<S: AsyncRead + AsyncWrite + Unpin>(mut socket: WebSocketStream<S>) {
+    while let Some(Ok(message)) = socket.next().await {
+        if (message.is_text() || message.is_binary()) && socket.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Sends messages of several kinds and sizes, and a ping, to whoever sends them back.
+pub(super) async fn try_messages<S: AsyncRead + AsyncWrite + Unpin + fmt::Debug>(socket: &mut WebSocketStream<S>) {
+    for message in [Message::text("hello"), Message::text("ü".repeat(70_000)), Message::binary(vec![7; 1 << 20])] {
+        socket.send(message.clone()).await.unwrap();
+        assert_eq!(within("the echo", socket.next()).await.unwrap().unwrap(), message);
+    }
+    socket.send(Message::Ping("are you there".into())).await.unwrap();
+    assert_eq!(within("a pong", socket.next()).await.unwrap().unwrap(), Message::Pong("are you there".into()));
+}
+
+/// A container that asks for the body, of 4 bytes, when it may, and sends it back.
+pub(super) async fn continuing(go: &watch::Sender<bool>) -> Container {
+    let wait = go.subscribe();
+    Container::start(move |mut exchange, _| {
+        let mut wait = wait.clone();
+        async move {
+            let head = exchange.head().await?.unwrap();
+            assert!(head.to_lowercase().contains("\r\nexpect: 100-continue\r\n"), "{head}");
+            let _ = wait.wait_for(|go| *go).await;
+            exchange.write("HTTP/1.1 100 Continue\r\n\r\n").await?;
+            let body = exchange.exactly(4).await?;
+            exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await?;
+            exchange.write(body).await
+        }
+    })
+    .await
+}
+
+/// A container that does not want the body.
+pub(super) async fn refusing_to_continue() -> Container {
+    Container::start(|mut exchange, _| async move {
+        exchange.head().await?;
+        exchange.write("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno").await?;
+        exchange.ended().await
+    })
+    .await
+}
