@@ -312,22 +312,17 @@ impl State {
     ) -> Result<(ResponseHead, BodyReader), FailureReason> {
         let (parts, stream) = response.into_parts();
         let mut head = response_head(parts);
-        let (head, stream) = match std::mem::replace(&mut self.sending, Sending::Over) {
-            Sending::Opening { stream: send, accept } if head.status.is_success() => {
+        if let Sending::Opening { .. } = self.sending
+            && let Sending::Opening { stream: mut send, accept } = std::mem::replace(&mut self.sending, Sending::Over)
+        {
+            if head.status.is_success() {
                 become_switching(&mut head, accept);
                 self.switched = Some(StreamIo::new(stream, send));
                 return Ok((head, BodyReader::Over));
             }
-            Sending::Opening { stream: mut send, .. } => {
-                // Nothing will come on it. It fails only when the stream is over.
-                let _ = send.send_data(Bytes::new(), true);
-                (head, stream)
-            }
-            sending => {
-                self.sending = sending;
-                (head, stream)
-            }
-        };
+            // Nothing will come on it. It fails only when the stream is over.
+            let _ = send.send_data(Bytes::new(), true);
+        }
         let length = content_length(&head.headers).map_err(|fault| FailureReason::BrokeHttp(fault.to_string()))?;
         let has_none =
             *method == Method::HEAD || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);

@@ -1,5 +1,5 @@
-//! WebSockets to containers of HTTP/2 (RFC 8441), for callers of both protocols. That what they carry is the same as over
-//! HTTP/1.1 is tried with the cases in `websocket.rs`.
+//! WebSockets to containers of HTTP/2 (RFC 8441), for callers of both protocols. The cases in `websocket.rs` are not run with
+//! them; what they carry is tried with a stock library's messages.
 
 use std::{
     future::poll_fn,
