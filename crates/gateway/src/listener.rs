@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::{Request, Response};
 use http_body::Body;
 use socket2::{SockRef, TcpKeepalive};
@@ -50,6 +51,9 @@ const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
 const JANITOR: Duration = Duration::from_secs(1);
 /// How long to wait when the machine has no sockets left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a connection that was taken just before the drain has for its first bytes: they may be on their way through
+/// this machine.
+const LAST_BYTES: Duration = Duration::from_millis(100);
 /// How long after the drain's deadline tasks may take to notice it.
 const CUT_GRACE: Duration = Duration::from_secs(5);
 
@@ -67,10 +71,13 @@ where
     B::Error: Into<BoxError>,
 {
     let connections = TaskTracker::new();
+    let room = Arc::new(Semaphore::new(shared.config.max_connections));
     let janitor = shared.tasks.spawn(janitor(Arc::clone(&shared)));
     let renewal = shared.config.tls.clone().map(|tls| shared.tasks.spawn(renew_certificate(tls)));
-    let accepted = shutdown.run_until_cancelled(accept_all(&shared, &listener, &api, &connections)).await;
-    drop(listener);
+    let accepted = shutdown.run_until_cancelled(accept_all(&shared, &listener, &api, (&room, &connections))).await;
+    if let Err(error) = accept_rest(&shared, listener, &api, (&room, &connections)) {
+        tracing::warn!(%error, "connections that waited to be accepted are reset");
+    }
     janitor.abort();
     if let Some(renewal) = renewal {
         renewal.abort();
@@ -83,7 +90,7 @@ async fn accept_all<S, B>(
     shared: &Arc<Shared>,
     listener: &TcpListener,
     api: &S,
-    connections: &TaskTracker,
+    (room, connections): (&Arc<Semaphore>, &TaskTracker),
 ) -> io::Result<()>
 where
     S: Service<Request<CallerBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
@@ -93,11 +100,11 @@ where
 {
     // A listener that has no address cannot be used at all.
     listener.local_addr()?;
-    let room = Arc::new(Semaphore::new(shared.config.max_connections));
     loop {
-        let permit = Arc::clone(&room).acquire_owned().await.map_err(io::Error::other)?;
-        match listener.accept().await {
-            Ok((socket, peer)) => deal(shared, (socket, peer), api, permit, connections),
+        let permit = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
+        // A socket belongs to the event queue of one runtime: it leaves this one's and enters a worker's.
+        match listener.accept().await.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))) {
+            Ok(accepted) => deal(shared, accepted, api, permit, connections),
             Err(error) => {
                 // Out of sockets, or a connection that was gone before it was accepted: neither ends the listener.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -107,10 +114,41 @@ where
     }
 }
 
+/// Accepts what has connected already: the kernel would reset these connections, whose callers may have sent a request,
+/// when the listener is closed. It resets only those that come between the last look and the close.
+fn accept_rest<S, B>(
+    shared: &Arc<Shared>,
+    listener: TcpListener,
+    api: &S,
+    (room, connections): (&Arc<Semaphore>, &TaskTracker),
+) -> io::Result<()>
+where
+    S: Service<Request<CallerBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    // Not the runtime's listener, which knows only of connections that its event queue has told it of.
+    let listener = listener.into_std()?;
+    while let Ok(permit) = Arc::clone(room).try_acquire_owned() {
+        match listener.accept() {
+            Ok((socket, peer)) => {
+                socket.set_nonblocking(true)?;
+                deal(shared, (socket, peer), api, permit, connections);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // One that is gone already; the others are not.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Lets the next worker serve a connection.
 fn deal<S, B>(
     shared: &Arc<Shared>,
-    (socket, peer): (TcpStream, SocketAddr),
+    (socket, peer): (std::net::TcpStream, SocketAddr),
     api: &S,
     permit: OwnedSemaphorePermit,
     connections: &TaskTracker,
@@ -123,10 +161,8 @@ fn deal<S, B>(
     let worker = shared.config.workers.next();
     let api = OnRuntime { service: api.clone(), runtime: Handle::current() };
     let shared = Arc::clone(shared);
-    // A socket belongs to the event queue of one runtime: it leaves this one's and enters the worker's.
-    let moved = socket.into_std();
     let serving = async move {
-        match moved.and_then(TcpStream::from_std) {
+        match TcpStream::from_std(socket) {
             Ok(socket) => connection(shared, socket, peer, api, permit).await,
             Err(error) => tracing::warn!(%peer, %error, "a connection could not be handed to a worker"),
         }
@@ -198,12 +234,16 @@ async fn connection<S, B>(
             Ok(Err(error)) => return tracing::debug!(%peer, %error, "a connection came to nothing"),
             Err(_) => return,
         },
-        // A connection that has said nothing yet need not be waited for.
-        () = shared.stopping.cancelled() => return,
+        // A connection that says nothing need not be waited for.
+        () = shared.stopping.cancelled().then(|()| sleep(LAST_BYTES)) => return,
     };
     let caller = Caller::new(peer, is_trusted(&shared.config.trusted_proxies, peer.ip()), socket.scheme());
     let caller = Arc::new(caller);
     let place = shared.callers.enter(&caller);
+    // Everybody else has been told already.
+    if shared.is_stopping() {
+        caller.tell(Signal::Drain);
+    }
     let io = CallerStream::new(socket, Arc::clone(&caller), (place, permit));
     match is_http2 {
         // Boxed, so that every connection does not keep room for it.

@@ -1,6 +1,7 @@
 //! HTTP/1.1 as callers speak it: what connections are good for, and that no container gets what no caller sent.
 
 use std::{
+    io,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -338,6 +339,30 @@ async fn slow_and_silent_callers_do_not_hold_the_server_up() {
     for caller in [&mut half, &mut waiting] {
         drop(within("the end", RawCaller::ended(caller)).await);
     }
+}
+
+/// The test and the listener share a thread: nothing is accepted before the server is told to stop.
+#[tokio::test]
+async fn requests_that_wait_to_be_accepted_when_the_server_stops_are_answered() {
+    let container = Container::answering("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").await;
+    let world = World::start().await;
+    let (team, _agent, _) = world.hello(&container).await;
+    let request = get(&team.key, "/", "");
+    let mut waiting = Vec::new();
+    for _ in 0..20 {
+        let mut socket = std::net::TcpStream::connect(world.address).unwrap();
+        io::Write::write_all(&mut socket, request.as_bytes()).unwrap();
+        waiting.push(socket);
+    }
+    let silent = std::net::TcpStream::connect(world.address).unwrap();
+    world.stop().await;
+    for mut socket in waiting {
+        let mut answer = String::new();
+        io::Read::read_to_string(&mut socket, &mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nhi"), "{answer:?}");
+        assert!(answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{answer:?}");
+    }
+    assert_eq!(io::Read::read(&mut &silent, &mut [0]).unwrap(), 0);
 }
 
 proptest! {
