@@ -1,9 +1,11 @@
 //! The codes that are described are those that are answered with: no more, no fewer.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
+
+use towline_model::{AgentId, InstanceId, ServiceStatus, ValidationError};
 
 use super::*;
-use crate::presented::X_TOWLINE_KEY;
+use crate::{error::BusyReason, line::LineStatus, presented::X_TOWLINE_KEY};
 
 /// Where an error is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -36,6 +36,7 @@ mod caller_stream;
 mod connect;
 mod dispatch;
 pub mod error;
+pub mod error_answer;
 pub mod external;
 pub mod forwarded;
 pub mod gateway;

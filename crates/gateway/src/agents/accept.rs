@@ -26,7 +26,7 @@ use crate::{
     caller::Active,
     caller_body::CallerBody,
     caller_stream::CallerStream,
-    error::problem_response,
+    error_answer::problem_response,
     gateway::Shared,
     headers::{header_has_token, put_switching_hops},
     presented,

@@ -19,7 +19,7 @@ use crate::{
     alarm::Alarm,
     body::ResponseBody,
     caller_body::CallerBody,
-    error::{PROXY_STATUS, problem_response, proxy_status},
+    error_answer::{PROXY_STATUS, problem_response, proxy_status},
     gateway::{BoxError, Shared},
     path::{Destination, destination},
     proxy::Call,
