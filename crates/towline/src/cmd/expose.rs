@@ -166,7 +166,7 @@ async fn expose(client: &Client, args: &ExposeArgs, agent_id: AgentId, context: 
     };
     let runs_just_so = service.view.service_status == "running" && service.json["has_undeployed_changes"] == false;
     if !runs_just_so {
-        let _: Value = client.post(&format!("/containers/{}/deploy", service.view.id), None).await?;
+        wait::deploy(client, &service.view.id.to_string(), &args.name, &context.output).await?;
     }
     wait::until_running(client, &service, READY_DEADLINE, &context.output).await
 }

@@ -11,6 +11,7 @@ use std::{
 use axum::{body::Body, response::Response};
 use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
+use towline_agent::identity;
 use towline_model::{ErrorCode, KeyKind, RawKey, TeamId};
 
 use crate::{
@@ -354,10 +355,18 @@ async fn server_without_agent(refusals: usize) -> TestServer {
     let service = json!({
         "id": id, "service_slug": "ollama", "display_name": "ollama", "service_type": "attached",
         "attached_target": "127.0.0.1:11434", "service_status": "running", "has_undeployed_changes": true,
+        "replica_count": 1,
     });
     TestServer::start(move |seen| match seen.line.split('?').next().unwrap() {
         "GET /api/v1/containers" => list_of(std::slice::from_ref(&service)),
-        line if line.ends_with("/instances") => json(200, &json!({"instance_list": []})),
+        "GET /api/v1/r/agents" => {
+            let agent = json!({
+                "id": ID, "machine_id": identity::machine_id().as_str(), "agent_status": "online", "labels": [],
+                "capabilities": ["attached"],
+            });
+            json(200, &json!({"agent_list": [agent], "page_meta": {"total_count": 1}}))
+        }
+        line if line.ends_with("/instances") => json(200, &json!({"instance_list": [instance("ready")]})),
         line if line.starts_with("GET ") => found(Some(&service)),
         line if line.starts_with("PUT ") => json(200, &json!({"id": id})),
         line if line.ends_with("/deploy") => {
@@ -394,6 +403,20 @@ async fn apply_waits_for_an_agent_that_was_just_started_and_says_when_there_is_n
         "{message}"
     );
     assert!(done.failure().hint_text().unwrap().contains("towline agents"), "{:?}", done.failure().hint_text());
+}
+
+#[tokio::test]
+async fn deploy_and_expose_wait_for_an_agent_as_apply_does() {
+    let lines = [vec!["service", "deploy", "ollama"], vec!["expose", "11434", "--name", "ollama"]];
+    for line in &lines {
+        let server = server_without_agent(1).await;
+        Shell::new(&server).run(line).await.result.unwrap();
+        assert_eq!(server.lines().iter().filter(|line| line.ends_with("/deploy")).count(), 2, "{line:?}");
+
+        let server = server_without_agent(usize::MAX).await;
+        let done = Shell::new(&server).run(line).await;
+        assert!(done.failure().message().starts_with("no agent has come within"), "{line:?}: {}", done.failure());
+    }
 }
 
 #[tokio::test]

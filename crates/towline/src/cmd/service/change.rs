@@ -106,24 +106,27 @@ pub async fn update(args: &UpdateArgs, context: &Context) -> Result<(), Failure>
 pub async fn deploy(client: &ClientArgs, slug: &str, wait: &WaitArgs, context: &Context) -> Result<(), Failure> {
     let client = context.client(client)?;
     let service = client.service(slug).await?;
-    start(&client, &service, "deploy", wait, context).await
+    let done = wait::deploy(&client, &service.view.id.to_string(), &service.view.service_slug, &context.output).await?;
+    begun(&client, &service, "deploy", &done, wait, context).await
 }
 
 /// Replaces every instance by a fresh one.
 pub async fn restart(client: &ClientArgs, slug: &str, wait: &WaitArgs, context: &Context) -> Result<(), Failure> {
     let client = context.client(client)?;
     let service = client.service(slug).await?;
-    start(&client, &service, "restart", wait, context).await
+    let done: Value = client.post(&format!("/containers/{}/restart", service.view.id), None).await?;
+    begun(&client, &service, "restart", &done, wait, context).await
 }
 
-async fn start(
+/// Waits for what was begun, if it is to be waited for, and says how far it is.
+async fn begun(
     client: &crate::client::Client,
     service: &Service,
     verb: &str,
+    done: &Value,
     wait: &WaitArgs,
     context: &Context,
 ) -> Result<(), Failure> {
-    let done: Value = client.post(&format!("/containers/{}/{verb}", service.view.id), None).await?;
     let slug = &service.view.service_slug;
     match wait.time(context) {
         Some(time) => {
@@ -132,7 +135,7 @@ async fn start(
         }
         None => context
             .output
-            .show(&done, || format!("{verb} of {slug} has begun; towline service show {slug} tells how far it is")),
+            .show(done, || format!("{verb} of {slug} has begun; towline service show {slug} tells how far it is")),
     }
 }
 

@@ -19,20 +19,20 @@ const NO_REASON: &str = "the server gives no reason";
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// For how long a deploy is asked for again that no agent can take: as long as one that was just started takes to join.
-const JOIN_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 20_000 });
+const JOIN_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 1_000 } else { 20_000 });
 
-/// Asks for a deploy. A service that runs elsewhere is refused while no agent that is connected can take it, so that one that
+/// Asks for a deploy, and gives the answer. A service that runs elsewhere is refused while no agent that is connected can take it, so that one that
 /// was started a moment ago is waited for.
 ///
 /// # Errors
 /// When the server cannot be reached or refuses; when there is no agent in time.
-pub async fn deploy(client: &Client, id: &str, slug: &str, output: &Output) -> Result<(), Failure> {
+pub async fn deploy(client: &Client, id: &str, slug: &str, output: &Output) -> Result<Value, Failure> {
     let path = format!("/containers/{id}/deploy");
     let start = Instant::now();
     let mut progress = None;
     loop {
         let error = match client.post::<Value>(&path, None).await {
-            Ok(_) => return Ok(()),
+            Ok(done) => return Ok(done),
             Err(error) if error.code() == "no_eligible_agent" => error,
             Err(error) => return Err(error.into()),
         };
