@@ -19,6 +19,8 @@ pub mod team;
 mod tests;
 pub mod up;
 
+use std::path::PathBuf;
+
 use crate::{
     cli::{ClientArgs, Command},
     client::{Client, connect},
@@ -33,6 +35,8 @@ pub struct Context {
     pub output: Output,
     /// The process's environment.
     pub environment: Environment,
+    /// The configuration file that was named, if one was: it can hold keys.
+    pub config_file: Option<PathBuf>,
     /// Whether to say more on stderr.
     pub verbose: bool,
 }

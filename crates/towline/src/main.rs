@@ -57,7 +57,7 @@ fn start(cli: Cli, environment: Environment, output: Output) -> Result<(), Failu
         .enable_all()
         .build()
         .map_err(|error| Failure::io("cannot start the runtime", &error))?;
-    let context = Context { output, environment, verbose: cli.global.verbose };
+    let context = Context { output, environment, config_file: cli.global.config, verbose: cli.global.verbose };
     let done = runtime.block_on(cmd::run(cli.command, &context));
     runtime.shutdown_timeout(EXIT_PATIENCE);
     done

@@ -226,7 +226,7 @@ impl Home {
     fn context(&self) -> Context {
         let home = self.dir.path().to_str().unwrap();
         let (output, _) = output::captured::output(output::Format::Text);
-        Context { output, environment: Environment::from_iter([("HOME", home)]), verbose: true }
+        Context { output, environment: Environment::from_iter([("HOME", home)]), config_file: None, verbose: true }
     }
 
     async fn signed_in(self, server: &str) -> Self {

@@ -197,15 +197,20 @@ pub fn conventional_proxy(environment: &Environment) -> ProxyConfig {
 
 /// What runs the containers, none of which gets to see `protected` files and directories, nor where this user's keys and data
 /// are. Nothing is connected to yet.
-pub fn runtime(args: &AgentIdentityArgs, mut protected: Vec<PathBuf>, context: &Context) -> DockerRuntime {
+pub fn runtime(args: &AgentIdentityArgs, protected: Vec<PathBuf>, context: &Context) -> DockerRuntime {
     let environment = &context.environment;
-    protected.push(environment.data_dir());
-    protected.extend(environment.config_dir());
     DockerRuntime::new(DockerConfig {
         host: args.docker_host.clone().or_else(|| environment.text("DOCKER_HOST").map(str::to_owned)),
         runtime_dir: environment.path("XDG_RUNTIME_DIR"),
-        volumes: VolumeRules { allowed_roots: args.volume_root.clone(), protected },
+        volumes: volume_rules(args, protected, context),
     })
+}
+
+fn volume_rules(args: &AgentIdentityArgs, mut protected: Vec<PathBuf>, context: &Context) -> VolumeRules {
+    protected.push(context.environment.data_dir());
+    protected.extend(context.environment.config_dir());
+    protected.extend(context.config_file.clone());
+    VolumeRules { allowed_roots: args.volume_root.clone(), protected }
 }
 
 /// An agent that runs in this process.
@@ -255,5 +260,49 @@ impl RunningAgent {
                 tracing::warn!("{failure}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::OsString, fs};
+
+    use super::*;
+    use crate::{cli::Command, config, output};
+
+    /// What may be mounted where an agent was started so.
+    fn rules(line: &[&str], variables: &[(&str, &str)]) -> VolumeRules {
+        let environment = Environment::from_iter(variables.iter().copied());
+        let arguments: Vec<OsString> = ["towline", "agent"].iter().chain(line).map(OsString::from).collect();
+        let cli = config::parse(&arguments, &environment).unwrap();
+        let (output, _) = output::captured::output(output::Format::Text);
+        let context = Context { output, environment, config_file: cli.global.config, verbose: false };
+        let Command::Agent(args) = cli.command else { panic!("{:?}", cli.command) };
+        volume_rules(&args.identity, vec![], &context)
+    }
+
+    #[test]
+    fn a_configuration_file_that_is_named_is_not_mounted_wherever_it_lies() {
+        let dir = tempfile::tempdir().unwrap();
+        let [home, keys, models] = ["home", "keys", "models"].map(|name| {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            path.to_str().unwrap().to_owned()
+        });
+        let file = format!("{keys}/agent.toml");
+        fs::write(&file, "server = \"http://127.0.0.1:7070\"\n[agent]\nkey = \"ak-x\"\n").unwrap();
+        // Its directory is allowed by name, and its parent not forbidden as a system directory.
+        let root = ["--volume-root", dir.path().to_str().unwrap()];
+        let typed = rules(&[&["--config", &file], &root[..]].concat(), &[("HOME", &home)]);
+        let by_variable = rules(&root, &[("HOME", &home), ("TOWLINE_CONFIG", &file)]);
+        for rules in [typed, by_variable] {
+            for path in [&file, &keys] {
+                let error = rules.check(path).unwrap_err().to_string();
+                assert!(error.contains("belongs to the agent itself"), "{path}: {error}");
+            }
+            rules.check(&models).unwrap();
+        }
+        let key = ["--server", "http://127.0.0.1:7070", "--key", "ak-x"];
+        rules(&[&key[..], &root].concat(), &[("HOME", &home)]).check(&keys).unwrap();
     }
 }

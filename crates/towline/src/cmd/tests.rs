@@ -73,7 +73,7 @@ impl Shell {
         let arguments: Vec<OsString> = ["towline"].iter().chain(line).map(Into::into).collect();
         let cli = config::parse(&arguments, &environment).unwrap_or_else(|error| panic!("{line:?}: {error:?}"));
         let (output, captured) = captured::output(cli.global.output);
-        let context = Context { output, environment, verbose: false };
+        let context = Context { output, environment, config_file: cli.global.config, verbose: false };
         (async move { Box::pin(cmd::run(cli.command, &context)).await }, captured)
     }
 }
