@@ -24,6 +24,7 @@ use serde_json::Value;
 use towline_model::{Secret, TeamId, service::is_slug};
 use url::{Host, Url};
 
+use self::patience::Patience;
 pub use self::{
     credentials::{CredentialsFile, DeviceLogin, Kept, Login},
     error::ClientError,
@@ -156,8 +157,8 @@ impl Client {
 
     /// Opens an answer that is read as it arrives; there is no limit to how long that takes.
     pub async fn open(&self, path: &str, query: &[(&str, String)]) -> Result<Response, ClientError> {
-        let bearer = self.bearer().await?;
         let mut patience = self.notice.patience();
+        let bearer = self.bearer(&mut patience).await?;
         loop {
             let request = self.authorized(self.http.get(self.url(path)).query(query), bearer.as_ref());
             let response = request.send().await.map_err(|error| ClientError::transport(&self.base, &error))?;
@@ -169,7 +170,7 @@ impl Client {
 
     /// A request that this client's identity may make, for a path of the API that is taken as it is.
     pub async fn request(&self, method: Method, url: Url) -> Result<RequestBuilder, ClientError> {
-        let bearer = self.bearer().await?;
+        let bearer = self.bearer(&mut self.notice.patience()).await?;
         Ok(self.authorized(self.http.request(method, url), bearer.as_ref()))
     }
 
@@ -189,7 +190,7 @@ impl Client {
             sent.map_err(|error| ClientError::transport(&self.base, &error))
         };
         let mut patience = self.notice.patience();
-        let (mut bearer, mut is_renewed) = (self.bearer().await?, false);
+        let (mut bearer, mut is_renewed) = (self.bearer(&mut patience).await?, false);
         loop {
             let response = attempt(bearer.as_ref()).await?;
             if patience.has_waited(&response).await {
@@ -200,18 +201,18 @@ impl Client {
                 && !is_renewed
                 && let (Identity::User { sign_in, .. }, Some(refused)) = (&self.identity, &bearer)
             {
-                (bearer, is_renewed) = (Some(sign_in.renew(&self.http, refused).await?), true);
+                (bearer, is_renewed) = (Some(sign_in.renew(&self.http, refused, &mut patience).await?), true);
                 continue;
             }
             return check(response).await;
         }
     }
 
-    async fn bearer(&self) -> Result<Option<Secret<String>>, ClientError> {
+    async fn bearer(&self, patience: &mut Patience<'_>) -> Result<Option<Secret<String>>, ClientError> {
         match &self.identity {
             Identity::Nobody => Ok(None),
             Identity::Key(key) => Ok(Some(key.clone())),
-            Identity::User { sign_in, .. } => sign_in.access_token(&self.http).await.map(Some),
+            Identity::User { sign_in, .. } => sign_in.access_token(&self.http, patience).await.map(Some),
         }
     }
 

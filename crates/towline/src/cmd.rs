@@ -54,8 +54,13 @@ impl Context {
     /// # Errors
     /// When a key is mistyped, or nobody has signed in.
     pub fn client(&self, args: &ClientArgs) -> Result<Client, Failure> {
+        Ok(self.told_of_waits(connect::connect(args, self)?))
+    }
+
+    /// A client whose waits the user is told of.
+    pub fn told_of_waits(&self, client: Client) -> Client {
         let output = self.output.clone();
-        Ok(connect::connect(args, self)?.with_notice(move |text| output.note(text)))
+        client.with_notice(move |text| output.note(text))
     }
 }
 

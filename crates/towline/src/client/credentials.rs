@@ -19,8 +19,8 @@ use towline_model::{Secret, TeamId, Timestamp};
 
 use super::ClientError;
 
-/// How long another run may hold the lock: longer than one call of the server may take.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(70);
+/// How long another run may hold the lock: longer than a renewal may take that the server lets wait for as long as any.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(200);
 const LOCK_POLL: Duration = Duration::from_millis(25);
 
 /// A sign-in to one server.

@@ -12,6 +12,7 @@ use url::Url;
 use super::{
     ClientError,
     credentials::{CredentialsFile, Locked, Login},
+    patience::Patience,
 };
 
 /// A token that expires sooner than this is renewed before it is used.
@@ -70,8 +71,12 @@ impl SignIn {
         Self { server, file, owner, current: Mutex::new(None) }
     }
 
-    /// A token that is valid for a while.
-    pub async fn access_token(&self, http: &reqwest::Client) -> Result<Secret<String>, ClientError> {
+    /// A token that is valid for a while. Waits that the server asks for are those of the call that needs it.
+    pub(super) async fn access_token(
+        &self,
+        http: &reqwest::Client,
+        patience: &mut Patience<'_>,
+    ) -> Result<Secret<String>, ClientError> {
         let mut current = self.current.lock().await;
         if current.is_none() {
             *current = self.file.read()?.logins.remove(self.server.as_str());
@@ -81,41 +86,57 @@ impl SignIn {
         {
             return Ok(login.access_token.clone());
         }
-        let login = self.refresh(http, None).await?;
+        let login = self.refresh(http, None, patience).await?;
         Ok(current.insert(login).access_token.clone())
     }
 
     /// A token instead of one that the server refused.
-    pub async fn renew(&self, http: &reqwest::Client, refused: &Secret<String>) -> Result<Secret<String>, ClientError> {
+    pub(super) async fn renew(
+        &self,
+        http: &reqwest::Client,
+        refused: &Secret<String>,
+        patience: &mut Patience<'_>,
+    ) -> Result<Secret<String>, ClientError> {
         let mut current = self.current.lock().await;
-        let login = self.refresh(http, Some(refused)).await?;
+        let login = self.refresh(http, Some(refused), patience).await?;
         Ok(current.insert(login).access_token.clone())
     }
 
     /// Gets new tokens, unless another run has got some meanwhile.
-    async fn refresh(&self, http: &reqwest::Client, refused: Option<&Secret<String>>) -> Result<Login, ClientError> {
+    async fn refresh(
+        &self,
+        http: &reqwest::Client,
+        refused: Option<&Secret<String>>,
+        patience: &mut Patience<'_>,
+    ) -> Result<Login, ClientError> {
         let locked = self.file.lock().await?;
         let kept = locked.read()?.logins.remove(self.server.as_str());
-        let Some(kept) = kept else { return self.sign_in_anew(http, &locked).await };
+        let Some(kept) = kept else { return self.sign_in_anew(http, &locked, patience).await };
         let is_refused = refused.is_some_and(|refused| refused.expose() == kept.access_token.expose());
         if is_fresh(&kept) && !is_refused {
             return Ok(kept);
         }
         let body = json!({ "refresh_token": kept.refresh_token.expose() });
-        match ask_for_tokens(http, &self.server, "/auth/refresh", &body).await {
+        match ask_for_tokens(http, &self.server, "/auth/refresh", &body, patience).await {
             Ok(tokens) => self.keep(&locked, tokens.into_login(kept.email_address, kept.team_id)),
             Err(ClientError::Refused(problem)) if problem.http_status == StatusCode::UNAUTHORIZED.as_u16() => {
-                self.sign_in_anew(http, &locked).await
+                self.sign_in_anew(http, &locked, patience).await
             }
             Err(error) => Err(error),
         }
     }
 
-    async fn sign_in_anew(&self, http: &reqwest::Client, locked: &Locked<'_>) -> Result<Login, ClientError> {
+    async fn sign_in_anew(
+        &self,
+        http: &reqwest::Client,
+        locked: &Locked<'_>,
+        patience: &mut Patience<'_>,
+    ) -> Result<Login, ClientError> {
         let Some(owner) = &self.owner else {
             return Err(ClientError::SignInEnded(super::shown(&self.server).to_owned()));
         };
-        let tokens = sign_in(http, &self.server, &owner.email_address, &owner.user_password).await?;
+        let body = json!({ "email_address": owner.email_address, "user_password": owner.user_password.expose() });
+        let tokens = ask_for_tokens(http, &self.server, "/auth/login", &body, patience).await?;
         self.keep(locked, tokens.into_login(owner.email_address.clone(), owner.team_id))
     }
 
@@ -127,30 +148,21 @@ impl SignIn {
     }
 }
 
-/// Signs in with a password.
-///
-/// # Errors
-/// When the server cannot be reached or refuses.
-pub async fn sign_in(
-    http: &reqwest::Client,
-    server: &Url,
-    email_address: &str,
-    user_password: &Secret<String>,
-) -> Result<Tokens, ClientError> {
-    let body = json!({ "email_address": email_address, "user_password": user_password.expose() });
-    ask_for_tokens(http, server, "/auth/login", &body).await
-}
-
 async fn ask_for_tokens(
     http: &reqwest::Client,
     server: &Url,
     path: &str,
     body: &serde_json::Value,
+    patience: &mut Patience<'_>,
 ) -> Result<Tokens, ClientError> {
     let url = format!("{}/api/v1{path}", super::shown(server));
-    let sent = http.post(url).json(body).timeout(TIMEOUT).send().await;
-    let response = sent.map_err(|error| ClientError::transport(server, &error))?;
-    super::decode(super::check(response).await?).await
+    loop {
+        let sent = http.post(&url).json(body).timeout(TIMEOUT).send().await;
+        let response = sent.map_err(|error| ClientError::transport(server, &error))?;
+        if !patience.has_waited(&response).await {
+            return super::decode(super::check(response).await?).await;
+        }
+    }
 }
 
 fn is_fresh(login: &Login) -> bool {

@@ -1,6 +1,10 @@
 //! The client against a server in the same process.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use towline_model::{Clock, ErrorCode, KeyKind, RawKey, Secret, SystemClock, TeamId, Timestamp};
@@ -210,6 +214,62 @@ async fn the_owner_signs_in_anew_without_being_asked() {
     // A used refresh token is no obstacle either.
     keep(&file, &server.url, login("used", "old", Timestamp::from_micros(0))).await;
     user_client(&server, &file, Some(owner())).get::<Value>("/containers", &[]).await.unwrap();
+}
+
+/// A server that answers the first request of each line with 429 and so many seconds, and the next as it should.
+async fn busy_server(seconds: impl Fn(&str) -> Option<u32> + Clone + Send + Sync + 'static) -> TestServer {
+    let seen_before = Arc::new(Mutex::new(BTreeSet::new()));
+    TestServer::start(move |seen| {
+        let is_first = seen_before.lock().unwrap().insert(seen.line.clone());
+        if let Some(seconds) = seconds(&seen.line).filter(|_| is_first) {
+            let mut answer = test_server::problem(ErrorCode::RateLimited, "too many requests");
+            answer.headers_mut().insert("retry-after", seconds.into());
+            return answer;
+        }
+        test_server::json(200, &json!({"access_token": "a-1", "refresh_token": "r-1", "expires_in": 900}))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn signing_in_and_renewing_wait_as_long_as_the_server_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let owner = Owner {
+        email_address: "owner@localhost".to_owned(),
+        user_password: Secret::new("pw".to_owned()),
+        team_id: TeamId::generate(),
+    };
+    for (is_kept, path) in [(true, "refresh"), (false, "login")] {
+        let server = busy_server(|line| line.contains("/auth/").then_some(1)).await;
+        let file = CredentialsFile::at(dir.path().join(path));
+        if is_kept {
+            keep(&file, &server.url, login("r-0", "old", Timestamp::from_micros(0))).await;
+        }
+        let told = Arc::new(Mutex::new(vec![]));
+        let teller = Arc::clone(&told);
+        let client = user_client(&server, &file, Some(owner.clone()));
+        let client = client.with_notice(move |text| teller.lock().unwrap().push(text));
+        client.get::<Value>("/containers", &[]).await.unwrap();
+        let asked = format!("POST /api/v1/auth/{path}");
+        assert_eq!(server.lines(), [asked.as_str(), asked.as_str(), "GET /api/v1/containers"]);
+        assert_eq!(*told.lock().unwrap(), ["the server takes no more requests for now; trying again in 1 s"]);
+    }
+    let server = busy_server(|_| Some(1)).await;
+    let nobody = Client::new(server.url.clone(), Identity::Nobody).unwrap();
+    nobody.post::<Value>("/auth/login", Some(&json!({}))).await.unwrap();
+    assert_eq!(server.lines().len(), 2, "`towline login` asks so");
+}
+
+#[tokio::test]
+async fn a_call_and_the_renewal_that_it_needs_wait_two_minutes_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = CredentialsFile::at(dir.path().join("credentials.json"));
+    let server = busy_server(|line| Some(if line.contains("/auth/") { 1 } else { 120 })).await;
+    keep(&file, &server.url, login("r-0", "old", Timestamp::from_micros(0))).await;
+    let error = user_client(&server, &file, None).get::<Value>("/containers", &[]).await.unwrap_err();
+    assert_eq!(error.code(), "rate_limited");
+    let refresh = "POST /api/v1/auth/refresh";
+    assert_eq!(server.lines(), [refresh, refresh, "GET /api/v1/containers"]);
 }
 
 /// A user's home with whatever was set up in it.

@@ -43,7 +43,7 @@ enum Answer {
 /// Shows the code and waits until this machine is let in. `None` when it is interrupted before.
 pub(super) async fn pair(server: &Url, context: &Context) -> Result<Option<DeviceLogin>, Failure> {
     let signals = SignalWatch::start()?;
-    let nobody = Client::new(server.clone(), Identity::Nobody)?;
+    let nobody = context.told_of_waits(Client::new(server.clone(), Identity::Nobody)?);
     let started: Started = nobody.post("/desktop/pair/start", None).await?;
     context.output.note(format!(
         "To let this machine in, open\n\n  {}\n\nand sign in there. The code is {}, good for {} minutes.\n",

@@ -30,7 +30,7 @@ pub(super) async fn sign_in(
     } else {
         return Err(Failure::usage("there is no terminal to ask for the password on").hint("use --password-stdin"));
     };
-    let nobody = Client::new(server.clone(), Identity::Nobody)?;
+    let nobody = context.told_of_waits(Client::new(server.clone(), Identity::Nobody)?);
     let body = json!({"email_address": email, "user_password": password.expose()});
     let tokens: Tokens = nobody.post("/auth/login", Some(&body)).await?;
     let team_id = match args.team {
