@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// For how long a deploy is asked for again that no agent can take: as long as one that was just started takes to join.
 const JOIN_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 1_000 } else { 20_000 });
 
-/// Asks for a deploy, and gives the answer. A service that runs elsewhere is refused while no agent that is connected can take it, so that one that
-/// was started a moment ago is waited for.
+/// Asks for a deploy, and gives the answer. A service that runs elsewhere is refused while no agent that is connected can
+/// take it, so that one that was started a moment ago is waited for.
 ///
 /// # Errors
 /// When the server cannot be reached or refuses; when there is no agent in time.
