@@ -75,8 +75,10 @@ where
     let janitor = shared.tasks.spawn(janitor(Arc::clone(&shared)));
     let renewal = shared.config.tls.clone().map(|tls| shared.tasks.spawn(renew_certificate(tls)));
     let accepted = shutdown.run_until_cancelled(accept_all(&shared, &listener, &api, (&room, &connections))).await;
-    if let Err(error) = accept_rest(&shared, listener, &api, (&room, &connections)) {
-        tracing::warn!(%error, "connections that waited to be accepted are reset");
+    for connected in connected(listener) {
+        if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
+            deal(&shared, connected, &api, permit, &connections);
+        }
     }
     janitor.abort();
     if let Some(renewal) = renewal {
@@ -114,35 +116,29 @@ where
     }
 }
 
-/// Accepts what has connected already: the kernel would reset these connections, whose callers may have sent a request,
-/// when the listener is closed. It resets only those that come between the last look and the close.
-fn accept_rest<S, B>(
-    shared: &Arc<Shared>,
-    listener: TcpListener,
-    api: &S,
-    (room, connections): (&Arc<Semaphore>, &TaskTracker),
-) -> io::Result<()>
-where
-    S: Service<Request<CallerBody>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
+/// What has connected already, when nothing more is to be accepted: the kernel would reset these connections, whose callers
+/// may have sent a request, when the listener is closed. It resets only those that come between the last look and the close.
+fn connected(listener: TcpListener) -> Vec<(std::net::TcpStream, SocketAddr)> {
+    let mut waiting = Vec::new();
     // Not the runtime's listener, which knows only of connections that its event queue has told it of.
-    let listener = listener.into_std()?;
-    while let Ok(permit) = Arc::clone(room).try_acquire_owned() {
-        match listener.accept() {
-            Ok((socket, peer)) => {
-                socket.set_nonblocking(true)?;
-                deal(shared, (socket, peer), api, permit, connections);
+    let looked = listener.into_std().and_then(|listener| {
+        loop {
+            match listener.accept() {
+                Ok((socket, peer)) => {
+                    socket.set_nonblocking(true)?;
+                    waiting.push((socket, peer));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // One that is gone already; the others are not.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => return Err(error),
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            // One that is gone already; the others are not.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => return Err(error),
         }
+    });
+    if let Err(error) = looked {
+        tracing::warn!(%error, "connections that waited to be accepted are reset");
     }
-    Ok(())
+    waiting
 }
 
 /// Lets the next worker serve a connection.
