@@ -166,12 +166,7 @@ async fn bytes_sent_with_the_request_wait_for_the_answer() {
     let container = shouting().await;
     let (world, team, _agent, _) = h2c::world(&container).await;
     let mut line = world.caller().await;
-    line.send(format!(
-        "GET {SOCKET} HTTP/1.1\r\nHost: h\r\nX-Towline-Key: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Key: {KEY}\r\n\r\nearly",
-        team.key
-    ))
-    .await;
+    line.send(handshake(SOCKET, &team.key) + "early").await;
     assert_eq!(within("101", line.head()).await.unwrap().status, 101);
     assert_eq!(within("the echo", line.exactly(10)).await.unwrap(), b"HELLOEARLY");
 }
@@ -240,7 +235,8 @@ async fn what_is_no_websocket_is_passed_on_as_it_is() {
     .await;
     let (world, team, _agent, service) = h2c::world(&container).await;
     for (path, status) in [("no", 403), ("elsewhere", 302)] {
-        let request = http2_websocket::connect(&format!("/api/v1/r/containers/hello/{path}"), "websocket");
+        let path = format!("/api/v1/r/containers/hello/{path}");
+        let request = http2_websocket::connect(&path, "websocket");
         let client = Client::connect(&world).await;
         let request = request.header("x-towline-key", &team.key).body(()).unwrap();
         let (mut got, _send) = http2_websocket::open(&client, request).await;
@@ -250,12 +246,7 @@ async fn what_is_no_websocket_is_passed_on_as_it_is() {
         assert_eq!(within("its end", wait.recv()).await.unwrap(), None);
 
         let mut line = world.caller().await;
-        line.send(format!(
-            "GET /api/v1/r/containers/hello/{path} HTTP/1.1\r\nHost: h\r\nX-Towline-Key: {}\r\nConnection: Upgrade\r\n\
-             Upgrade: websocket\r\nSec-WebSocket-Key: {KEY}\r\n\r\n",
-            team.key
-        ))
-        .await;
+        line.send(handshake(&path, &team.key)).await;
         assert_eq!(within("the hints", line.head()).await.unwrap().header("link"), Some("</x>"));
         let got = line.answer().await;
         assert_eq!((got.status, got.text().as_str(), got.header("x-a")), (status, "no!", Some("1")));
@@ -385,9 +376,10 @@ async fn ending(answers: bool) -> (Container, mpsc::Receiver<()>, mpsc::Receiver
     (container, asked, ended)
 }
 
-fn handshake(key: &str) -> String {
+/// A whole handshake of HTTP/1.1, and no more than it needs.
+fn handshake(path: &str, key: &str) -> String {
     format!(
-        "GET {SOCKET} HTTP/1.1\r\nHost: h\r\nX-Towline-Key: {key}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        "GET {path} HTTP/1.1\r\nHost: h\r\nX-Towline-Key: {key}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Key: {KEY}\r\n\r\n"
     )
 }
@@ -402,7 +394,7 @@ async fn a_caller_that_breaks_off_resets_its_stream_at_the_container_and_no_othe
         within("the first", asked.recv()).await.unwrap();
 
         let mut line = world.caller().await;
-        line.send(handshake(&team.key)).await;
+        line.send(handshake(SOCKET, &team.key)).await;
         within("another", asked.recv()).await.unwrap();
         if answers {
             assert_eq!(within("101", line.head()).await.unwrap().status, 101);
