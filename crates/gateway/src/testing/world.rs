@@ -81,6 +81,17 @@ pub struct TeamSetup {
     pub member: UserId,
 }
 
+impl TeamSetup {
+    /// The team's key with another last character.
+    #[must_use]
+    pub fn mistyped_key(&self) -> String {
+        let mut key = self.key.clone();
+        let last = key.pop();
+        key.push(if last == Some('x') { 'y' } else { 'x' });
+        key
+    }
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         self.shutdown.cancel();

@@ -175,7 +175,7 @@ async fn what_opens_no_door_reaches_nobody() {
     let (key, other) = (doors.team.key.clone(), doors.other.key.clone());
     let revoked = doors.world.team();
     doors.world.revoke(&revoked.key);
-    let mistyped = format!("{}x", &key[..key.len() - 1]);
+    let mistyped = doors.team.mistyped_key();
     let basic = |pair: String| format!("Basic {}", STANDARD.encode(pair));
     let token = doors.world.token(doors.team.member);
     let bearer = |key: &str| ("Authorization", format!("Bearer {key}"));

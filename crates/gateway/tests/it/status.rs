@@ -48,8 +48,7 @@ async fn whoever_is_not_known_is_told_why() {
     let expired = world.add_key(expired);
     let revoked = world.team();
     world.revoke(&revoked.key);
-    let last = if team.key.ends_with('x') { 'y' } else { 'x' };
-    let mistyped = format!("{}{last}", &team.key[..team.key.len() - 1]);
+    let mistyped = team.mistyped_key();
     for (authorization, words) in [
         (String::new(), "no credential"),
         ("Authorization: Basic eDp5\r\n".to_owned(), "must be `Bearer"),
