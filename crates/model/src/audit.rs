@@ -22,9 +22,11 @@ macro_rules! audit_actions {
 }
 
 audit_actions! {
+    /// An account was made for a person.
+    UserCreate = "user.create";
     /// A user signed in.
     UserSignIn = "user.sign_in";
-    /// A user signed out.
+    /// A user signed out, or a sign-in was ended because somebody has a copy of its refresh token.
     UserSignOut = "user.sign_out";
     /// An identity at an identity provider became a user's: the next sign-ins with it are that user's.
     UserLinkIdentity = "user.link_identity";
@@ -36,6 +38,8 @@ audit_actions! {
     TeamUpdate = "team.update";
     /// A team was handed over to another member.
     TeamTransfer = "team.transfer";
+    /// A team was deleted.
+    TeamDelete = "team.delete";
     /// A member got another role.
     MemberUpdate = "member.update";
     /// A member was removed.

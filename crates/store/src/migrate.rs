@@ -36,6 +36,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration { version: 9, name: "revoked_sign_ins", script: include_str!("../migrations/0009_revoked_sign_ins.sql") },
     Migration { version: 10, name: "device_pairings", script: include_str!("../migrations/0010_device_pairings.sql") },
     Migration { version: 11, name: "agent_transport", script: include_str!("../migrations/0011_agent_transport.sql") },
+    Migration { version: 12, name: "server_audit", script: include_str!("../migrations/0012_server_audit.sql") },
 ];
 
 const LIST: &str = "CREATE TABLE IF NOT EXISTS schema_migrations (\

@@ -4,6 +4,9 @@
 //! entry without a change. Who asks and from where is the same for everything that a request does, and no rule depends on it:
 //! the guard of the routes puts it around the handler ([`with_origin`]), and it is taken up here. What is done without
 //! a request is done by the server itself.
+//!
+//! Each team has a log. What concerns no team (accounts, people who are in none, the end of a team) is in the server's own,
+//! which is for whoever runs the server: no call of the API reads it, `towline audit --server-log` does.
 
 use std::{future::Future, net::IpAddr, time::Duration};
 
@@ -89,10 +92,19 @@ impl App {
     pub(crate) async fn record(&self, tx: &mut Tx, team_id: TeamId, deed: Deed) -> Result<(), StoreError> {
         let origin = ORIGIN.try_with(Clone::clone).unwrap_or_default();
         let actor = actor(tx, &origin.sender).await?;
-        self.record_by(tx, team_id, deed, (actor, origin)).await
+        self.record_by(tx, Some(team_id), deed, (actor, origin)).await
     }
 
-    /// Writes down in each of a user's teams what he or she has done that is not about one of them.
+    /// Writes down in the server's own log what a user does that concerns no team, whether the request named the user
+    /// or not.
+    pub(crate) async fn record_of_server(&self, tx: &mut Tx, user_id: UserId, deed: Deed) -> Result<(), StoreError> {
+        let origin = ORIGIN.try_with(Clone::clone).unwrap_or_default();
+        let actor = actor(tx, &Sender::User(user_id)).await?;
+        self.record_by(tx, None, deed, (actor, origin)).await
+    }
+
+    /// Writes down in each of a user's teams what he or she has done that is not about one of them; in the server's own log
+    /// when the user is in no team.
     pub(crate) async fn record_of_user(
         &self,
         tx: &mut Tx,
@@ -101,10 +113,12 @@ impl App {
         details: Option<Value>,
     ) -> Result<(), StoreError> {
         let origin = ORIGIN.try_with(Clone::clone).unwrap_or_default();
-        for membership in tx.memberships_of_user(user_id).await? {
+        let memberships = tx.memberships_of_user(user_id).await?;
+        let teams = memberships.iter().map(|membership| Some(membership.team_id));
+        for log in teams.chain(memberships.is_empty().then_some(None)) {
             let actor = actor(tx, &Sender::User(user_id)).await?;
             let deed = Deed { details: details.clone(), ..Deed::new(action, user_id, actor.name.clone()) };
-            self.record_by(tx, membership.team_id, deed, (actor, origin.clone())).await?;
+            self.record_by(tx, log, deed, (actor, origin.clone())).await?;
         }
         Ok(())
     }
@@ -119,13 +133,13 @@ impl App {
     ) -> Result<(), StoreError> {
         let origin = ORIGIN.try_with(Clone::clone).unwrap_or_default();
         let actor = actor(tx, &Sender::User(user_id)).await?;
-        self.record_by(tx, team_id, deed, (actor, origin)).await
+        self.record_by(tx, Some(team_id), deed, (actor, origin)).await
     }
 
     async fn record_by(
         &self,
         tx: &mut Tx,
-        team_id: TeamId,
+        team_id: Option<TeamId>,
         deed: Deed,
         (actor, origin): (Actor, Origin),
     ) -> Result<(), StoreError> {

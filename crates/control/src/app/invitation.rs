@@ -208,7 +208,13 @@ impl App {
         let invitation = tx.take_invitation(invitation.team_id, invitation.id).await?;
         let invitation = invitation.ok_or(InvitationError::BadToken)?;
         let user_id = match user {
-            Ok(user) => insert_user(&mut tx, &user).await?,
+            Ok(user) => {
+                insert_user(&mut tx, &user).await?;
+                let deed = Deed::new(AuditAction::UserCreate, user.id, &user.email_address);
+                let details = json!({ "invitation_id": invitation.id });
+                self.record_of_server(&mut tx, user.id, deed.with_details(details)).await?;
+                user.id
+            }
             Err(id) => check_user(&mut tx, id, &invitation).await?,
         };
         let membership = MembershipRow { team_id: invitation.team_id, user_id, role: invitation.role };
@@ -250,12 +256,11 @@ impl App {
     }
 }
 
-async fn insert_user(tx: &mut Tx, user: &UserRow) -> Result<UserId, InvitationError> {
-    match tx.insert_user(user).await {
-        Ok(()) => Ok(user.id),
-        Err(StoreError::Conflict { constraint: Constraint::UserEmailAddress }) => Err(InvitationError::HasAccount),
-        Err(error) => Err(error.into()),
-    }
+async fn insert_user(tx: &mut Tx, user: &UserRow) -> Result<(), InvitationError> {
+    tx.insert_user(user).await.map_err(|error| match error {
+        StoreError::Conflict { constraint: Constraint::UserEmailAddress } => InvitationError::HasAccount,
+        error => error.into(),
+    })
 }
 
 async fn check_user(tx: &mut Tx, id: UserId, invitation: &InvitationRow) -> Result<UserId, InvitationError> {

@@ -92,6 +92,8 @@ impl App {
                 }
                 let user = self.user_for(person);
                 tx.insert_user(&user).await?;
+                let deed = Deed::new(AuditAction::UserCreate, user.id, &user.email_address);
+                self.record_of_server(tx, user.id, deed.with_details(json!({ "issuer": person.issuer }))).await?;
                 (user.id, invitations)
             }
         };

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::json;
 use towline_gateway::access_token::TokenHolder;
 use towline_model::{AuditAction, KeyHash, Secret, SignInId, Timestamp};
 use towline_store::{RefreshTokenRow, RefreshTokenUse, StoreError, Tx};
@@ -99,6 +100,11 @@ impl App {
             }
             RefreshTokenUse::Reused(token) => {
                 tracing::warn!(user = %token.user_id, "a refresh token was used twice; its sign-in is ended");
+                // Told when it ends, not every time that a copy is tried again.
+                if token.revoked_at == Some(now) {
+                    let details = json!({ "reason": "refresh_token_reused" });
+                    self.record_of_user(&mut tx, token.user_id, AuditAction::UserSignOut, Some(details)).await?;
+                }
                 tx.commit().await?;
                 self.publish().await?;
                 Err(RefreshError::Refused)

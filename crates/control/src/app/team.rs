@@ -183,7 +183,11 @@ impl App {
     pub async fn delete_team(&self, principal: &Principal) -> Result<(), TeamError> {
         let team_id = principal.team_id();
         let mut tx = self.write().await?;
-        lock_as(&mut tx, principal, Action::DeleteTeam).await?;
+        let owner = lock_as(&mut tx, principal, Action::DeleteTeam).await?;
+        let team = tx.find_team(team_id).await?.ok_or(TeamError::NotInTeam)?;
+        // The team's own log goes with it.
+        let deed = Deed::new(AuditAction::TeamDelete, team_id, team.name);
+        self.record_of_server(&mut tx, owner.user_id, deed).await?;
         tx.begin_team_end(team_id, self.now()).await?;
         tx.commit().await?;
         tracing::info!(%team_id, "a team was deleted");

@@ -5,7 +5,7 @@
 
 pub mod access;
 mod agents;
-mod audit;
+pub mod audit;
 mod auth;
 mod calls;
 mod conditional;

@@ -1,21 +1,54 @@
-//! The audit log: every change leaves exactly one entry, and a route that changes something cannot be forgotten.
+//! The audit log: every change leaves exactly one entry, and a route that changes something, be it a GET, cannot be forgotten.
 
 use http::Method;
 use serde_json::{Value, json};
 use towline_control::http::router::routes;
 use towline_model::{Role, ServiceId, ServiceStatus};
-use towline_store::StoreError;
+use towline_store::{AuditFilter, StoreError};
 
 use crate::support::{Caller, PASSWORD, TestServer, minimal};
 
-/// Routes that are no GET and leave no entry, and why.
+/// Routes that change something and leave no entry in the log of a team, and why.
 const EXEMPT: &[(&str, &str)] = &[
-    ("POST /api/v1/auth/refresh", "changes nothing of a team; a sign-in is told once, not every quarter of an hour"),
+    (
+        "POST /api/v1/auth/refresh",
+        "goes on with a sign-in that is told; when it ends one: a_stolen_refresh_token_is_told_once",
+    ),
+    ("GET /api/v1/auth/oidc/callback", "needs a provider: the end-to-end tests look at its entries (oidc::)"),
     ("POST /api/v1/teams", "its entry is in the log of the new team: teams::somebody_makes_a_further_team_and_owns_it"),
     ("POST /api/v1/teams/current/leave", "the owner, who watches, cannot leave: members::leaving_is_for_everybody"),
-    ("DELETE /api/v1/teams/current", "the log goes with its team"),
+    ("DELETE /api/v1/teams/current", "the log goes with its team: what_concerns_no_team_is_in_the_servers_own_log"),
     ("POST /api/v1/desktop/pair/start", "nobody is known yet, and it concerns no team"),
     ("POST /api/v1/r/containers/{slug}/ticket", "a permission of thirty seconds to do what is not told either: a call"),
+];
+
+/// The GETs that only read. Another one? Whoever adds it says here that it does, or calls it below.
+const READS: &[&str] = &[
+    // What has begun is kept in the browser.
+    "/api/v1/auth/oidc/start",
+    "/api/v1/users/me",
+    "/api/v1/teams",
+    "/api/v1/teams/current",
+    "/api/v1/members",
+    "/api/v1/members/{id}",
+    "/api/v1/invitations",
+    "/api/v1/credentials",
+    "/api/v1/containers",
+    "/api/v1/containers/{id}",
+    "/api/v1/containers/{id}/instances",
+    "/api/v1/containers/{id}/events",
+    "/api/v1/containers/{id}/logs",
+    "/api/v1/secrets",
+    "/api/v1/secrets/{id}",
+    "/api/v1/agents",
+    "/api/v1/audit",
+    "/api/v1/audit/export",
+    "/api/v1/r/containers",
+    "/api/v1/r/containers/{slug}",
+    "/api/v1/r/agents",
+    "/api/v1/openapi.json",
+    "/healthz",
+    "/readyz",
 ];
 
 /// Makes calls and sees to it that each leaves its entry.
@@ -52,7 +85,7 @@ impl Watch<'_> {
 }
 
 /// Makes a service that is being deployed a running one, as an agent's report would.
-async fn run(server: &TestServer, id: &Value) {
+pub async fn run(server: &TestServer, id: &Value) {
     let id: ServiceId = id.as_str().unwrap().parse().unwrap();
     loop {
         let mut tx = server.server.store().write().await.unwrap();
@@ -138,15 +171,82 @@ async fn every_route_that_changes_something_leaves_an_entry() {
     let server = TestServer::start().await;
     let mut watch = Watch { server: &server, seen: Vec::new() };
     call_everything(&mut watch).await;
-    let mut expected: Vec<_> = routes()
+    let table = routes();
+    for read in READS {
+        assert!(table.iter().any(|route| route.method == Method::GET && route.path == *read), "GET {read} is gone");
+    }
+    for (exempt, _) in EXEMPT {
+        let is_there = table.iter().any(|route| *exempt == format!("{} {}", route.method, route.path));
+        assert!(is_there, "{exempt} is gone");
+    }
+    let mut expected: Vec<_> = table
         .iter()
-        .filter(|route| route.method != Method::GET)
+        .filter(|route| route.method != Method::GET || !READS.contains(&route.path))
         .map(|route| format!("{} {}", route.method, route.path))
         .filter(|route| EXEMPT.iter().all(|(exempt, _)| exempt != route))
         .collect();
     expected.sort();
     watch.seen.sort();
     assert_eq!(watch.seen, expected, "a route leaves no entry, and no reason is given");
+}
+
+/// What is in the server's own log, the oldest first: the action, by whom, to what.
+async fn own_log(server: &TestServer) -> Vec<(String, String, String)> {
+    let mut tx = server.server.store().read().await.unwrap();
+    let entries = tx.audit_entries_after(None, &AuditFilter::default(), None, 100).await.unwrap();
+    entries.into_iter().map(|entry| (entry.action, entry.actor_name, entry.target_name)).collect()
+}
+
+#[tokio::test]
+async fn what_concerns_no_team_is_in_the_servers_own_log() {
+    let server = TestServer::start().await;
+    let owner = server.owner();
+    let invited = json!({"email_address": "ada@example.com", "invitation_role": "member"});
+    let made = server.post(&owner, "/api/v1/invitations", &invited).await.json(201);
+    let body = json!({"token": made["token"], "user_password": PASSWORD});
+    server.post(&Caller::NOBODY, "/api/v1/invitations/accept", &body).await.json(200);
+    let login = json!({"email_address": "ada@example.com", "user_password": PASSWORD});
+    let sign_in = async || {
+        let tokens = server.post(&Caller::NOBODY, "/api/v1/auth/login", &login).await.json(200);
+        let mut caller = Caller::bearer(tokens["access_token"].as_str().unwrap());
+        caller.headers.push(("x-team-id", server.ours.id.to_string()));
+        (caller, json!({"refresh_token": tokens["refresh_token"]}))
+    };
+    let (ada, _) = sign_in().await;
+    let by_ada = |action: &str| (action.to_owned(), "ada@example.com".to_owned(), "ada@example.com".to_owned());
+    let mut expected = vec![by_ada("user.create")];
+    assert_eq!(own_log(&server).await, expected, "a member's sign-in is in the team's log");
+
+    server.act(&ada, "/api/v1/teams/current/leave").await.json(200);
+    let (ada, refresh_token) = sign_in().await;
+    server.put(&ada, "/api/v1/users/me", &json!({"display_name": "Ada"})).await.json(200);
+    server.post(&Caller::NOBODY, "/api/v1/auth/logout", &refresh_token).await.json(200);
+    expected.extend(["user.sign_in", "user.update", "user.sign_out"].map(by_ada));
+    assert_eq!(own_log(&server).await, expected);
+
+    server.put(&owner, "/api/v1/teams/current", &json!({"team_name": "Blue"})).await.json(200);
+    assert_eq!(server.delete(&owner, "/api/v1/teams/current").await.status, 204);
+    expected.push(("team.delete".to_owned(), "owner@ours.example".to_owned(), "Blue".to_owned()));
+    assert_eq!(own_log(&server).await, expected);
+    // It is for whoever runs the server: nobody reads it over the API.
+    let theirs = server.user_in(&server.theirs, Role::Owner);
+    assert_eq!(server.get(&theirs, "/api/v1/audit").await.json(200)["page_meta"]["total_count"], 0);
+}
+
+#[tokio::test]
+async fn a_stolen_refresh_token_is_told_once() {
+    let server = TestServer::start().await;
+    let login = json!({"email_address": "owner@ours.example", "user_password": PASSWORD});
+    let tokens = server.post(&Caller::NOBODY, "/api/v1/auth/login", &login).await.json(200);
+    let body = json!({"refresh_token": tokens["refresh_token"]});
+    server.post(&Caller::NOBODY, "/api/v1/auth/refresh", &body).await.json(200);
+    for _ in 0..2 {
+        assert_eq!(server.post(&Caller::NOBODY, "/api/v1/auth/refresh", &body).await.status, 401);
+    }
+    let list = server.get(&server.owner(), "/api/v1/audit").await.json(200);
+    let [ended, begun] = &list["audit_list"].as_array().unwrap()[..] else { panic!("{list:#}") };
+    assert_eq!((&begun["action"], &ended["action"]), (&json!("user.sign_in"), &json!("user.sign_out")));
+    assert_eq!(ended["details"], json!({"reason": "refresh_token_reused"}));
 }
 
 #[tokio::test]

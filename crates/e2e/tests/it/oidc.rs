@@ -11,7 +11,7 @@ use towline_e2e::{
     dir::test_dir,
     needs,
     process::Process,
-    system::Server,
+    system::{Server, towline},
     wait::{SOON, wait_until},
 };
 
@@ -218,8 +218,29 @@ async fn only_a_verified_address_says_who_somebody_is() {
     assert_eq!(me["team_list"][0]["role"], "viewer", "the account that there was: {me}");
     // An allowed domain needs no invitation, and is in no team.
     let dora = world.user(&world.tokens("verified.dora@example.net").await);
-    assert_eq!(dora.get("/users/me").await.expect(200)["team_list"], json!([]));
+    let me = dora.get("/users/me").await.expect(200);
+    assert_eq!(me["team_list"], json!([]));
     dora.get("/containers").await.problem(403, "not_in_team");
+    // So what she does is in no team's log but in the server's own, which whoever runs the server reads.
+    world.tokens("verified.dora@example.net").await;
+    let log = own_log(&world.server);
+    let by_dora = log.iter().filter(|entry| entry["user_id"] == me["id"]);
+    let actions: Vec<_> = by_dora.map(|entry| entry["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["user.create", "user.link_identity", "user.sign_in", "user.sign_in"], "{log:#?}");
+    for entry in &log {
+        assert!(entry["address"].is_string() && entry["request_id"].is_string(), "{entry:#}");
+    }
+    assert_eq!(owner.get("/audit?action=user.create").await.expect(200)["page_meta"]["total_count"], 0);
+}
+
+/// The server's own log, the oldest entry first, while the server runs.
+fn own_log(server: &Server) -> Vec<Value> {
+    let mut command = towline(server.directory());
+    command.args(["audit", "--server-log", "--export", "--data-dir"]).arg(server.directory().join("data"));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[tokio::test]

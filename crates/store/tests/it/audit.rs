@@ -1,8 +1,10 @@
 //! The audit log: the newest first, found by what matters, read to its end, and forgotten when it is old.
 
+use std::slice::from_ref;
+
 use serde_json::json;
 use towline_model::{CredentialId, TeamId, Timestamp, UserId};
-use towline_store::{AuditFilter, AuditRow, Position, Store, StoreError};
+use towline_store::{AuditFilter, AuditRow, Page, Position, Store, StoreError};
 use uuid::Uuid;
 
 use crate::{
@@ -16,12 +18,13 @@ for_each_engine!(
     the_log_is_read_to_its_end_in_pieces,
     old_entries_are_forgotten,
     an_entry_belongs_to_a_team,
+    the_servers_own_log_is_apart,
 );
 
 fn entry(team_id: TeamId, seconds: u64, action: &str) -> AuditRow {
     AuditRow {
         id: Uuid::now_v7(),
-        team_id,
+        team_id: Some(team_id),
         at: at(seconds),
         action: action.to_owned(),
         actor_kind: "user".to_owned(),
@@ -126,4 +129,34 @@ async fn an_entry_belongs_to_a_team(database: &Database) {
     let mut tx = store.write().await.unwrap();
     let refused = tx.insert_audit_entry(&entry(TeamId::generate(), 1, "service.create"), at(0)).await;
     assert!(matches!(refused, Err(StoreError::NotFound)), "{refused:?}");
+}
+
+async fn the_servers_own_log_is_apart(database: &Database) {
+    let store = database.connect().await;
+    let team = add_team(&store).await;
+    let of_server = |seconds, action: &str| AuditRow {
+        team_id: None,
+        details: Some(json!({"issuer": "https://id.example.com"})),
+        ..entry(team.id, seconds, action)
+    };
+    let (made, signed_in) = (of_server(2, "user.create"), of_server(3, "user.sign_in"));
+    let of_team = entry(team.id, 1, "user.sign_in");
+    add(&store, &[&of_team, &of_server(1, "user.create"), &made], at(0)).await;
+    // What is too old is forgotten in the log that is written to, and only there.
+    add(&store, &[&signed_in], at(2)).await;
+    let none = AuditFilter::default();
+    let mut tx = store.read().await.unwrap();
+    let listed = tx.list_audit_entries(None, &none, page(1, 1)).await.unwrap();
+    assert_eq!((listed.items, listed.total_count), (vec![signed_in.clone()], 2));
+    let after = listed.next.unwrap();
+    let rest = tx.list_audit_entries(None, &none, Page { after: Some(after), ..page(1, 1) }).await.unwrap();
+    assert_eq!((rest.items, rest.next), (vec![made.clone()], None));
+    let filter = AuditFilter { action: Some("user.create".to_owned()), until: Some(at(3)), ..none.clone() };
+    assert_eq!(tx.list_audit_entries(None, &filter, page(1, 10)).await.unwrap().items, from_ref(&made));
+    let first = tx.audit_entries_after(None, &none, None, 1).await.unwrap();
+    assert_eq!(first, [made]);
+    let position = Position { at: first[0].at, id: first[0].id };
+    assert_eq!(tx.audit_entries_after(None, &none, Some(position), 9).await.unwrap(), [signed_in]);
+    assert_eq!(tx.list_audit_entries(team.id, &none, page(1, 10)).await.unwrap().items, from_ref(&of_team));
+    assert_eq!(tx.audit_entries_after(team.id, &none, None, 9).await.unwrap(), [of_team]);
 }

@@ -194,7 +194,7 @@ fn part<T>(paged: Paged<T>, id: impl Fn(&T) -> Uuid) -> Part {
 fn audit_row(team_id: TeamId, id: Uuid, seconds: u64) -> AuditRow {
     AuditRow {
         id,
-        team_id,
+        team_id: Some(team_id),
         at: at(seconds),
         action: "service.deploy".to_owned(),
         actor_kind: "user".to_owned(),

@@ -1,8 +1,12 @@
-//! `towline audit`: who did what in the team.
+//! `towline audit`: who did what in the team, or what concerns no team.
 
-use clap::Args;
+mod server_log;
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
 use serde_json::{Value, json};
-use towline_model::{CredentialId, Timestamp, UserId};
+use towline_model::{CredentialId, Secret, Timestamp, UserId};
 
 use crate::{
     cli::ClientArgs,
@@ -16,7 +20,11 @@ const EXAMPLE: &str = "\
 Example:
   towline audit
   towline audit --action service.deploy --since 2026-11-24T00:00:00Z
-  towline audit --export > audit.jsonl";
+  towline audit --export > audit.jsonl
+  towline audit --server-log --data-dir /var/lib/towline
+
+What concerns no team is in the server's own log, which only whoever runs the server reads: accounts that were made, what \
+people did who were in no team, teams that were deleted.";
 
 /// The most entries of a page.
 const MAX_COUNT: u32 = 100;
@@ -49,6 +57,16 @@ pub struct AuditArgs {
     /// Write every entry as a line of JSON, the oldest first.
     #[arg(long, conflicts_with = "count")]
     pub export: bool,
+    /// Show the server's own log instead of the team's, from the database of the server in --data-dir, or the one named.
+    #[arg(long)]
+    pub server_log: bool,
+    /// With --server-log: the database, sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME [default: SQLite in the data
+    /// directory].
+    #[arg(long, value_name = "URL", conflicts_with = "database_url_file")]
+    pub database_url: Option<Secret<String>>,
+    /// With --server-log: a file that holds only the database's URL.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub database_url_file: Option<PathBuf>,
     #[command(flatten)]
     pub client: ClientArgs,
 }
@@ -56,8 +74,17 @@ pub struct AuditArgs {
 /// Shows or exports the audit log.
 ///
 /// # Errors
-/// When the server cannot be reached or refuses.
+/// When the server, or its database, cannot be reached or refuses.
 pub async fn run(args: AuditArgs, context: &Context) -> Result<(), Failure> {
+    if args.server_log {
+        let store = server_log::open(&args, context).await?;
+        let done = match args.export {
+            true => server_log::export(&store, &args, context).await,
+            false => server_log::newest(&store, &args).await.and_then(|entries| show(&entries, context)),
+        };
+        store.close().await;
+        return done;
+    }
     let mut query = filters(&args);
     let client = context.client(&args.client)?;
     if args.export {
@@ -70,15 +97,19 @@ pub async fn run(args: AuditArgs, context: &Context) -> Result<(), Failure> {
     }
     query.push(("per_page", args.count.to_string()));
     let mut answer: Value = client.get("/audit", &query).await?;
-    let Some(Value::Array(entries)) = answer.get_mut("audit_list").map(Value::take) else {
-        return Err(ClientError::Shape("the list has no audit_list".to_owned()).into());
-    };
+    match answer.get_mut("audit_list").map(Value::take) {
+        Some(Value::Array(entries)) => show(&entries, context),
+        _ => Err(ClientError::Shape("the list has no audit_list".to_owned()).into()),
+    }
+}
+
+fn show(entries: &[Value], context: &Context) -> Result<(), Failure> {
     context.output.show(&json!({"audit_list": entries}), || {
         if entries.is_empty() {
             return "nothing was done that passes these filters".to_owned();
         }
         let mut table = Table::new(["TIME", "ACTION", "TARGET", "BY", "WITH", "FROM", "REQUEST"]);
-        for entry in &entries {
+        for entry in entries {
             let fields = ["at", "action", "target_name", "actor_name", "actor_kind", "address", "request_id"];
             table.row(fields.map(|field| text(entry, field)));
         }

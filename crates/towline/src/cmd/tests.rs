@@ -12,7 +12,8 @@ use axum::{body::Body, response::Response};
 use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 use towline_agent::identity;
-use towline_model::{ErrorCode, KeyKind, RawKey, TeamId};
+use towline_model::{ErrorCode, KeyKind, RawKey, Secret, TeamId, Timestamp};
+use towline_store::{AuditRow, Store, StoreOptions};
 
 use crate::{
     client::{
@@ -793,4 +794,56 @@ async fn nothing_is_deleted_or_left_without_a_yes() {
     assert_eq!(shell.run(&["team", "leave", "--yes"]).await.data, "you have left blue\n");
     assert_eq!(shell.run(&["team", "delete", "--yes"]).await.data, "deleted blue\n");
     assert_eq!(server.lines().last().unwrap(), "DELETE /api/v1/teams/current");
+}
+
+/// A database with one entry in the server's own log.
+async fn own_log_in(data_dir: &std::path::Path) -> AuditRow {
+    std::fs::create_dir_all(data_dir).unwrap();
+    let url = format!("sqlite://{}", data_dir.join("towline.db").display());
+    let store = Store::connect(&Secret::new(url), StoreOptions::default()).await.unwrap();
+    let entry = AuditRow {
+        id: ID.parse().unwrap(),
+        team_id: None,
+        at: Timestamp::from_micros(1_700_000_000_000_000),
+        action: "team.delete".to_owned(),
+        actor_kind: "user".to_owned(),
+        actor_name: "ada@example.com".to_owned(),
+        user_id: None,
+        credential_id: None,
+        target_id: Some(ID.to_owned()),
+        target_name: "Blue".to_owned(),
+        address: None,
+        request_id: Some("r-1".to_owned()),
+        details: None,
+    };
+    let mut tx = store.write().await.unwrap();
+    tx.insert_audit_entry(&entry, Timestamp::from_micros(0)).await.unwrap();
+    tx.commit().await.unwrap();
+    store.close().await;
+    entry
+}
+
+#[tokio::test]
+async fn the_servers_own_log_is_read_from_its_database() {
+    let server = TestServer::start(|seen| panic!("{}", seen.line)).await;
+    let shell = Shell::new(&server);
+    let data_dir = shell.home.path().join("data");
+    let at = data_dir.display().to_string();
+    let missing = shell.run(&["audit", "--server-log", "--data-dir", &at]).await;
+    assert!(missing.failure().message().starts_with("there is no database"), "{:?}", missing.failure());
+    assert!(!data_dir.exists(), "and none is made");
+
+    let entry = own_log_in(&data_dir).await;
+    let shown = shell.run(&["audit", "--server-log", "--data-dir", &at]).await;
+    shown.result.unwrap();
+    assert!(shown.data.contains("team.delete") && shown.data.contains("ada@example.com"), "{}", shown.data);
+    let url = format!("sqlite://{}", data_dir.join("towline.db").display());
+    let line = ["audit", "--server-log", "--export", "--database-url", &url];
+    let exported = shell.run(&line).await;
+    exported.result.unwrap();
+    let exported: Value = serde_json::from_str(exported.data.trim_end()).unwrap();
+    assert_eq!((&exported["id"], &exported["target_kind"]), (&json!(entry.id), &json!("team")));
+    let none = shell.run(&[&line[..], &["--action", "user.create"]].concat()).await;
+    none.result.unwrap();
+    assert_eq!(none.data, "");
 }
