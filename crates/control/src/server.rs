@@ -56,6 +56,8 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// How often one may ask.
     pub rate_limits: RateLimitConfig,
+    /// The longest body of a request of the management API, in bytes. Default 1 MiB.
+    pub body_limit: usize,
     /// How long entries of the audit log are kept. Default 400 days.
     pub audit_retention: Duration,
     /// How often it is written down when keys were last used. Default 30 s.
@@ -80,6 +82,7 @@ impl ServerConfig {
             gateway: GatewayConfig::default(),
             limits: Limits::default(),
             rate_limits: RateLimitConfig::default(),
+            body_limit: crate::app::DEFAULT_BODY_LIMIT,
             audit_retention: audit::DEFAULT_RETENTION,
             last_used_interval: last_used::DEFAULT_INTERVAL,
         }
@@ -174,6 +177,7 @@ impl Server {
             publisher: publisher.clone(),
             wake: Wake::default(),
             limits: config.limits,
+            body_limit: config.body_limit,
             audit_retention: config.audit_retention,
             passwords,
             rate_limits: RateLimits::new(&config.rate_limits),

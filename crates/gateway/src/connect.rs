@@ -38,6 +38,8 @@ pub(crate) struct Need<'a> {
     pub confirm: bool,
     /// The longest that a new connection may take.
     pub connect_timeout: Option<Duration>,
+    /// Bytes that the head of an answer may have.
+    pub head_limit: usize,
     /// What is behind it is a server elsewhere.
     pub tls: Option<Tls<'a>>,
 }
@@ -135,7 +137,7 @@ async fn open(mut stream: TunnelStream, busy: Busy, need: Need<'_>) -> Result<Op
         }
         Some(Tls { client, name }) => client.connect(name, stream, need.connect_timeout).await?,
     };
-    Ok(Some(Box::new(Connection::new(socket, monitor, busy))))
+    Ok(Some(Box::new(Connection::new(socket, monitor, busy, need.head_limit))))
 }
 
 /// Waits until the container has taken the connection.

@@ -195,6 +195,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
             wait: if is_only { self.shared.config.carrier_wait } else { Duration::ZERO },
             confirm: in_flight.trial().decides(),
             connect_timeout: service.route.timeouts.connect,
+            head_limit: self.shared.config.head_limit,
             tls: service
                 .external
                 .as_ref()

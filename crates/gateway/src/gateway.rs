@@ -27,6 +27,7 @@ use crate::{
     caller_body::CallerBody,
     external::ExternalTls,
     forwarded::{self, AddressRange},
+    h1::head::MAX_HEAD,
     invoke::memory::InvokeMemory,
     line::LineStatus,
     listener, logs, metrics,
@@ -72,6 +73,9 @@ pub struct GatewayConfig {
     pub invoke_request_limit: usize,
     /// The longest response body of an invoke, before encoding, in bytes. Default 32 MiB.
     pub invoke_response_limit: usize,
+    /// Bytes that the head of a request, and of a container's answer, may have, as it stands in HTTP/1.1 and as RFC 9113
+    /// §10.5.1 counts it in HTTP/2. Default 64 KiB.
+    pub head_limit: usize,
     /// Bytes that the bodies of all invokes may take at a time, as they come and go on the wire; making the one from the other
     /// takes up to three times as much for a moment. Default 256 MiB.
     pub invoke_memory_bytes: usize,
@@ -100,6 +104,7 @@ impl Default for GatewayConfig {
             tls: None,
             invoke_request_limit: 32 << 20,
             invoke_response_limit: 32 << 20,
+            head_limit: MAX_HEAD,
             invoke_memory_bytes: 256 << 20,
             carrier_wait: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),

@@ -244,7 +244,10 @@ async fn connection<S, B>(
     match is_http2 {
         // Boxed, so that every connection does not keep room for it.
         true => Box::pin(caller_http2::serve::serve(shared, io, caller, api)).await,
-        false => h1::serve::serve(shared, CallerConn::new(io, caller), api).await,
+        false => {
+            let conn = CallerConn::new(io, caller, shared.config.head_limit);
+            h1::serve::serve(shared, conn, api).await;
+        }
     }
 }
 

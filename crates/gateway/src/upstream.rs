@@ -120,14 +120,15 @@ pub(crate) enum FailureReason {
 }
 
 impl Connection {
-    /// Speaks HTTP over a new stream, whose monitor comes with it. Nothing is sent before the first request.
-    pub(crate) fn new(socket: Socket, monitor: StreamMonitor, busy: Busy) -> Self {
+    /// Speaks HTTP over a new stream, whose monitor comes with it. Nothing is sent before the first request. The head of an
+    /// answer may have `head_limit` bytes.
+    pub(crate) fn new(socket: Socket, monitor: StreamMonitor, busy: Busy, head_limit: usize) -> Self {
         Self {
             // A handshake is no part of a request.
             sent_before: monitor.bytes_sent(),
             monitor,
             socket: Arc::new(socket),
-            parser: HeadParser::response(),
+            parser: HeadParser::response().of_at_most(head_limit),
             inbox: Inbox::new(),
             body: BodyReader::Over,
             link: Arc::clone(busy.link()),
@@ -141,11 +142,11 @@ impl Connection {
         }
     }
 
-    /// A request's own part of an HTTP/2 connection. It serves no other one.
+    /// A request's own part of an HTTP/2 connection, which has a limit of heads itself. It serves no other one.
     pub(crate) fn http2(lease: Lease) -> Self {
         let (monitor, busy, reused) = (lease.monitor(), lease.link().begin(), lease.reused);
         let socket = Socket::Http2(Box::new(Exchange::new(lease)));
-        Self { reused, ..Self::new(socket, monitor, busy) }
+        Self { reused, ..Self::new(socket, monitor, busy, usize::MAX) }
     }
 
     /// What a new connection without TLS runs on.

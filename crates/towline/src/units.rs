@@ -51,6 +51,26 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| "too large".to_owned())
 }
 
+/// Reads how long a head may be. Shorter ones would keep out browsers and tokens; longer ones are held in memory before
+/// anybody is known.
+pub fn parse_head_limit(text: &str) -> Result<u64, String> {
+    parse_size(text).and_then(|size| between(size, (8 << 10, "8KiB"), (1 << 20, "1MiB")))
+}
+
+/// Reads how long a body of the management API may be. The texts of a definition alone can have several times 64 KiB; a
+/// body is held in memory.
+pub fn parse_api_body_limit(text: &str) -> Result<u64, String> {
+    parse_size(text).and_then(|size| between(size, (64 << 10, "64KiB"), (16 << 20, "16MiB")))
+}
+
+fn between(size: u64, (least, at_least): (u64, &str), (most, at_most): (u64, &str)) -> Result<u64, String> {
+    match size {
+        size if size < least => Err(format!("must be at least {at_least}")),
+        size if size > most => Err(format!("must be at most {at_most}")),
+        size => Ok(size),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +92,17 @@ mod tests {
     fn sizes() {
         for (text, bytes) in [("1000", 1_000), ("512MiB", 512 << 20), ("2G", 2 << 30), ("3 GB", 3_000_000_000)] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for (parse, least, most) in [
+            (parse_head_limit as fn(&str) -> Result<u64, String>, 8 << 10, 1 << 20),
+            (parse_api_body_limit, 64 << 10, 16 << 20),
+        ] {
+            for size in [least, most] {
+                assert_eq!(parse(&size.to_string()), Ok(size));
+            }
+            assert!(parse(&(least - 1).to_string()).unwrap_err().starts_with("must be at least "));
+            assert!(parse(&(most + 1).to_string()).unwrap_err().starts_with("must be at most "));
+            assert!(parse("large").unwrap_err().starts_with("expected a size"));
         }
         for wrong in ["", "MiB", "-1", "1.5G", "1XB", "18446744073709551615K"] {
             assert!(parse_size(wrong).is_err(), "{wrong}");

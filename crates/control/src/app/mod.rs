@@ -39,6 +39,9 @@ use crate::{
     snapshot::Publisher,
 };
 
+/// The longest body of a request when nothing else is wished, in bytes.
+pub const DEFAULT_BODY_LIMIT: usize = 1 << 20;
+
 /// Everything that verbs work with. Clones share it.
 #[derive(Clone)]
 pub struct App {
@@ -59,6 +62,8 @@ pub struct Parts {
     pub wake: Wake,
     /// The reconciler's deadlines.
     pub limits: Limits,
+    /// The longest body of a request, in bytes.
+    pub body_limit: usize,
     /// How long entries of the audit log are kept.
     pub audit_retention: Duration,
     /// Hashes passwords.
@@ -98,6 +103,12 @@ impl App {
     #[must_use]
     pub fn rate_limits(&self) -> &RateLimits {
         &self.inner.rate_limits
+    }
+
+    /// The longest body of a request, in bytes.
+    #[must_use]
+    pub fn body_limit(&self) -> usize {
+        self.inner.body_limit
     }
 
     /// The owner of requests that run to their end.

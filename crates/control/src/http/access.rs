@@ -14,7 +14,7 @@ use http::{Method, request::Parts};
 use towline_gateway::{AuthError, CallerAddr, RequestIdText, Standing};
 use towline_model::{Action, ErrorCode, Principal, UserId};
 
-use super::{idempotency, problem::ApiError};
+use super::{extract::BodyLimit, idempotency, problem::ApiError};
 use crate::app::{
     App,
     audit::{Origin, Sender, with_origin},
@@ -69,6 +69,7 @@ pub(super) async fn guard(
         Ok(sender) => sender,
         Err(error) => return error.into_response(),
     };
+    request.extensions_mut().insert(BodyLimit(app.body_limit()));
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         let standing = request.extensions_mut().remove::<Standing>();
         // A sign-in that ends at an identity provider comes back as a GET, and is told like the others.

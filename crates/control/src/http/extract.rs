@@ -15,9 +15,12 @@ use serde_json::{Map, Value};
 use towline_model::{ErrorCode, validate::without_value};
 
 use super::problem::ApiError;
+use crate::app::DEFAULT_BODY_LIMIT;
 
-/// The longest body, in bytes.
-pub const MAX_BODY_BYTES: usize = 1 << 20;
+/// How long a body may be, in bytes: an extension of every request, which the guard of the routes puts there.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyLimit(pub usize);
+
 /// How much of a body that is too long is read and thrown away, so that its sender gets to read the answer.
 const MAX_DRAINED_BYTES: usize = 64 << 20;
 /// How long a body may take.
@@ -140,7 +143,8 @@ fn not_an_object() -> ApiError {
 
 async fn read_json<T: DeserializeOwned>(request: Request) -> Result<T, ApiError> {
     check_content_type(request.headers())?;
-    let body = read_body(request.into_body()).await?;
+    let limit = request.extensions().get::<BodyLimit>().map_or(DEFAULT_BODY_LIMIT, |limit| limit.0);
+    let body = read_body(request.into_body(), limit).await?;
     // serde would take the values of an array for the fields in their order.
     if body.trim_ascii_start().first() == Some(&b'[') {
         return Err(not_an_object());
@@ -164,7 +168,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     is_json.then_some(()).ok_or_else(|| ApiError::new(ErrorCode::UnsupportedMediaType, advice))
 }
 
-pub(super) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
+pub(super) async fn read_body(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let read = async {
         let mut stream = body.into_data_stream();
         let mut whole = BytesMut::new();
@@ -173,14 +177,16 @@ pub(super) async fn read_body(body: Body) -> Result<Bytes, ApiError> {
             let chunk =
                 chunk.map_err(|_| ApiError::new(ErrorCode::MalformedBody, "the body was cut off; send it whole"))?;
             length += chunk.len();
-            if length <= MAX_BODY_BYTES {
+            if length <= limit {
                 whole.extend_from_slice(&chunk);
-            } else if length > MAX_DRAINED_BYTES {
+            } else if length > MAX_DRAINED_BYTES.max(limit) {
                 break;
             }
         }
-        let too_large = || ApiError::new(ErrorCode::BodyTooLarge, "the body has more than 1 MiB; send a smaller one");
-        if length > MAX_BODY_BYTES { Err(too_large()) } else { Ok(whole.freeze()) }
+        let too_large = || {
+            ApiError::new(ErrorCode::BodyTooLarge, format!("the body has more than {limit} bytes; send a smaller one"))
+        };
+        if length > limit { Err(too_large()) } else { Ok(whole.freeze()) }
     };
     let late = || ApiError::new(ErrorCode::MalformedBody, "the body did not arrive within 30 seconds; send it faster");
     tokio::time::timeout(BODY_DEADLINE, read).await.map_err(|_| late())?

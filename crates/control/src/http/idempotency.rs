@@ -18,7 +18,7 @@ use towline_model::{ErrorCode, Principal, UserId};
 use towline_store::IdempotencyRow;
 
 use super::{
-    extract::{MAX_BODY_BYTES, read_body},
+    extract::read_body,
     problem::{ApiError, ApiResult},
 };
 use crate::app::{App, idempotency::Claim};
@@ -29,6 +29,8 @@ pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// The longest key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
+/// More than any answer of a POST has, in bytes.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
 
 /// Whose key it is: a credential's, or a user's in a team.
 pub(super) fn scope_of(principal: &Principal) -> String {
@@ -56,7 +58,7 @@ pub(super) async fn once(app: App, scope: String, request: Request, next: Next) 
 
 async fn claimed(app: App, scope: String, key: String, request: Request, next: Next) -> ApiResult<Response> {
     let (parts, body) = request.into_parts();
-    let body = read_body(body).await?;
+    let body = read_body(body, app.body_limit()).await?;
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let fingerprint = fingerprint(&[parts.method.as_str().as_bytes(), target.as_bytes(), &body]);
     let mut row = match app.claim_idempotency_key(scope, key, fingerprint).await? {
@@ -73,7 +75,7 @@ async fn claimed(app: App, scope: String, key: String, request: Request, next: N
         return Ok(response);
     }
     let (parts, body) = response.into_parts();
-    let body = to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| ApiError::internal())?;
+    let body = to_bytes(body, MAX_ANSWER_BYTES).await.map_err(|_| ApiError::internal())?;
     (row.body, row.made_id) = kept(&body);
     row.status = Some(i32::from(parts.status.as_u16()));
     if let Err(error) = app.answer_idempotency_key(&row).await {

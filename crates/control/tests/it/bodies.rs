@@ -59,7 +59,7 @@ async fn a_body_has_a_limit() {
     let server = TestServer::start().await;
     let huge = with("hello", "service_desc", json!("x".repeat(1 << 20)));
     let message = server.post(&server.owner(), "/api/v1/containers", &huge).await.problem(413, "body_too_large");
-    assert!(message.contains("1 MiB"), "{message}");
+    assert!(message.contains("1048576 bytes"), "{message}");
     // Chunked, so that no length is told in advance.
     let chunks = futures_util::stream::iter((0..64).map(|_| Ok::<_, std::io::Error>(vec![b' '; 64 << 10])));
     let answer = server.send(post(&server, Some("application/json"), Body::from_stream(chunks))).await;
@@ -68,6 +68,28 @@ async fn a_body_has_a_limit() {
     let message = server.post(&server.owner(), "/api/v1/containers", &long).await.problem(400, "validation_failed");
     assert!(message.contains("service_desc"), "{message}");
     assert_empty(&server).await;
+}
+
+#[tokio::test]
+async fn the_limit_of_a_body_is_the_configured_one() {
+    let server = TestServer::start_with(|config| config.body_limit = 100_000).await;
+    let of_length = |length: usize| {
+        let body = minimal("hello").to_string();
+        body.clone() + &" ".repeat(length - body.len())
+    };
+    let send = async |length: usize, key: Option<&str>| {
+        let mut request = post(&server, Some("application/json"), of_length(length).into());
+        if let Some(key) = key {
+            request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+        }
+        server.send(request).await
+    };
+    for key in [None, Some("k")] {
+        let message = send(100_001, key).await.problem(413, "body_too_large");
+        assert!(message.contains("100000 bytes"), "{message}");
+    }
+    assert_empty(&server).await;
+    send(100_000, None).await.json(201);
 }
 
 #[tokio::test]

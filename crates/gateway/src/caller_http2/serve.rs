@@ -33,8 +33,6 @@ const MAX_STREAMS: u32 = 128;
 const STREAM_WINDOW: u32 = 256 << 10;
 /// Bytes of an answer that a slow caller has not taken yet.
 const MAX_SEND_BUFFER: usize = 64 << 10;
-/// Bytes of a request's head, as RFC 9113 §10.5.1 counts them. A longer one is a 431.
-const MAX_HEAD: u32 = 64 << 10;
 /// Resets of requests that nobody has looked at yet; one more ends the connection (CVE-2023-44487).
 const MAX_HASTY_RESETS: usize = 20;
 /// Requests that break the rules; one more ends the connection.
@@ -49,7 +47,7 @@ where
     B::Error: Into<BoxError>,
 {
     let signs = Arc::new(Signs::default());
-    let mut handshake = pin!(builder().handshake(Watched::new(io, Arc::clone(&signs))));
+    let mut handshake = pin!(builder(shared.config.head_limit).handshake(Watched::new(io, Arc::clone(&signs))));
     let shaken = poll_fn(|cx| match caller.poll_signal(cx) {
         Signal::Cut => Poll::Ready(None),
         Signal::Run | Signal::Drain => handshake.as_mut().poll(cx).map(Result::ok),
@@ -61,7 +59,8 @@ where
     poll_fn(move |cx| served.poll(cx)).await;
 }
 
-fn builder() -> Builder {
+/// The head of each request may have `head_limit` bytes, as RFC 9113 §10.5.1 counts them. A longer one is a 431.
+fn builder(head_limit: usize) -> Builder {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(MAX_STREAMS)
@@ -69,7 +68,7 @@ fn builder() -> Builder {
         // Room for every stream's window, so that uploads that wait never stop the others (tunnels.md §6).
         .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS)
         .max_send_buffer_size(MAX_SEND_BUFFER)
-        .max_header_list_size(MAX_HEAD)
+        .max_header_list_size(u32::try_from(head_limit).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(MAX_HASTY_RESETS)
         .max_local_error_reset_streams(Some(MAX_FAULTS))
         // RFC 8441 §3: WebSockets can be opened.

@@ -79,9 +79,11 @@ pub(crate) enum Next {
 }
 
 impl CallerConn {
-    pub(crate) fn new(io: CallerStream, caller: Arc<Caller>) -> Self {
+    /// The head of each request may have `head_limit` bytes.
+    pub(crate) fn new(io: CallerStream, caller: Arc<Caller>, head_limit: usize) -> Self {
         let (inbox, out) = (Inbox::new(), BytesMut::new());
-        Self { io, caller, inbox, out, parser: HeadParser::request(), input: Input::Open }
+        let parser = HeadParser::request().of_at_most(head_limit);
+        Self { io, caller, inbox, out, parser, input: Input::Open }
     }
 
     /// Whether nobody is there to be answered.

@@ -7,7 +7,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
-/// Bytes that a head may have.
+/// Bytes that a head may have unless another limit is set, and that a trailer section may have.
 pub(crate) const MAX_HEAD: usize = 64 << 10;
 /// Fields that a request's head, or a trailer section, may have.
 pub(crate) const MAX_REQUEST_FIELDS: usize = 128;
@@ -20,7 +20,7 @@ const MAX_EMPTY_LINES: usize = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HeadFault {
     /// More bytes or fields than are taken.
-    #[error("the head has more than 64 KiB, or too many fields")]
+    #[error("the head has more bytes or fields than are taken")]
     TooLarge,
     /// Neither HTTP/1.0 nor HTTP/1.1.
     #[error("only HTTP/1.0, HTTP/1.1 and, with prior knowledge, HTTP/2 are spoken here")]
@@ -48,7 +48,7 @@ struct Span {
 
 impl Span {
     fn new(from: usize, to: usize) -> Self {
-        // Nothing is longer than `MAX_HEAD`, or than the buffer that it is read into.
+        // Nothing is longer than a head may be, or than the buffer that it is read into.
         let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         Self { from: place(from), to: place(to) }
     }
@@ -62,6 +62,7 @@ impl Span {
 #[derive(Debug)]
 pub(crate) struct HeadParser {
     kind: Kind,
+    max_bytes: usize,
     max_fields: usize,
     /// Where the first line begins.
     begin: usize,
@@ -125,7 +126,7 @@ impl HeadParser {
 
     /// For requests that were written here, of which nobody has to be protected.
     pub(crate) const fn written() -> Self {
-        Self::new(Kind::Request, usize::MAX, None)
+        Self::new(Kind::Request, usize::MAX, None).of_at_most(usize::MAX)
     }
 
     pub(crate) const fn response() -> Self {
@@ -137,7 +138,14 @@ impl HeadParser {
     }
 
     const fn new(kind: Kind, max_fields: usize, start: Option<StartLine>) -> Self {
-        Self { kind, max_fields, begin: 0, line: 0, seen: 0, empty_lines: 0, start, fields: Vec::new() }
+        let fields = Vec::new();
+        Self { kind, max_bytes: MAX_HEAD, max_fields, begin: 0, line: 0, seen: 0, empty_lines: 0, start, fields }
+    }
+
+    /// With another limit of bytes.
+    pub(crate) const fn of_at_most(mut self, max_bytes: usize) -> Self {
+        self.max_bytes = max_bytes;
+        self
     }
 
     /// Forgets what was read, for the next head.
@@ -152,7 +160,7 @@ impl HeadParser {
     pub(crate) fn advance(&mut self, text: &[u8]) -> Result<Option<usize>, HeadFault> {
         while let Some(found) = memchr::memchr(b'\n', &text[self.seen..]) {
             let end = self.seen + found;
-            if end > MAX_HEAD {
+            if end > self.max_bytes {
                 return Err(HeadFault::TooLarge);
             }
             if end == self.line || text[end - 1] != b'\r' {
@@ -166,7 +174,7 @@ impl HeadParser {
             }
         }
         self.seen = text.len();
-        if self.seen > MAX_HEAD {
+        if self.seen > self.max_bytes {
             return Err(HeadFault::TooLarge);
         }
         // Another protocol may never send an end of line. A tab may stand in a reason (RFC 9112 §4).

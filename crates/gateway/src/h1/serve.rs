@@ -12,7 +12,7 @@ use super::{
     conn::{CallerConn, Next},
     forward::{After, forward},
     framing::{BodyReader, request_body},
-    head::{HeadFault, RequestHead},
+    head::{HeadFault, MAX_REQUEST_FIELDS, RequestHead},
     respond::{self, Exchange},
 };
 use crate::{
@@ -179,8 +179,15 @@ fn refusal(shared: &Shared, fault: HeadFault) -> Response<ResponseBody> {
         HeadFault::Version => ErrorCode::VersionNotSupported,
         HeadFault::Malformed(_) => ErrorCode::MalformedRequest,
     };
+    let text = match fault {
+        HeadFault::TooLarge => format!(
+            "the request's head has more than {} bytes or {MAX_REQUEST_FIELDS} fields; send fewer or shorter ones",
+            shared.config.head_limit
+        ),
+        fault => fault.to_string(),
+    };
     let id = RequestIdText::generate();
-    let problem = Problem::new(code, fault.to_string()).with_request_id(id.as_str()).with_vendor_error();
+    let problem = Problem::new(code, text).with_request_id(id.as_str()).with_vendor_error();
     let mut response = problem_response(&problem, &id);
     response.headers_mut().insert(PROXY_STATUS, proxy_status("http_request_error", &problem.detail));
     route::ours(response, shared, &id)

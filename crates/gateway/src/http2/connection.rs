@@ -35,8 +35,6 @@ const MAX_STREAMS: usize = 100;
 const STREAM_WINDOW: u32 = 256 << 10;
 /// Bytes of a request that wait for the connection.
 const MAX_SEND_BUFFER: usize = 64 << 10;
-/// Bytes of an answer's head.
-const MAX_HEAD: u32 = 64 << 10;
 /// How long a request waits for another one's new connection before it opens one of its own.
 const OPENING: Duration = Duration::from_secs(1);
 
@@ -284,7 +282,7 @@ async fn start(connection: Connection, shared: &Shared) -> Result<Arc<Http2Conne
         .initial_connection_window_size(STREAM_WINDOW * MAX_STREAMS as u32)
         .initial_max_send_streams(MAX_STREAMS)
         .max_send_buffer_size(MAX_SEND_BUFFER)
-        .max_header_list_size(MAX_HEAD)
+        .max_header_list_size(u32::try_from(shared.config.head_limit).unwrap_or(u32::MAX))
         .enable_push(false);
     let (sender, mut driver) = builder.handshake(stream).await.map_err(|error| judge(&error, &monitor).0)?;
     let pings = driver.ping_pong();

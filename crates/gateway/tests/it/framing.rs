@@ -1,6 +1,9 @@
 //! Bodies of every kind of length, in both directions.
 
-use towline_gateway::testing::{Container, World};
+use towline_gateway::{
+    GatewayConfig,
+    testing::{Container, World},
+};
 
 const HELLO: &str = "/api/v1/r/containers/hello";
 
@@ -213,6 +216,38 @@ async fn ambiguous_requests_are_refused() {
         );
     }
     assert_eq!(container.accepted(), 0, "none of them reached the container");
+}
+
+#[tokio::test]
+async fn the_limit_of_a_head_is_the_configured_one() {
+    let container = Container::echo().await;
+    let config = GatewayConfig { head_limit: 100_000, ..GatewayConfig::default() };
+    let world = World::start_with(config).await;
+    let (team, _agent, _) = world.hello(&container).await;
+    let of_length = |length: usize| {
+        let rest = |filler: &str| request("GET", &team.key, &format!("X-A: {filler}\r\n\r\n"));
+        rest(&"x".repeat(length - rest("").len()))
+    };
+    let answer = world.call(of_length(100_000)).await;
+    assert_eq!(answer.status, 200);
+    let answer = world.call(of_length(100_002)).await;
+    let body = answer.json();
+    assert_eq!((answer.status, body["error_code"].as_str().unwrap()), (431, "headers_too_large"));
+    assert!(body["error_message"].as_str().unwrap().contains("100000 bytes"), "{body:#}");
+}
+
+#[tokio::test]
+async fn the_limit_of_an_answers_head_is_the_configured_one() {
+    for (limit, length, status) in
+        [(64 << 10, 70_000, 502), (100_000, 70_000, 200), (20_000, 19_000, 200), (20_000, 21_000, 502)]
+    {
+        let text = format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-A: {}\r\n\r\n", "x".repeat(length));
+        let container = Container::answering(text.leak()).await;
+        let world = World::start_with(GatewayConfig { head_limit: limit, ..GatewayConfig::default() }).await;
+        let (team, _agent, _) = world.hello(&container).await;
+        let answer = world.call(request("GET", &team.key, "\r\n")).await;
+        assert_eq!(answer.status, status, "{length} of {limit}");
+    }
 }
 
 #[tokio::test]

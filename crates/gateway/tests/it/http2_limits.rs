@@ -155,12 +155,17 @@ async fn heads_in_too_many_pieces_end_the_connection() {
 #[tokio::test]
 async fn a_long_head_is_a_431_and_no_more_than_that() {
     // §10.5.1.
+    heads_up_to(GatewayConfig::default(), 64 << 10).await;
+    heads_up_to(GatewayConfig { head_limit: 40_000, ..GatewayConfig::default() }, 40_000).await;
+}
+
+async fn heads_up_to(config: GatewayConfig, limit: usize) {
     let container = answering().await;
-    let world = World::start().await;
+    let world = World::start_with(config).await;
     let (team, _agent, _) = world.hello(&container).await;
     let own = good(&team.key, PATH).iter().map(|(name, value)| name.len() + value.len() + 32).sum::<usize>();
     let mut frames = Frames::connect(&world).await;
-    for (stream, size, status) in [(1, (64 << 10) - 1, 200), (3, 64 << 10, 431), (5, 32 << 10, 200)] {
+    for (stream, size, status) in [(1, limit - 1, 200), (3, limit, 431), (5, limit / 2, 200)] {
         let (filler, count) = (size - own, (size - own).div_ceil(8000));
         let part = |number| filler / count + usize::from(number < filler % count);
         // Each counts with its name and 32 more.

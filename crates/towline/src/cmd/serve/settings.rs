@@ -24,7 +24,7 @@ use crate::{
     cli::parse_server_url,
     client::connect::read_secret_file,
     failure::Failure,
-    units::{parse_connection_lifetime, parse_duration, parse_size},
+    units::{parse_api_body_limit, parse_connection_lifetime, parse_duration, parse_head_limit, parse_size},
 };
 
 /// Settings of a server, whether alone or in `towline up`.
@@ -195,6 +195,24 @@ struct LimitArgs {
         default_value = "256MiB"
     )]
     tunnel_memory: u64,
+    /// The longest head of a request, and of a container's answer: 8KiB to 1MiB. A longer one is answered with 431, or 502.
+    #[arg(
+        id = "limits.head_limit",
+        long = "head-limit",
+        value_name = "SIZE",
+        value_parser = parse_head_limit,
+        default_value = "64KiB"
+    )]
+    head_limit: u64,
+    /// The longest request body of the management API: 64KiB to 16MiB. A longer one is answered with 413.
+    #[arg(
+        id = "limits.api_body_limit",
+        long = "api-body-limit",
+        value_name = "SIZE",
+        value_parser = parse_api_body_limit,
+        default_value = "1MiB"
+    )]
+    api_body_limit: u64,
     /// The longest request body of an invoke. The proxy has no such limit.
     #[arg(
         id = "limits.invoke_request_limit",
@@ -370,6 +388,7 @@ impl LimitArgs {
             max_agents_per_team: self.max_agents_per_team,
             max_agents_per_address: self.max_agents_per_address,
             tunnel_budget_bytes: bytes(self.tunnel_memory),
+            head_limit: bytes(self.head_limit),
             invoke_request_limit: bytes(self.invoke_request_limit),
             invoke_response_limit: bytes(self.invoke_response_limit),
             invoke_memory_bytes: bytes(self.invoke_memory),
@@ -386,6 +405,7 @@ impl LimitArgs {
         config.limits.drain = self.undeploy_drain;
         config.limits.agent_lost = self.agent_lost_after;
         config.limits.pull = self.pull_timeout;
+        config.body_limit = bytes(self.api_body_limit);
         config.audit_retention = self.audit_retention;
     }
 }
