@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The settings of a machine, below those of its users.
-const SYSTEM_FILE: &str = "/etc/towline/towline.toml";
+pub const SYSTEM_FILE: &str = "/etc/towline/towline.toml";
 
 /// Why there is no command to run.
 #[derive(Debug)]

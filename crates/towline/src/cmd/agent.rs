@@ -1,6 +1,9 @@
 //! `towline agent`: joins a server and runs containers on this machine.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum, ValueHint};
 use tokio::{sync::watch, task::JoinSet};
@@ -15,7 +18,7 @@ use crate::{
     cli::parse_server_url,
     client::connect::read_secret_file,
     cmd::{Context, serve},
-    config::Environment,
+    config::{Environment, SYSTEM_FILE},
     failure::Failure,
     signals::SignalWatch,
     units::parse_connection_lifetime,
@@ -202,14 +205,21 @@ pub fn runtime(args: &AgentIdentityArgs, protected: Vec<PathBuf>, context: &Cont
     DockerRuntime::new(DockerConfig {
         host: args.docker_host.clone().or_else(|| environment.text("DOCKER_HOST").map(str::to_owned)),
         runtime_dir: environment.path("XDG_RUNTIME_DIR"),
-        volumes: volume_rules(args, protected, context),
+        volumes: volume_rules(args, protected, context, Path::new(SYSTEM_FILE)),
     })
 }
 
-fn volume_rules(args: &AgentIdentityArgs, mut protected: Vec<PathBuf>, context: &Context) -> VolumeRules {
+fn volume_rules(
+    args: &AgentIdentityArgs,
+    mut protected: Vec<PathBuf>,
+    context: &Context,
+    system_file: &Path,
+) -> VolumeRules {
     protected.push(context.environment.data_dir());
     protected.extend(context.environment.config_dir());
     protected.extend(context.config_file.clone());
+    // Also where another file is named: it can hold keys all the same.
+    protected.push(system_file.to_owned());
     VolumeRules { allowed_roots: args.volume_root.clone(), protected }
 }
 
@@ -272,13 +282,18 @@ mod tests {
 
     /// What may be mounted where an agent was started so.
     fn rules(line: &[&str], variables: &[(&str, &str)]) -> VolumeRules {
+        rules_beside(Path::new("/no/such/file"), line, variables)
+    }
+
+    /// The same, where the machine's own configuration file is this one.
+    fn rules_beside(system_file: &Path, line: &[&str], variables: &[(&str, &str)]) -> VolumeRules {
         let environment = Environment::from_iter(variables.iter().copied());
         let arguments: Vec<OsString> = ["towline", "agent"].iter().chain(line).map(OsString::from).collect();
         let cli = config::parse(&arguments, &environment).unwrap();
         let (output, _) = output::captured::output(output::Format::Text);
         let context = Context { output, environment, config_file: cli.global.config, verbose: false };
         let Command::Agent(args) = cli.command else { panic!("{:?}", cli.command) };
-        volume_rules(&args.identity, vec![], &context)
+        volume_rules(&args.identity, vec![], &context, system_file)
     }
 
     #[test]
@@ -304,5 +319,24 @@ mod tests {
         }
         let key = ["--server", "http://127.0.0.1:7070", "--key", "ak-x"];
         rules(&[&key[..], &root].concat(), &[("HOME", &home)]).check(&keys).unwrap();
+    }
+
+    #[test]
+    fn the_machines_configuration_file_is_not_mounted_whether_it_is_read_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path).to_str().unwrap().to_owned();
+        for path in ["home", "etc/ssl", "etc/towline"] {
+            fs::create_dir_all(at(path)).unwrap();
+        }
+        let (etc, file) = (at("etc"), at("etc/towline/towline.toml"));
+        let line = ["--server", "http://127.0.0.1:7070", "--key", "ak-x", "--volume-root", &etc];
+        let rules = rules_beside(Path::new(&file), &line, &[("HOME", &at("home"))]);
+        rules.check(&etc).unwrap();
+        fs::write(&file, "").unwrap();
+        for path in [&file, &at("etc/towline"), &etc] {
+            let error = rules.check(path).unwrap_err().to_string();
+            assert!(error.contains("belongs to the agent itself"), "{path}: {error}");
+        }
+        rules.check(&at("etc/ssl")).unwrap();
     }
 }
