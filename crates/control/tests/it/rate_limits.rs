@@ -1,11 +1,17 @@
 //! Too many requests: refused by address, by account, by credential, with the time to wait; nobody else is touched.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use axum::body::Body;
 use http::{Method, Request};
 use serde_json::json;
-use towline_control::rate_limit::RateLimitConfig;
+use towline_control::{
+    http::{
+        access::{Access, Limit},
+        router::routes,
+    },
+    rate_limit::RateLimitConfig,
+};
 use towline_gateway::CallerAddr;
 use towline_model::Role;
 
@@ -38,18 +44,27 @@ fn refused(answer: &Answer) {
 
 #[tokio::test]
 async fn attempts_to_get_in_are_counted_by_address() {
-    let server = server(|limits| limits.sign_in_per_address = Some("4/m".parse().unwrap())).await;
     let attempts = [
-        (Method::POST, LOGIN, json!({"email_address": "nobody@ours.example", "user_password": "wrong wrong"})),
-        (Method::POST, "/api/v1/invitations/accept", json!({"invitation_token": "wrong"})),
-        (Method::GET, "/api/v1/auth/oidc/start", json!({})),
-        (Method::POST, "/api/v1/desktop/pair/confirm", json!({"user_code": "BCDF-GHJK"})),
+        (Method::POST, LOGIN, json!({"email_address": "nobody@ours.example", "user_password": "wrong wrong"}), 401),
+        (Method::POST, "/api/v1/invitations/accept", json!({"token": "wrong", "user_password": PASSWORD}), 404),
+        (Method::GET, "/api/v1/auth/oidc/start", json!({}), 404),
+        (Method::GET, "/api/v1/auth/oidc/callback", json!({}), 404),
+        (Method::POST, "/api/v1/desktop/pair/start", json!({}), 200),
+        (Method::POST, "/api/v1/desktop/pair/confirm", json!({"user_code": "BCDF-GHJK"}), 401),
     ];
-    for (method, path, body) in &attempts {
+    let rate = format!("{}/m", attempts.len()).parse().unwrap();
+    let server = server(|limits| limits.sign_in_per_address = Some(rate)).await;
+    let counted: BTreeSet<_> = routes()
+        .into_iter()
+        .filter(|route| route.limit == Limit::SignIn)
+        .map(|route| (route.method.to_string(), route.path))
+        .collect();
+    assert_eq!(attempts.iter().map(|row| (row.0.to_string(), row.1)).collect::<BTreeSet<_>>(), counted);
+    for (method, path, body, status) in &attempts {
         let answer = server.send(from("192.0.2.1", Caller::NOBODY.request(method.clone(), path, Some(body)))).await;
-        assert!((400..=404).contains(&answer.status), "{path}: {}", answer.text());
+        assert_eq!(answer.status, *status, "{path}: {}", answer.text());
     }
-    for (method, path, body) in &attempts {
+    for (method, path, body, _) in &attempts {
         refused(&server.send(from("192.0.2.1", Caller::NOBODY.request(method.clone(), path, Some(body)))).await);
     }
     server.send(from("192.0.2.2", login("owner@ours.example", PASSWORD))).await.json(200);
@@ -85,6 +100,31 @@ async fn requests_are_counted_by_who_makes_them() {
     server.get(&server.owner(), "/api/v1/users/me").await.json(200);
     server.get(&server.owner(), path).await.json(200);
     refused(&server.get(&server.owner(), "/api/v1/users/me").await);
+}
+
+#[tokio::test]
+async fn what_needs_nobody_known_is_counted_by_address() {
+    let server = server(|limits| limits.api_per_address = Some("1/m".parse().unwrap())).await;
+    // Each as well as sent in vain: how often it is sent is what counts.
+    let open: Vec<_> = routes()
+        .into_iter()
+        .filter(|route| matches!(route.access, Access::Public | Access::Anybody) && route.limit != Limit::None)
+        .map(|route| (route.method, route.path))
+        .collect();
+    assert!(open.contains(&(Method::POST, "/api/v1/desktop/pair/poll")), "{open:?}");
+    for (number, (method, path)) in open.into_iter().enumerate() {
+        let address = format!("192.0.2.{}", number + 1);
+        let body = json!({"device_code": "dc-wrong"});
+        let request = || from(&address, Caller::NOBODY.request(method.clone(), path, Some(&body)));
+        let answer = server.send(request()).await;
+        assert!(answer.status != 429, "{path}: {}", answer.text());
+        refused(&server.send(request()).await);
+    }
+    for path in ["/healthz", "/readyz"] {
+        let is_uncounted = routes().iter().any(|route| route.path == path && route.limit == Limit::None);
+        assert!(is_uncounted, "{path}");
+    }
+    assert_eq!(routes().iter().filter(|route| route.limit == Limit::None).count(), 2);
 }
 
 #[tokio::test]
