@@ -49,20 +49,43 @@ pub struct MadeInvitation {
 
 /// The account that is made for a person who has none.
 #[derive(Debug)]
-pub struct NewPerson {
-    /// The password.
-    pub password: Secret<String>,
-    /// The name for people.
-    pub display_name: Option<String>,
+struct NewPerson {
+    password: Secret<String>,
+    display_name: Option<String>,
 }
 
 /// Who accepts.
 #[derive(Debug)]
-pub enum Acceptor {
+enum Acceptor {
     /// A signed-in user.
     User(UserId),
     /// A person without an account.
     New(NewPerson),
+}
+
+/// What somebody who accepts says of himself or herself.
+#[derive(Debug)]
+pub struct Acceptance {
+    /// Who is signed in.
+    pub user_id: Option<UserId>,
+    /// The password of a new account.
+    pub password: Option<Secret<String>>,
+    /// The name for people of a new account.
+    pub display_name: Option<String>,
+}
+
+impl Acceptance {
+    fn acceptor(self) -> Result<Acceptor, ValidationError> {
+        let wrong = |message| Err(ValidationError::one("user_password", message));
+        match (self.user_id, self.password) {
+            (Some(id), None) if self.display_name.is_none() => Ok(Acceptor::User(id)),
+            (Some(_), _) => wrong("and display_name are for a new account; leave them out when you are signed in"),
+            (None, Some(password)) => Ok(Acceptor::New(NewPerson { password, display_name: self.display_name })),
+            (None, None) => {
+                wrong("is needed for a new account; if you have one, sign in and accept the invitation then")
+            }
+        }
+    }
 }
 
 /// What became of an accepted invitation.
@@ -193,11 +216,14 @@ impl App {
     pub async fn accept_invitation(
         &self,
         token: &Secret<String>,
-        acceptor: Acceptor,
+        acceptance: Acceptance,
     ) -> Result<Accepted, InvitationError> {
-        // Looked at before anything is hashed, so that guessing costs the server nothing.
+        // Looked at before anything else, so that guessing costs the server nothing.
         let invitation = self.open_invitation(token).await?;
-        let user = match acceptor {
+        if let Some(id) = acceptance.user_id {
+            check_user(&mut self.read().await?, id, &invitation).await?;
+        }
+        let user = match acceptance.acceptor()? {
             Acceptor::User(id) => Err(id),
             Acceptor::New(person) => Ok(self.new_user(&invitation.email_address, person).await?),
         };

@@ -3,7 +3,7 @@
 use axum::{Json, extract::State};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use towline_model::{InvitationId, Role, Secret, TeamId, Timestamp, UserId, ValidationError};
+use towline_model::{InvitationId, Role, Secret, TeamId, Timestamp, UserId};
 use towline_store::InvitationRow;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::app::{
     App,
-    invitation::{Acceptor, Delivery, MadeInvitation, NewPerson},
+    invitation::{Acceptance, Delivery, MadeInvitation},
 };
 
 /// Who is invited, and as what.
@@ -221,24 +221,13 @@ pub async fn accept(
     MaybeSignedIn(user_id): MaybeSignedIn,
     JsonBody(request): JsonBody<AcceptRequest>,
 ) -> ApiResult<Json<AcceptResponse>> {
-    let membership = app.accept_invitation(&request.token, acceptor(user_id, &request)?).await?.membership;
+    let AcceptRequest { token, user_password: password, display_name } = request;
+    let acceptance = Acceptance { user_id, password, display_name };
+    let membership = app.accept_invitation(&token, acceptance).await?.membership;
     Ok(Json(AcceptResponse {
         is_success: true,
         team_id: membership.team_id,
         user_id: membership.user_id,
         role: membership.role,
     }))
-}
-
-fn acceptor(user_id: Option<UserId>, request: &AcceptRequest) -> Result<Acceptor, ValidationError> {
-    let wrong = |message| Err(ValidationError::one("user_password", message));
-    match (user_id, &request.user_password) {
-        (Some(id), None) if request.display_name.is_none() => Ok(Acceptor::User(id)),
-        (Some(_), _) => wrong("and display_name are for a new account; leave them out when you are signed in"),
-        (None, Some(password)) => {
-            let display_name = request.display_name.clone();
-            Ok(Acceptor::New(NewPerson { password: password.clone(), display_name }))
-        }
-        (None, None) => wrong("is needed for a new account; if you have one, sign in and accept the invitation then"),
-    }
 }

@@ -70,6 +70,9 @@ async fn a_user_accepts_what_is_for_the_users_address() {
     assert!(answer.problem(409, "already_exists").contains("sign in"));
     let other = Caller::bearer(&server.token(server.theirs.users[&Role::Admin]));
     server.post(&other, ACCEPT, &json!({"token": token})).await.problem(403, "forbidden");
+    // Whose invitation it is comes first, then what it is accepted with.
+    server.post(&other, ACCEPT, &json!({"token": token, "user_password": PASSWORD})).await.problem(403, "forbidden");
+    server.post(&other, ACCEPT, &json!({"token": "inv-x", "user_password": PASSWORD})).await.problem(404, "not_found");
     let user = Caller::bearer(&server.token(server.theirs.users[&Role::Member]));
     for more in ["user_password", "display_name"] {
         let mut body = json!({"token": token});
