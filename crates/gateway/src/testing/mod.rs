@@ -15,7 +15,7 @@ use std::{future::Future, time::Duration};
 pub use caller::{Answer, RawCaller};
 pub use container::{Container, Exchange};
 pub use sim_agent::{AgentKind, SimAgent};
-pub use world::{TeamSetup, World};
+pub use world::{TeamSetup, World, mistyped};
 
 /// How long a step of a test may take at most. Nothing waits so long unless it fails.
 pub const DEADLINE: Duration = Duration::from_secs(45);

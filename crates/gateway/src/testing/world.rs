@@ -81,15 +81,13 @@ pub struct TeamSetup {
     pub member: UserId,
 }
 
-impl TeamSetup {
-    /// The team's key with another last character.
-    #[must_use]
-    pub fn mistyped_key(&self) -> String {
-        let mut key = self.key.clone();
-        let last = key.pop();
-        key.push(if last == Some('x') { 'y' } else { 'x' });
-        key
-    }
+/// A key with another last character, whatever the one was that it had.
+#[must_use]
+pub fn mistyped(key: &str) -> String {
+    let mut key = key.to_owned();
+    let last = key.pop();
+    key.push(if last == Some('x') { 'y' } else { 'x' });
+    key
 }
 
 impl Drop for World {

@@ -3,7 +3,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
-use towline_gateway::testing::{Answer, Container, SimAgent, TeamSetup, World};
+use towline_gateway::testing::{Answer, Container, SimAgent, TeamSetup, World, mistyped};
 use towline_model::ServiceId;
 
 const PROXY: &str = "/api/v1/r/containers/hello/x?key=a&towline=b";
@@ -175,7 +175,7 @@ async fn what_opens_no_door_reaches_nobody() {
     let (key, other) = (doors.team.key.clone(), doors.other.key.clone());
     let revoked = doors.world.team();
     doors.world.revoke(&revoked.key);
-    let mistyped = doors.team.mistyped_key();
+    let mistyped = mistyped(&doors.team.key);
     let basic = |pair: String| format!("Basic {}", STANDARD.encode(pair));
     let token = doors.world.token(doors.team.member);
     let bearer = |key: &str| ("Authorization", format!("Bearer {key}"));

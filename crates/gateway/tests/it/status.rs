@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use towline_gateway::{
     Credential, GatewayConfig, LastUse,
-    testing::{AgentKind, Answer, Container, SimAgent, World},
+    testing::{AgentKind, Answer, Container, SimAgent, World, mistyped},
 };
 use towline_model::{Clock, CredentialId, KeyKind, Role, Scope, ServiceId, ServiceStatus, SystemClock, TeamId, UserId};
 use towline_tunnel::RefuseCode;
@@ -48,7 +48,7 @@ async fn whoever_is_not_known_is_told_why() {
     let expired = world.add_key(expired);
     let revoked = world.team();
     world.revoke(&revoked.key);
-    let mistyped = team.mistyped_key();
+    let mistyped = mistyped(&team.key);
     for (authorization, words) in [
         (String::new(), "no credential"),
         ("Authorization: Basic eDp5\r\n".to_owned(), "must be `Bearer"),

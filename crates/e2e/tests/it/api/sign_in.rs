@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use http::Method;
 use serde_json::{Value, json};
 use towline_e2e::{api::Api, system::Server};
+use towline_gateway::testing::mistyped;
 
 #[tokio::test]
 async fn the_first_start_writes_a_file_that_nobody_else_can_read() {
@@ -117,16 +118,9 @@ async fn a_user_says_which_team_is_meant() {
 async fn what_is_no_credential_is_401_everywhere() {
     let server = Server::start().await;
     let api = server.api();
-    let mistyped = {
-        let mut key = server.bootstrap.api_key.clone();
-        let last = if key.ends_with('0') { '1' } else { '0' };
-        key.pop();
-        key.push(last);
-        key
-    };
     let strangers = [
         api.anonymous(),
-        api.with_key(&mistyped),
+        api.with_key(&mistyped(&server.bootstrap.api_key)),
         api.with_key("sk-"),
         api.with_key("eyJhbGciOiJub25lIn0.e30."),
         api.with_key(&server.bootstrap.agent_key),
