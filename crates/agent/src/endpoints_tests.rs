@@ -13,7 +13,12 @@ use towline_model::{
 use towline_tunnel::message::{Desired, EngineStatus, Report};
 
 use super::*;
-use crate::{observed::AgentReport, reach::policy::ReachPolicy, runtime::Owner, tests::instance};
+use crate::{
+    observed::AgentReport,
+    reach::policy::ReachPolicy,
+    runtime::Owner,
+    tests::{closed_port, instance, listen_on},
+};
 
 struct Fixture {
     wishes: watch::Sender<Option<Wish>>,
@@ -87,8 +92,8 @@ fn spec(number: u128, at: SocketAddr) -> EndpointSpec {
 
 #[tokio::test]
 async fn a_process_that_goes_is_missed_at_once_and_found_again() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let at = listener.local_addr().unwrap();
+    let (_held, at) = closed_port();
+    let listener = listen_on(at);
     let mut fixture = Fixture::start();
     fixture.wish(&[spec(1, at)]);
     fixture.wait_for_phase(InstancePhase::Ready).await;
@@ -98,7 +103,7 @@ async fn a_process_that_goes_is_missed_at_once_and_found_again() {
     let report = fixture.wait_for_phase(InstancePhase::Unhealthy).await;
     let reason = report.reason.unwrap();
     assert_eq!((reason.kind, reason.message), (ReasonKind::ProbeFailed, format!("nothing listens on {at}")));
-    let _listener = TcpListener::bind(at).await.unwrap();
+    let _listener = listen_on(at);
     fixture.wait_for_phase(InstancePhase::Ready).await;
     // The last one goes: what is said is put together with what is said of containers.
     let report = Report { revision: 0, endpoints_revision: 0, engine: no_engine(), instances: Vec::new() };

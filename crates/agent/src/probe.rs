@@ -359,7 +359,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_where_nothing_listens_is_named() {
-        let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let (_held, endpoint) = crate::tests::closed_port();
         let (path, timeout) = ("/".to_owned(), Duration::from_secs(3));
         let target = ProbeTarget { endpoint, exposed_port: 8080, protocol: AppProtocol::Http1, path, timeout };
         let text = get(&target).await.unwrap_err().to_string();

@@ -212,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_fails_is_said() {
-        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let (_held, closed) = crate::tests::closed_port();
         let reach = Reach::new(ReachPolicy::default());
         let nothing = reach.connect(&Place::Attached(at(&closed.to_string()))).await.unwrap_err();
         assert_eq!(nothing, ReachError::NothingListens(at(&closed.to_string())));

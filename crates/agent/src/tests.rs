@@ -3,6 +3,9 @@
 mod docker_engine;
 pub mod server;
 
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, TcpSocket};
 use towline_model::{
     InstanceId, Secret, ServiceId,
     service::{AppProtocol, EnvVar, ProbeSpec, VolumeMount},
@@ -37,6 +40,26 @@ pub fn spec(generation: i64) -> InstanceSpec {
         stop_grace_seconds: 10,
         withheld: None,
     }
+}
+
+/// A port of loopback on which nobody listens, and nobody else can while the socket is there: one that was only free a moment
+/// ago may be another test's by now. Whoever shares it ([`listen_on`]) may listen.
+pub fn closed_port() -> (TcpSocket, SocketAddr) {
+    let socket = shared_port(([127, 0, 0, 1], 0).into());
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+/// Listens on a port that [`closed_port`] holds.
+pub fn listen_on(address: SocketAddr) -> TcpListener {
+    shared_port(address).listen(16).unwrap()
+}
+
+fn shared_port(address: SocketAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseport(true).unwrap();
+    socket.bind(address).unwrap();
+    socket
 }
 
 /// A login for a registry.

@@ -56,12 +56,13 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::tests::closed_port;
 
     #[tokio::test]
     async fn an_address_that_refuses_leaves_the_chance_to_the_next() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good = listener.local_addr().unwrap();
-        let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let (_held, closed) = closed_port();
         let socket = connect(&[closed, good], Duration::from_secs(5)).await.unwrap();
         assert_eq!(socket.peer_addr().unwrap(), good);
         assert!(socket.nodelay().unwrap());

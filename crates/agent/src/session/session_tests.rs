@@ -1,9 +1,6 @@
 //! The whole agent against a server in this process, with the fake engine.
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    task::JoinHandle,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use towline_model::{InstancePhase, KeyKind, RawKey, Secret};
 use towline_tunnel::{
     Carrier, LogsRequest, OpenTarget, RefuseCode, StreamEnd,
@@ -14,7 +11,7 @@ use super::*;
 use crate::{
     runtime::fake::{FakeRuntime, Program},
     tests::{
-        instance,
+        closed_port, instance,
         server::{Passes, TestServer, TestSession, soon},
         spec,
     },
@@ -385,17 +382,12 @@ async fn a_server_that_says_go_away_is_served_to_its_end_and_called_again() {
 async fn a_server_that_is_not_there_is_waited_for() {
     let mut server = TestServer::start().await;
     let address = server.address;
-    // A port on which nobody listens, and nobody else can.
-    let closed = tokio::net::TcpSocket::new_v4().unwrap();
-    closed.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let mut agent = {
-        server.address = closed.local_addr().unwrap();
-        TestAgent::start(&server)
-    };
+    let (_held, closed) = closed_port();
+    server.address = closed;
+    let mut agent = TestAgent::start(&server);
     let reason = agent.wait_until_disconnected().await;
     assert!(reason.contains("cannot connect"), "{reason}");
     server.address = address;
-    let _: Option<JoinHandle<()>> = None;
 }
 
 #[tokio::test]

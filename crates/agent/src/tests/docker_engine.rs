@@ -28,7 +28,7 @@ use crate::{
         docker::{DockerConfig, DockerRuntime, LABEL_AGENT},
     },
     task::spawn_owned,
-    tests::spec,
+    tests::{closed_port, spec},
 };
 
 const IMAGE: &str = "towline-demo:latest";
@@ -294,9 +294,8 @@ async fn an_image_that_cannot_be_had_says_why() {
             assert_eq!(reason.kind, ReasonKind::ImageUnavailable, "{reason:?}");
             assert!(reason.message.contains(expected), "{reason:?}");
         }
-        let gone = registry.address;
-        drop(registry);
-        machine.wish(&[InstanceSpec { image: format!("{gone}/any:1"), ..demo() }]);
+        let (_held, closed) = closed_port();
+        machine.wish(&[InstanceSpec { image: format!("{closed}/any:1"), ..demo() }]);
         let has_reason = |instances: &[InstanceReport]| {
             instances[0].reason.as_ref().is_some_and(|reason| reason.message.contains("cannot be reached"))
         };
