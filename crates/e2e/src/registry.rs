@@ -13,6 +13,7 @@ use futures_util::TryStreamExt;
 use tempfile::TempDir;
 
 use crate::{
+    claim::Claim,
     dir::test_dir,
     engine::{DEMO_IMAGE, Engine},
     process::Process,
@@ -25,6 +26,8 @@ pub struct Registry {
     address: String,
     process: Process,
     directory: TempDir,
+    /// The port, also while it is down.
+    _port: Claim,
 }
 
 /// A login, as `username:password`. The password has every character that could be lost on the way: one that ends user names,
@@ -35,22 +38,25 @@ pub const LOGIN: &str = "robot$ci:p~?>w:ord";
 const HTPASSWD: &str = "robot$ci:$2b$05$abcdefghijklmnopqrstuuxSLlFil4/nlfUQ9GjkXxwAGkLIfhXam\n";
 
 impl Registry {
-    /// Starts one on a free port of loopback, which engines allow to be without TLS.
+    /// Starts one on a port of loopback, which engines allow to be without TLS.
     ///
     /// # Panics
     /// When it does not start.
     pub async fn start() -> Self {
-        let directory = test_dir();
-        let mut process = serve(directory.path(), "127.0.0.1:0", "");
-        let address = wait_until("the registry says where it listens", SOON, async || {
-            process.assert_runs();
-            let output = process.output();
-            let rest = output.split("listening on ").nth(1).ok_or_else(|| output.clone())?;
-            let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':')).unwrap_or(rest.len());
-            Ok(rest[..end].to_owned())
+        let (directory, port) = (test_dir(), Claim::port());
+        let address = port.address().to_string();
+        let process = serve(directory.path(), &address, "");
+        let mut registry = Self { address, process, directory, _port: port };
+        registry.wait_until_it_listens().await;
+        registry
+    }
+
+    async fn wait_until_it_listens(&mut self) {
+        wait_until("the registry listens", SOON, async || {
+            self.process.assert_runs();
+            tokio::net::TcpStream::connect(&self.address).await.map(drop).map_err(|error| error.to_string())
         })
         .await;
-        Self { address, process, directory }
     }
 
     /// Puts an image into the registry that is nowhere else, and gives its reference: the demo service with a label of its own.
@@ -87,11 +93,7 @@ impl Registry {
         fs::write(&file, HTPASSWD).expect("a file in the test's directory");
         let auth = format!("auth: {{htpasswd: {{realm: test, path: {}}}}}\n", file.display());
         self.process = serve(self.directory.path(), &self.address, &auth);
-        let address = self.address.clone();
-        wait_until("the registry listens again", SOON, async || {
-            tokio::net::TcpStream::connect(&address).await.map(drop).map_err(|error| error.to_string())
-        })
-        .await;
+        self.wait_until_it_listens().await;
     }
 
     /// Removes an image from the engine, so that it is only in the registry.
