@@ -25,8 +25,8 @@ pub enum ClientError {
         /// What the system said.
         reason: String,
     },
-    /// A connection that broke before the answer was there.
-    #[error("the connection to {server} broke before there was an answer: {reason}")]
+    /// A connection that broke before the answer was there as a whole.
+    #[error("the connection to {server} broke before there was a whole answer: {reason}")]
     Broken {
         /// The server's URL.
         server: String,

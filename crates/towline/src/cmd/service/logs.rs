@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
-use towline_model::{Clock, InstanceId, SystemClock, Timestamp};
+use serde_json::{Value, json};
+use towline_model::{Clock, InstanceId, ServiceId, SystemClock, Timestamp};
 
 use crate::{
     cli::ClientArgs,
-    client::{ClientError, sse::Parser},
+    client::{Client, ClientError, sse::Parser},
     cmd::Context,
     failure::Failure,
     units::parse_duration,
@@ -75,7 +75,10 @@ pub async fn run(args: &LogsArgs, context: &Context) -> Result<(), Failure> {
     let mut response = client.open(&format!("/containers/{}/logs", service.view.id), &query).await?;
     let mut lines: Box<dyn Lines> = if args.follow { Box::<Parser>::default() } else { Box::<LineCutter>::default() };
     loop {
-        let chunk = response.chunk().await.map_err(|error| ClientError::transport(client.base(), &error))?;
+        let chunk = match response.chunk().await {
+            Ok(chunk) => chunk,
+            Err(error) => return Err(why_cut(&client, service.view.id, &error).await.into()),
+        };
         let found = match &chunk {
             Some(chunk) => lines.push(chunk),
             None => lines.end(),
@@ -84,6 +87,15 @@ pub async fn run(args: &LogsArgs, context: &Context) -> Result<(), Failure> {
         if chunk.is_none() {
             return Ok(());
         }
+    }
+}
+
+/// Why lines do not come any more. A connection does not say that the key was revoked meanwhile, or the service deleted; the
+/// answer to a question does.
+async fn why_cut(client: &Client, service: ServiceId, error: &reqwest::Error) -> ClientError {
+    match client.get::<Value>(&format!("/containers/{service}"), &[]).await {
+        Err(refusal @ (ClientError::Refused(_) | ClientError::SignInEnded(_))) => refusal,
+        _ => ClientError::transport(client.base(), error),
     }
 }
 
