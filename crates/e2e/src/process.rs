@@ -75,6 +75,18 @@ impl Process {
         .await
     }
 
+    /// Waits until it has ended by itself, or by a signal that it takes, and with this exit code.
+    ///
+    /// # Panics
+    /// When it does not end in `limit`, or with another.
+    pub async fn wait_for_end(&mut self, code: i32, limit: Duration) {
+        let status = wait_until(&format!("{} has ended", self.name), limit, async || {
+            self.exit_status().ok_or_else(|| self.output())
+        })
+        .await;
+        assert_eq!(status.code(), Some(code), "{} has ended with {status}: {}", self.name, self.output());
+    }
+
     /// SIGTERM, and waits for its end without a runtime: for a drop.
     #[expect(clippy::disallowed_methods, reason = "a drop cannot await")]
     pub fn end(&mut self, limit: Duration) {

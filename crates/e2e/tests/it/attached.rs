@@ -171,13 +171,6 @@ fn expose(server: &Server, local: &LocalProcess, log: &str, arguments: &[&str]) 
     Process::start("towline expose", &mut command, &server.directory().join(log))
 }
 
-/// Waits until the command has ended by itself or by a signal.
-async fn wait_for_end(process: &mut Process) {
-    let status =
-        wait_until("the command has ended", SOON, async || process.exit_status().ok_or_else(|| process.output())).await;
-    assert!(status.success(), "{status}: {}", process.output());
-}
-
 #[tokio::test]
 async fn one_command_exposes_a_process_until_it_ends() {
     let server = Server::start().await;
@@ -202,7 +195,7 @@ async fn one_command_exposes_a_process_until_it_ends() {
     assert!(reason.contains("--attach-allow"), "{reason}");
 
     command.signal("INT");
-    wait_for_end(&mut command).await;
+    command.wait_for_end(0, SOON).await;
     wait_for_answer(&api, "/r/containers/my-model/echo", 503).await;
 
     // Again: the same service, found and brought up to date; this time it is not left behind.
@@ -211,7 +204,7 @@ async fn one_command_exposes_a_process_until_it_ends() {
     api.get("/r/containers/my-model/echo").await.expect(200);
     assert_eq!(api.get("/r/containers/my-model").await.expect(200)["id"], first["id"]);
     command.signal("INT");
-    wait_for_end(&mut command).await;
+    command.wait_for_end(0, SOON).await;
     api.get("/r/containers/my-model").await.problem(404, "not_found");
     local.process.assert_runs();
 }
@@ -222,7 +215,7 @@ async fn an_agent_of_this_machine_takes_what_is_exposed() {
     let _agent = agent_without_engine(&server, "bare", &[]).await;
     let local = LocalProcess::start().await;
     let mut command = expose(&server, &local, "expose.log", &["--name", "my-model"]);
-    wait_for_end(&mut command).await;
+    command.wait_for_end(0, SOON).await;
     assert!(command.output().contains("towline service undeploy"), "{}", command.output());
     server.api().get("/r/containers/my-model/echo").await.expect(200);
     let owner = server.owner().await;

@@ -15,7 +15,6 @@ use tokio_tungstenite::{
 };
 use towline_e2e::{
     api::Api,
-    process::Process,
     sse::EventStream,
     system::{Agent, Server},
     wait::{SOON, wait_until},
@@ -114,11 +113,6 @@ async fn hang_up(mut socket: WebSocketStream<MaybeTlsStream<TcpStream>>) {
     }
 }
 
-async fn wait_for_end(process: &mut Process) {
-    let status = wait_until("the process has ended", FINISHED, async || process.exit_status().ok_or_else(String::new));
-    assert!(status.await.success(), "{}", process.output());
-}
-
 async fn finish(mut work: JoinSet<()>) {
     let all = async {
         while let Some(ended) = work.join_next().await {
@@ -173,7 +167,7 @@ async fn a_server_that_is_told_to_stop_finishes_what_it_has_taken() {
     assert_eq!(counting.lost_or_doubled(&answered), (0, 0), "of {} requests", answered.len());
     talk(&mut socket, "after everything else").await;
     hang_up(socket).await;
-    wait_for_end(&mut server.process).await;
+    server.process.wait_for_end(0, FINISHED).await;
 
     // The agent has been calling it all along.
     server.start_again().await;
@@ -208,7 +202,7 @@ async fn an_agent_that_is_told_to_stop_finishes_what_it_has_taken() {
     assert_eq!(counting.lost_or_doubled(&answered), (0, 0), "of {} requests", answered.len());
     talk(&mut socket, "after everything else").await;
     hang_up(socket).await;
-    wait_for_end(&mut agent.process).await;
+    agent.process.wait_for_end(0, FINISHED).await;
 
     agent.start_again();
     agent.wait_until_online(&api).await;

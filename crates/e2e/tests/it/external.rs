@@ -11,7 +11,6 @@ use tokio_tungstenite::{
 };
 use towline_e2e::{
     api::Api,
-    process::Process,
     sse::EventStream,
     system::{Agent, AgentOptions, Server, ServerOptions},
     tls_front::{Authority, Flaw, TlsFront},
@@ -175,12 +174,12 @@ async fn private_addresses_are_denied_unless_the_agent_is_told_otherwise() {
         "{reason}"
     );
     // The same agent, started with a list that allows it; then one without again, while the service runs.
-    end(&mut agent.process).await;
+    agent.process.terminate(SOON).await;
     let mut allowed = elsewhere.agent(true).await;
     owner.deploy(&id).await;
     owner.wait_for_ready(&id, 1).await;
     elsewhere.server.api().get("/r/containers/vendor/echo").await.expect(200);
-    end(&mut allowed.process).await;
+    allowed.process.terminate(SOON).await;
     let _denied = elsewhere.agent(false).await;
     wait_until("the agent has said that it may not", SOON, async || {
         let service = owner.service(&id).await;
@@ -189,10 +188,6 @@ async fn private_addresses_are_denied_unless_the_agent_is_told_otherwise() {
     })
     .await;
     elsewhere.server.api().get("/r/containers/vendor/echo").await.gateway_problem(503, "no_ready_instance");
-}
-
-async fn end(process: &mut Process) {
-    process.terminate(SOON).await;
 }
 
 #[tokio::test]

@@ -18,12 +18,12 @@ use crate::attached::LocalProcess;
 const CREDENTIALS: &str = "config/towline/credentials.json";
 
 /// Somebody's machine, with a home of its own.
-struct Machine {
+pub struct Machine {
     home: TempDir,
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { home: test_dir() }
     }
 
@@ -46,7 +46,7 @@ impl Machine {
     }
 
     /// `towline login`, until it shows its code. Gives the code, too.
-    async fn begin_login(&self, server: &Server) -> (Process, String) {
+    pub async fn begin_login(&self, server: &Server) -> (Process, String) {
         let mut login = self.start(&["login", "--server", &server.bootstrap.url]);
         login.wait_for_output("waiting to be let in").await;
         let output = login.output();
@@ -63,24 +63,15 @@ impl Machine {
         let confirm = json!({"user_code": code.to_lowercase(), "device_name": "laptop"});
         let reply = server.owner().await.post("/desktop/pair/confirm", &confirm).await;
         assert_eq!(reply.status, 204, "{}", reply.text());
-        end(&mut login, Some(0)).await;
+        login.wait_for_end(0, SOON).await;
         assert!(login.output().contains("signed in to"), "{}", login.output());
     }
 
     /// The key that is kept here.
-    fn key(&self, server: &Server, name: &str) -> String {
+    pub fn key(&self, server: &Server, name: &str) -> String {
         let kept: Value = serde_json::from_slice(&fs::read(self.path().join(CREDENTIALS)).unwrap()).unwrap();
         kept["devices"][format!("{}/", server.bootstrap.url)][name].as_str().unwrap().to_owned()
     }
-}
-
-async fn end(process: &mut Process, code: Option<i32>) {
-    wait_until("the command ends", SOON, async || match process.exit_status() {
-        Some(status) if status.code() == code => Ok(()),
-        Some(status) => panic!("{status}: {}", process.output()),
-        None => Err(process.output()),
-    })
-    .await;
 }
 
 async fn last_used(api: &Api, kind: &str) -> Option<String> {
@@ -128,7 +119,7 @@ async fn an_interrupted_login_leaves_nothing() {
     let machine = Machine::new();
     let (mut login, _) = machine.begin_login(&server).await;
     login.signal("INT");
-    end(&mut login, Some(1)).await;
+    login.wait_for_end(1, SOON).await;
     assert!(login.output().contains("interrupted"), "{}", login.output());
     assert!(!machine.path().join(CREDENTIALS).exists());
 }
@@ -157,7 +148,7 @@ async fn who_has_signed_in_exposes_with_nothing_else() {
 }
 
 /// Fills the page's fields and sends the form.
-async fn submit(browser: &mut Browser, form: &str, fields: &[(&str, &str)]) {
+pub async fn submit(browser: &mut Browser, form: &str, fields: &[(&str, &str)]) {
     for (id, value) in fields {
         let script = format!("document.getElementById({}).value = {}", json!(id), json!(value));
         browser.evaluate(&script).await;
@@ -166,7 +157,7 @@ async fn submit(browser: &mut Browser, form: &str, fields: &[(&str, &str)]) {
     browser.evaluate(&script).await;
 }
 
-async fn shown(browser: &mut Browser, id: &str) -> Value {
+pub async fn shown(browser: &mut Browser, id: &str) -> Value {
     wait_until(&format!("the page shows {id}"), SOON, async || {
         let hidden = browser.evaluate(&format!("document.getElementById({}).hidden", json!(id))).await;
         let text = browser.evaluate("document.body.innerText").await;

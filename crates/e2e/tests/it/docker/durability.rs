@@ -90,11 +90,7 @@ async fn a_server_that_ends_by_wish_finishes_what_runs() {
         count += 1;
     }
     assert_eq!(count, 10);
-    let status = wait_until("the server has ended", SOON, async || {
-        running.server.process.exit_status().ok_or_else(|| "it runs".to_owned())
-    })
-    .await;
-    assert!(status.success(), "{status}");
+    running.server.process.wait_for_end(0, SOON).await;
 }
 
 #[tokio::test]
