@@ -4,9 +4,12 @@ use http::Method;
 use serde_json::json;
 use tokio::task::JoinSet;
 use towline_e2e::{
+    api::Api,
+    dir::test_dir,
     engine::Engine,
+    process::Process,
     sse::EventStream,
-    system::{AgentOptions, Server, demo_service},
+    system::{AgentOptions, Server, demo_service, towline},
     wait::{SOON, wait_until},
 };
 
@@ -223,6 +226,38 @@ async fn logs_come_as_text_and_follow_as_events() {
     // The stream stays open: the container still runs.
     let more = tokio::time::timeout(std::time::Duration::from_millis(200), events.next()).await;
     assert!(more.is_err(), "{more:?}");
+}
+
+#[tokio::test]
+async fn following_logs_ends_at_once_with_the_key_and_says_so() {
+    let running = Running::start(1).await;
+    let body = json!({"kind": "integration", "display_name": "reader", "scopes": ["read"]});
+    let (reader, key_id) = running.owner.create_key(&body).await;
+    let home = test_dir();
+    let mut command = towline(home.path());
+    command.args(["service", "logs", "hello", "--follow", "--server", &running.server.bootstrap.url]);
+    command.env("TOWLINE_KEY", reader.bearer());
+    let mut follower = Process::start("towline service logs", &mut command, &home.path().join("log"));
+    follower.wait_for_output("listening on").await;
+    let path = format!("/containers/{}/logs?follow=true", running.service_id);
+    let follow = async |api: &Api| {
+        let mut events = EventStream::new(api.request(Method::GET, &path).send().await.unwrap());
+        events.next().await.unwrap().unwrap();
+        events
+    };
+    let (mut by_key, mut by_owner) = (follow(&reader).await, follow(&running.owner).await);
+
+    let revoked = running.owner.delete(&format!("/credentials/{key_id}")).await;
+    assert_eq!(revoked.status, 204, "{}", revoked.text());
+    let cut = tokio::time::timeout(SOON, by_key.next()).await.expect("it is cut");
+    assert!(cut.is_err(), "a cut answer looks complete: {cut:?}");
+    follower.wait_for_end(1, SOON).await;
+    let said = follower.output();
+    assert!(said.contains("the key is unknown or was revoked"), "{said}");
+    // Nobody else's is cut: it comes to its own end, with the service.
+    running.owner.undeploy(&running.service_id).await;
+    let end = async { while by_owner.next().await.expect("it is not cut").is_some() {} };
+    tokio::time::timeout(SOON, end).await.expect("it ends");
 }
 
 #[tokio::test]
