@@ -73,9 +73,20 @@ impl Browser {
     pub async fn visit(&mut self, url: &str) {
         let opened = self.command("Page.navigate", json!({"url": url})).await;
         assert!(opened.get("errorText").is_none(), "{url}: {opened}");
-        wait_until(&format!("{url} is loaded"), SOON, async || {
-            let at = self.evaluate("document.readyState + ' ' + location.href").await;
-            if at.as_str() == Some(&format!("complete {url}")) { Ok(()) } else { Err(at.to_string()) }
+        self.wait_for(&format!("document.readyState === 'complete' && location.href === {}", json!(url))).await;
+    }
+
+    /// Waits until an expression is true in the page, which may be on its way to another one.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub async fn wait_for(&mut self, expression: &str) {
+        wait_until(expression, SOON, async || {
+            if self.try_evaluate(expression).await? == true {
+                return Ok(());
+            }
+            let seen = self.try_evaluate("location.href + ': ' + document.documentElement.innerText").await?;
+            Err(seen.to_string())
         })
         .await;
     }
@@ -95,10 +106,17 @@ impl Browser {
     /// # Panics
     /// When it throws.
     pub async fn evaluate(&mut self, expression: &str) -> Value {
+        self.try_evaluate(expression).await.unwrap_or_else(|error| panic!("{expression}: {error}"))
+    }
+
+    /// The same; it throws, too, when the page goes away meanwhile.
+    async fn try_evaluate(&mut self, expression: &str) -> Result<Value, String> {
         let parameters = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
-        let answer = self.command("Runtime.evaluate", parameters).await;
-        assert!(answer.get("exceptionDetails").is_none(), "{expression}: {answer:#}");
-        answer["result"]["value"].clone()
+        let answer = self.exchange("Runtime.evaluate", parameters).await?;
+        match answer.get("exceptionDetails") {
+            None => Ok(answer["result"]["value"].clone()),
+            Some(thrown) => Err(format!("{thrown:#}")),
+        }
     }
 
     /// The value of a cookie that the page itself may not see.
@@ -110,6 +128,11 @@ impl Browser {
     }
 
     async fn command(&mut self, method: &str, parameters: Value) -> Value {
+        self.exchange(method, parameters).await.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// What the browser answers to a command, or the error that it names.
+    async fn exchange(&mut self, method: &str, parameters: Value) -> Result<Value, String> {
         self.last_id += 1;
         let id = self.last_id;
         let mut command = json!({"id": id, "method": method, "params": parameters});
@@ -128,8 +151,10 @@ impl Browser {
             }
         };
         let answer = timeout(SOON, exchange).await.unwrap_or_else(|_| panic!("{method} was not answered"));
-        assert!(answer.get("error").is_none(), "{method}: {answer}");
-        answer["result"].clone()
+        match answer.get("error") {
+            None => Ok(answer["result"].clone()),
+            Some(error) => Err(error.to_string()),
+        }
     }
 }
 

@@ -8,12 +8,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use towline_e2e::{
     api::Api,
+    browser::Browser,
     dir::test_dir,
     needs,
     process::Process,
     system::{Server, towline},
     wait::{SOON, wait_until},
 };
+
+use crate::pairing::{Machine, shown, submit};
 
 const SECRET: &str = "a secret of forty and more characters: 0123456789";
 
@@ -57,12 +60,12 @@ impl World {
     }
 
     async fn sign_in_from(&self, start: &str, login: &str) -> Response {
-        let mut browser = Browser::new();
+        let mut visitor = Visitor::new();
         let start = self.server.api().url(start);
-        let mut response = browser.get(&start).await;
+        let mut response = visitor.get(&start).await;
         loop {
             while let Some(target) = redirect(&response) {
-                response = browser.get(&target).await;
+                response = visitor.get(&target).await;
             }
             let is_ours = response.url().as_str().starts_with(&self.server.bootstrap.url);
             if is_ours {
@@ -73,7 +76,7 @@ impl World {
             let page = response.text().await.unwrap();
             let prompt = if page.contains(r#"value="login""#) { "login" } else { "consent" };
             assert!(page.contains(&format!(r#"name="prompt" value="{prompt}""#)), "{page}");
-            response = browser.post(&target, &[("prompt", prompt), ("login", login), ("password", "x")]).await;
+            response = visitor.post(&target, &[("prompt", prompt), ("login", login), ("password", "x")]).await;
         }
     }
 
@@ -95,12 +98,12 @@ impl World {
 }
 
 /// Follows nothing by itself, and keeps cookies by host and path.
-struct Browser {
+struct Visitor {
     client: Client,
     cookies: BTreeMap<(String, String), String>,
 }
 
-impl Browser {
+impl Visitor {
     fn new() -> Self {
         let client = Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { client, cookies: BTreeMap::new() }
@@ -195,6 +198,43 @@ async fn an_invited_person_signs_in_and_is_in_the_team() {
         let body = json!({"email_address": "verified.ada@example.com", "user_password": password});
         ada.anonymous().post("/auth/login", &body).await.problem(401, "invalid_login");
     }
+}
+
+/// In a real browser: from the page that `towline login` names to the provider, and back to the page, which still knows the code.
+#[tokio::test]
+async fn a_device_is_let_in_by_a_person_of_the_provider() {
+    let world = World::start(&[]).await;
+    let (server, ada) = (&world.server, "verified.ada@example.com");
+    let owner = server.owner().await;
+    owner.post("/invitations", &json!({"email_address": ada, "invitation_role": "member"})).await.created();
+    let machine = Machine::new();
+    let (mut login, code) = machine.begin_login(server).await;
+    let mut browser = Browser::start().await;
+    browser.visit(&format!("{}/pair?code={code}&name=Ada%27s%20laptop", server.bootstrap.url)).await;
+    shown(&mut browser, "sign-in").await;
+    browser.evaluate("document.getElementById('oidc').click()").await;
+    for (prompt, fill) in [
+        ("login", format!("form.elements.login.value = '{ada}', form.elements.password.value = 'x'")),
+        ("consent", "true".to_owned()),
+    ] {
+        browser.wait_for(&format!("document.querySelector('[name=prompt]')?.value === '{prompt}'")).await;
+        browser.evaluate(&format!("form = document.forms[0], {fill}, form.requestSubmit()")).await;
+    }
+    browser.wait_for("location.pathname === '/pair' && document.getElementById('confirm').hidden === false").await;
+    let field =
+        "['who', 'code', 'device-name'].map((id) => document.getElementById(id)).map((it) => it.value ?? it.innerText)";
+    assert_eq!(browser.evaluate(field).await, json!([ada, code, "Ada's laptop"]));
+    submit(&mut browser, "confirm", &[]).await;
+    shown(&mut browser, "done").await;
+    // Nothing of the sign-in stays, neither in the address nor in the browser.
+    let rest = "[location.search, document.cookie, sessionStorage.length, localStorage.length]";
+    assert_eq!(browser.evaluate(rest).await, json!(["", "", 0, 0]));
+    login.wait_for_end(0, SOON).await;
+    assert!(login.output().contains("signed in to"), "{}", login.output());
+    let device = server.api().with_key(&machine.key(server, "device_key"));
+    assert_eq!(device.get("/teams/current").await.expect(200)["id"], server.bootstrap.team_id.as_str());
+    let list = owner.get("/credentials?kind=device").await.expect(200);
+    assert_eq!(list["credentials"][0]["display_name"], "Ada's laptop", "{list:#}");
 }
 
 #[tokio::test]
