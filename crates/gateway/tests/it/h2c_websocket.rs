@@ -1,5 +1,5 @@
-//! WebSockets to containers of HTTP/2 (RFC 8441), for callers of both protocols. The cases in `websocket.rs` are not run with
-//! them; what they carry is tried with a stock library's messages.
+//! WebSockets to containers of HTTP/2 (RFC 8441), for callers of both protocols. That what they carry is the same as with containers
+//! of HTTP/1.1 is tried with the cases in `websocket.rs`.
 
 use std::{
     future::poll_fn,
@@ -35,7 +35,7 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// A container that takes WebSockets.
-async fn container<H, F>(handler: H) -> Container
+pub(super) async fn container<H, F>(handler: H) -> Container
 where
     H: Fn(Got, usize) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = ()> + Send + 'static,
@@ -66,7 +66,7 @@ async fn shout((request, mut respond): Got) {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Speaks {
+pub(super) enum Speaks {
     Http1,
     Http2,
 }

@@ -20,6 +20,7 @@ pub(super) struct Client {
 impl Client {
     pub async fn connect(world: &World) -> Self {
         let socket = TcpStream::connect(world.address).await.unwrap();
+        socket.set_nodelay(true).unwrap();
         let (sender, connection) = within("the handshake", h2::client::handshake(socket)).await.unwrap();
         let mut driver = JoinSet::new();
         driver.spawn(async move { drop(connection.await) });

@@ -352,7 +352,11 @@ async fn a_ticket_opens_one_websocket() {
 pub(super) async fn bridge(mut receive: RecvStream, mut send: SendStream<Bytes>) -> (TcpStream, JoinSet<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (mut reader, mut writer) = listener.accept().await.unwrap().0.into_split();
+    let (other, _) = listener.accept().await.unwrap();
+    for end in [&socket, &other] {
+        end.set_nodelay(true).unwrap();
+    }
+    let (mut reader, mut writer) = other.into_split();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let mut buffer = vec![0; 16 << 10];
