@@ -187,16 +187,26 @@ async fn a_head_that_unfolds_without_an_end_is_refused() {
     // RFC 7541 §7.3: a byte that stands for a field of 4 KiB.
     let world = World::start().await;
     let team = world.team();
-    let mut frames = Frames::connect(&world).await;
-    let mut fields = block(&good(&team.key, PATH));
-    let long = block(&[("x-l", &"v".repeat(3900))]);
-    // With indexing (§6.2.1), and then 12 000 times the newest entry (§6.1).
-    fields.put_u8(0x40);
-    fields.extend(&long[1..]);
-    fields.put_bytes(0xbe, 12_000);
-    frames.send(&headers(1, true, &fields)).await;
-    let outcome = within("the end", frames.outcome(1)).await;
-    assert_eq!(outcome, Outcome::Over(Some(ENHANCE_YOUR_CALM)));
+    let size = |(name, value): &(&str, &str)| name.len() + value.len() + 32;
+    let own = good(&team.key, PATH).iter().map(size).sum::<usize>();
+    let value = "v".repeat(3900);
+    let long = ("x-l", &*value);
+    // Four times what is a 431 is no mistake any more.
+    let fit = ((256 << 10) - own) / size(&long);
+    for (count, expected) in [
+        (fit, Outcome::Answered(431)),
+        (fit + 1, Outcome::Over(Some(ENHANCE_YOUR_CALM))),
+        (12_000, Outcome::Over(Some(ENHANCE_YOUR_CALM))),
+    ] {
+        let mut frames = Frames::connect(&world).await;
+        let mut fields = block(&good(&team.key, PATH));
+        // With indexing (§6.2.1), and then so often the newest entry (§6.1).
+        fields.put_u8(0x40);
+        fields.extend(&block(&[long])[1..]);
+        fields.put_bytes(0xbe, count - 1);
+        frames.send(&headers(1, true, &fields)).await;
+        assert_eq!(within("the end", frames.outcome(1)).await, expected, "{count}");
+    }
 }
 
 /// A caller's WebSocket, over frames.
