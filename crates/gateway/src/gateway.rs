@@ -83,6 +83,12 @@ pub struct GatewayConfig {
     pub carrier_wait: Duration,
     /// How long requests in flight may go on when the server stops. Default 30 s.
     pub drain_timeout: Duration,
+    /// How long a caller's connection is kept that has no request, and how long a request's head may take to arrive. Default 60 s.
+    pub caller_idle: Duration,
+    /// How long a caller of HTTP/2 may say nothing before it is pinged. Default 30 s.
+    pub ping_after: Duration,
+    /// How long it may go on saying nothing then. Default 20 s.
+    pub ping_patience: Duration,
     /// The threads that connections are dealt out to. Default none: they run where the gateway is served.
     pub workers: Workers,
     /// The age at which something before the gateway cuts agents' connections, at least 5 seconds. Agents replace them before.
@@ -108,6 +114,9 @@ impl Default for GatewayConfig {
             invoke_memory_bytes: 256 << 20,
             carrier_wait: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
+            caller_idle: Duration::from_secs(60),
+            ping_after: Duration::from_secs(30),
+            ping_patience: Duration::from_secs(20),
             workers: Workers::default(),
             agent_connection_lifetime: None,
             external_roots: Vec::new(),

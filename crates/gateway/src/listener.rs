@@ -43,11 +43,9 @@ const FIRST_BYTES: Duration = Duration::from_secs(15);
 const SNIFF_PAUSE: Duration = Duration::from_millis(5);
 /// The longest of these pauses.
 const MAX_SNIFF_PAUSE: Duration = Duration::from_millis(250);
-/// How long an idle connection is kept, and how long a request's head may take to arrive.
-const IDLE: Duration = Duration::from_secs(60);
 /// How often it is looked whether the certificate's files were written anew.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(10);
-/// How often idle connections are looked for, callers' and containers'.
+/// How often idle connections are looked for, callers' and containers'; more often where they are to end sooner.
 const JANITOR: Duration = Duration::from_secs(1);
 /// How long to wait when the machine has no sockets left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -189,12 +187,12 @@ async fn drain(shared: &Arc<Shared>, connections: &TaskTracker) {
 
 /// Looks after what has no timer of its own.
 async fn janitor(shared: Arc<Shared>) {
-    let mut ticks = interval(JANITOR);
+    let mut ticks = interval(JANITOR.min(shared.config.caller_idle / 4));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let now = Instant::now();
-        shared.callers.end_idle(now, IDLE);
+        shared.callers.end_idle(now, shared.config.caller_idle);
         let state = shared.state.load_full();
         if state.end_expired(shared.clock.now()) {
             shared.callers.wake_all();

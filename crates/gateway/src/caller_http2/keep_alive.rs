@@ -1,7 +1,8 @@
 //! Whether anybody is still at the other end: one that has said nothing for a while is pinged (RFC 9113 §6.7), and has gone
 //! when nothing at all comes back.
 //!
-//! Anything that is heard counts, not only the answer to the ping: that one waits behind what the caller has to send.
+//! Anything that is heard counts, not only the answer to the ping: that one waits behind what the caller has to send. Whoever says
+//! something after a ping is as one that was never asked, also when the ping is not answered.
 
 use std::{
     future::Future,
@@ -16,41 +17,40 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::signs::Signs;
 
-/// How long a caller may say nothing before it is pinged.
-const SILENCE: Duration = Duration::from_secs(30);
-/// How long it may go on saying nothing then.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// What asks a silent caller whether it is there.
 pub(super) struct KeepAlive {
     pings: PingPong,
     signs: Arc<Signs>,
-    /// Whether a ping is on its way.
+    /// How long a caller may say nothing before it is pinged.
+    silence: Duration,
+    /// How long it may go on saying nothing then.
+    patience: Duration,
+    /// Whether it is to say something now.
     asked: bool,
     next_look: Pin<Box<Sleep>>,
 }
 
 impl KeepAlive {
-    pub(super) fn new(pings: PingPong, signs: Arc<Signs>) -> Self {
-        Self { pings, signs, asked: false, next_look: Box::pin(sleep(SILENCE)) }
+    pub(super) fn new((pings, signs): (PingPong, Arc<Signs>), silence: Duration, patience: Duration) -> Self {
+        Self { pings, signs, silence, patience, asked: false, next_look: Box::pin(sleep(silence)) }
     }
 
     /// Ready when nobody is there.
     pub(super) fn poll_silent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             ready!(self.next_look.as_mut().poll(cx));
-            if self.asked && self.pings.poll_pong(cx).is_ready() {
-                self.asked = false;
-            }
-            let heard = self.signs.take_heard();
-            if self.asked && !heard {
+            let is_silent = !self.signs.take_heard();
+            if self.asked && is_silent {
                 return Poll::Ready(());
             }
-            if !heard {
-                // It fails when the connection is over, which is noticed elsewhere.
-                self.asked = self.pings.send_ping(Ping::opaque()).is_ok();
+            if is_silent {
+                // There is one at a time. It fails when the last was not answered, which then asks on, and when the connection is
+                // over, which is noticed elsewhere.
+                let _ = self.pings.poll_pong(cx);
+                let _ = self.pings.send_ping(Ping::opaque());
             }
-            let wait = if self.asked { PATIENCE } else { SILENCE };
+            self.asked = is_silent;
+            let wait = if self.asked { self.patience } else { self.silence };
             self.next_look.as_mut().reset(Instant::now() + wait);
         }
     }
@@ -64,6 +64,8 @@ mod tests {
 
     use super::{super::signs::Watched, *};
 
+    const SILENCE: Duration = Duration::from_secs(30);
+    const PATIENCE: Duration = Duration::from_secs(20);
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
     /// For the connection, by 1.
     const WINDOW_UPDATE: &[u8] = &[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1];
@@ -105,7 +107,7 @@ mod tests {
         let signs = Arc::new(Signs::default());
         let served = async {
             let mut conn = h2::server::handshake(Watched::new(io, Arc::clone(&signs))).await.unwrap();
-            let mut keep_alive = KeepAlive::new(conn.ping_pong().unwrap(), Arc::clone(&signs));
+            let mut keep_alive = KeepAlive::new((conn.ping_pong().unwrap(), Arc::clone(&signs)), SILENCE, PATIENCE);
             poll_fn(|cx| {
                 assert!(conn.poll_accept(cx).is_pending(), "the connection goes on");
                 keep_alive.poll_silent(cx)
@@ -126,10 +128,14 @@ mod tests {
         // Its first frames were heard at once: that is found at the first look.
         assert_eq!(kept(Does::Nothing).await, SILENCE * 2 + PATIENCE);
         assert_eq!(kept(Does::Answers).await, Duration::from_secs(3600));
-        for pause in [1, 19, 29] {
+        // Whoever says something within both of these counts as there, whether it answers pings or not.
+        for pause in [1, 19, 29, 31, 35, 49] {
             let pause = Duration::from_secs(pause);
             assert_eq!(kept(Does::Speaks(pause)).await, Duration::from_secs(3600), "{pause:?}");
         }
-        assert!(kept(Does::Speaks(Duration::from_secs(300))).await < Duration::from_secs(300));
+        for pause in [81, 300] {
+            let pause = Duration::from_secs(pause);
+            assert!(kept(Does::Speaks(pause)).await < pause, "{pause:?}");
+        }
     }
 }

@@ -54,7 +54,8 @@ where
     });
     let Some(mut conn) = shaken.await else { return };
     let Some(pings) = conn.ping_pong() else { return };
-    let keep_alive = KeepAlive::new(pings, Arc::clone(&signs));
+    let config = &shared.config;
+    let keep_alive = KeepAlive::new((pings, Arc::clone(&signs)), config.ping_after, config.ping_patience);
     let mut served = Served { shared, caller, api, conn, signs, keep_alive, draining: false };
     poll_fn(move |cx| served.poll(cx)).await;
 }
@@ -105,7 +106,7 @@ impl<S> Served<S> {
             Signal::Run | Signal::Drain => {}
         }
         if self.keep_alive.poll_silent(cx).is_ready() {
-            tracing::debug!(peer = %self.caller.peer, "a caller does not answer pings");
+            tracing::debug!(peer = %self.caller.peer, "a caller says nothing any more");
             self.caller.abort_on_close();
             return Poll::Ready(());
         }

@@ -261,6 +261,64 @@ async fn a_server_that_stops_says_goodbye_and_waits_for_websockets() {
 }
 
 #[tokio::test]
+async fn a_connection_without_requests_ends_in_order() {
+    let container = shouting().await;
+    let caller_idle = Duration::from_secs(1);
+    let world = World::start_with(GatewayConfig { caller_idle, ..GatewayConfig::default() }).await;
+    let (team, _agent, _) = world.hello(&container).await;
+    let mut busy = open_websocket(&world, &team.key).await;
+    let [mut idle, mut deaf] = [Frames::connect(&world).await, Frames::connect(&world).await];
+    for frames in [&mut idle, &mut deaf] {
+        let goodbye = within("a goodbye", frames.next_of(GOAWAY)).await.unwrap();
+        assert_eq!((goodbye.number(0), goodbye.number(4)), (u32::MAX >> 1, NO_ERROR));
+    }
+    let ping = within("whether it has arrived", idle.next_of(PING)).await.unwrap();
+    idle.frame(PING, ACK, 0, &ping.payload).await;
+    let goodbye = within("the last goodbye", idle.next_of(GOAWAY)).await.unwrap();
+    assert_eq!((goodbye.number(0), goodbye.number(4)), (0, NO_ERROR));
+    assert_eq!(within("the end", idle.next()).await, None);
+    // One that does not answer is not waited for as long as it likes.
+    assert_eq!(within("the end", deaf.next_of(GOAWAY)).await, None);
+    // A request may take its time.
+    busy.frame(DATA, 0, 1, b"still").await;
+    assert_eq!(exactly(&mut busy, 10).await, b"HELLOSTILL");
+    busy.frame(DATA, END_STREAM, 1, &[]).await;
+    assert_eq!(exactly(&mut busy, 3).await, b"BYE");
+    assert!(within("a goodbye", busy.next_of(GOAWAY)).await.is_some());
+}
+
+#[tokio::test]
+async fn only_a_caller_that_says_nothing_at_all_is_given_up() {
+    let container = shouting().await;
+    let (ping_after, ping_patience) = (Duration::from_millis(50), Duration::from_secs(1));
+    let world = World::start_with(GatewayConfig { ping_after, ping_patience, ..GatewayConfig::default() }).await;
+    let (team, _agent, service) = world.hello(&container).await;
+    let mut frames = open_websocket(&world, &team.key).await;
+    let (mut pings, mut said) = (0, Vec::new());
+    while said != b"HELLOHEREBYE" {
+        let frame = within("a sign of life", frames.next()).await.unwrap();
+        match frame.kind {
+            DATA => said.extend(frame.payload),
+            PING => {
+                frames.frame(PING, ACK, 0, &frame.payload).await;
+                pings += 1;
+                // It is still there when another one comes.
+                if pings == 2 {
+                    frames.frame(DATA, END_STREAM, 1, b"here").await;
+                }
+            }
+            _ => {}
+        }
+    }
+    drop(frames);
+
+    // What it has asked for goes with it.
+    let mut frames = open_websocket(&world, &team.key).await;
+    while within("the end", frames.next()).await.is_some() {}
+    wait_until("nothing in flight", || world.gateway.in_flight(service) == 0).await;
+}
+
+#[tokio::test]
 async fn what_outlasts_the_drain_is_cut() {
     let container = shouting().await;
     let drain_timeout = Duration::from_millis(300);
