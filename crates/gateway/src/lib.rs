@@ -33,6 +33,8 @@ mod caller;
 pub mod caller_body;
 mod caller_http2;
 mod caller_stream;
+pub mod certificate;
+mod challenge;
 mod connect;
 mod dispatch;
 pub mod error;

@@ -71,7 +71,8 @@ where
     let connections = TaskTracker::new();
     let room = Arc::new(Semaphore::new(shared.config.max_connections));
     let janitor = shared.tasks.spawn(janitor(Arc::clone(&shared)));
-    let renewal = shared.config.tls.clone().map(|tls| shared.tasks.spawn(renew_certificate(tls)));
+    let from_files = shared.config.tls.clone().filter(ServerTls::is_from_files);
+    let renewal = from_files.map(|tls| shared.tasks.spawn(renew_certificate(tls)));
     let accepted = shutdown.run_until_cancelled(accept_all(&shared, &listener, &api, (&room, &connections))).await;
     for connected in connected(listener) {
         if let Ok(permit) = Arc::clone(&room).try_acquire_owned() {
@@ -257,7 +258,9 @@ const fn keep_alive() -> TcpKeepalive {
 async fn greet(socket: TcpStream, peer: IpAddr, tls: Option<&ServerTls>) -> io::Result<(CallerSocket, bool)> {
     if let Some(tls) = tls {
         if begins_tls(&socket).await? {
-            let stream = tls.acceptor().accept(socket).await?;
+            let Some(stream) = tls.accept(socket).await? else {
+                return Err(io::Error::other("it was a certificate authority's challenge, which was answered"));
+            };
             let is_http2 = server_tls::is_http2(stream.get_ref().1);
             return Ok((CallerSocket::Tls(Box::new(stream)), is_http2));
         }

@@ -10,7 +10,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{gateway::Shared, line::Line, service::Service};
+use crate::{gateway::Shared, line::Line, server_tls::ServerTls, service::Service};
 
 /// Places in a line, from 1.
 const POSITIONS: [f64; 8] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 1000.0];
@@ -65,6 +65,10 @@ impl Collector for Moment {
         let mut page = Page { encoder, services: state.services().map(Arc::as_ref).collect() };
         page.services.sort_unstable_by_key(|service| (service.route.team_id, &service.route.slug));
         page.gauge("towline_agent_sessions", "Agents that are connected", self.0.agents.current_sessions().len())?;
+        if let Some(said) = self.0.config.tls.as_ref().and_then(ServerTls::said) {
+            let expiry = ConstGauge::new(said.not_after.as_unix_seconds());
+            page.number("towline_tls_certificate_expiry_timestamp_seconds", "When the certificate ends", &expiry)?;
+        }
         page.gauge("towline_tunnel_window_bytes", "Memory that windows have grown by", self.0.budget.used())?;
 
         let in_flight = |service: &Service| Some(gauge(state.in_flight(service.route.service_id)));
@@ -95,7 +99,11 @@ struct Page<'e, 's> {
 
 impl Page<'_, '_> {
     fn gauge(&mut self, name: &str, help: &str, number: usize) -> fmt::Result {
-        gauge(number).encode(self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+        self.number(name, help, &gauge(number))
+    }
+
+    fn number(&mut self, name: &str, help: &str, number: &ConstGauge<i64>) -> fmt::Result {
+        number.encode(self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
     }
 
     /// One metric of each service that has a line.

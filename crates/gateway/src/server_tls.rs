@@ -1,8 +1,10 @@
-//! TLS with callers and agents: the server's certificate, from files that may be exchanged while it runs.
+//! TLS with callers and agents: the server's certificate, from files that may be exchanged while it runs, or from whoever
+//! hands it over while the server runs.
 //!
 //! One port takes TLS; plain HTTP is taken there from this machine's own addresses only, and anybody else who sends it is
 //! told so. HTTP/2 is chosen by ALPN (RFC 7301). Which certificate authority issued the certificate, and how it is
-//! renewed, is not known here: whoever renews it writes the files anew, and they are read again.
+//! renewed, is not known here: whoever renews it writes the files anew, and they are read again, or shows the new one. While
+//! there is none yet, handshakes are refused with the alert `access_denied`.
 
 use std::{
     fmt,
@@ -13,15 +15,22 @@ use std::{
     time::SystemTime,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use rustls::{
     ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{ClientHello, ResolvesServerCert},
+    pki_types::{CertificateDer, PrivateKeyDer},
+    server::{Acceptor, ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
+
+pub use crate::challenge::OpenChallenge;
+use crate::{
+    certificate::{Certificate, CertificateError, Said},
+    challenge::{self, Challenges},
+};
 
 /// The name of HTTP/2 in ALPN (RFC 9113 §3.2).
 const ALPN_HTTP2: &[u8] = b"h2";
@@ -33,7 +42,17 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 #[derive(Clone)]
 pub struct ServerTls {
     acceptor: TlsAcceptor,
-    certificate: Arc<Certificate>,
+    shown: Arc<Shown>,
+    source: Source,
+}
+
+/// Where certificates come from.
+#[derive(Clone)]
+enum Source {
+    /// From files that are read again.
+    Files(Arc<Watched>),
+    /// From whoever asks an authority, which first wants to see a certificate of its own kind here.
+    HandedOver(Challenges),
 }
 
 /// Why a certificate cannot be used.
@@ -70,11 +89,14 @@ pub enum ServerTlsError {
     Setup(rustls::Error),
 }
 
-/// The certificate of the moment.
-struct Certificate {
+/// The certificate of the moment, if there is one.
+#[derive(Debug)]
+struct Shown(ArcSwapOption<Certificate>);
+
+/// The files that the certificate is from.
+struct Watched {
     files: Files,
-    current: ArcSwap<CertifiedKey>,
-    /// When the files that are in use were written.
+    /// When those that are in use were written.
     written: Mutex<Option<Written>>,
 }
 
@@ -96,37 +118,96 @@ impl ServerTls {
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, ServerTlsError> {
         let files = Files { certificate: certificate.to_owned(), key: key.to_owned() };
         let written = files.written().ok();
-        let current = ArcSwap::from_pointee(files.read()?);
-        let certificate = Arc::new(Certificate { files, current, written: Mutex::new(written) });
+        let first = Arc::new(files.read()?);
+        Self::new(Some(first), Source::Files(Arc::new(Watched { files, written: Mutex::new(written) })))
+    }
+
+    /// TLS with a certificate that is still to come, by [`ServerTls::show`]. Handshakes are refused until then.
+    ///
+    /// # Errors
+    /// When TLS itself cannot be set up.
+    pub fn awaiting() -> Result<Self, ServerTlsError> {
+        Self::new(None, Source::HandedOver(Challenges::default()))
+    }
+
+    fn new(certificate: Option<Arc<Certificate>>, source: Source) -> Result<Self, ServerTlsError> {
+        let shown = Arc::new(Shown(ArcSwapOption::new(certificate)));
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let mut config = builder
             .with_safe_default_protocol_versions()
             .map_err(ServerTlsError::Setup)?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&certificate) as Arc<dyn ResolvesServerCert>);
+            .with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![ALPN_HTTP2.to_vec(), ALPN_HTTP11.to_vec()];
         // Sessions are resumed without memory of them here, under a key that changes by itself.
         config.ticketer = ring::Ticketer::new().map_err(ServerTlsError::Setup)?;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), shown, source })
     }
 
-    /// Reads the files again if they were written since. When they cannot be used, which may be because only one of them
-    /// has been written yet, the certificate that there is stays, and the next call looks again.
+    /// Shows this certificate in handshakes from now on.
+    pub fn show(&self, certificate: Certificate) {
+        self.shown.0.store(Some(Arc::new(certificate)));
+    }
+
+    /// What the certificate says of itself that is shown at the moment; `None` when there is none, or it cannot be read.
+    #[must_use]
+    pub fn said(&self) -> Option<Said> {
+        self.shown.0.load().as_ref()?.said().cloned()
+    }
+
+    /// Shows a certificate authority this certificate in the handshakes of its challenge for the domain (RFC 8737), until
+    /// what is returned is dropped. Only TLS that awaits its certificate answers challenges.
+    ///
+    /// # Errors
+    /// When the key cannot be used.
+    pub fn open_challenge(
+        &self,
+        domain: &str,
+        certificate: CertificateDer<'static>,
+        key: &PrivateKeyDer<'static>,
+    ) -> Result<OpenChallenge, rustls::Error> {
+        match &self.source {
+            Source::HandedOver(challenges) => challenges.open(domain, certificate, key),
+            Source::Files(_) => Err(rustls::Error::General("the certificate comes from files".to_owned())),
+        }
+    }
+
+    /// Reads the files, if it comes from files, again if they were written since. When they cannot be used, which may be
+    /// because only one of them has been written yet, the certificate that there is stays, and the next call looks again.
     ///
     /// # Errors
     /// See [`ServerTlsError`].
     pub fn reload(&self) -> Result<bool, ServerTlsError> {
-        self.certificate.reload()
+        let Source::Files(watched) = &self.source else { return Ok(false) };
+        let Some(certificate) = watched.read_again()? else { return Ok(false) };
+        self.show(certificate);
+        Ok(true)
     }
 
-    pub(crate) const fn acceptor(&self) -> &TlsAcceptor {
-        &self.acceptor
+    /// Whether [`ServerTls::reload`] can ever find something new.
+    pub(crate) const fn is_from_files(&self) -> bool {
+        matches!(self.source, Source::Files(_))
+    }
+
+    /// Shakes hands with whoever has connected. `None` when that was an authority's challenge, which is over with it.
+    pub(crate) async fn accept(&self, socket: TcpStream) -> io::Result<Option<TlsStream<TcpStream>>> {
+        let Source::HandedOver(challenges) = &self.source else { return self.acceptor.accept(socket).await.map(Some) };
+        let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+        match challenges.answer_to(&start.client_hello()) {
+            Some(config) => challenge::show(start, config).await.map(|()| None),
+            // It knows nothing of challenges: one that is not open is refused like every protocol that is not spoken here.
+            None => start.into_stream(Arc::clone(self.acceptor.config())).await.map(Some),
+        }
     }
 }
 
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerTls").field("files", &self.certificate.files).finish_non_exhaustive()
+        let mut shown = f.debug_struct("ServerTls");
+        if let Source::Files(watched) = &self.source {
+            shown.field("files", &watched.files);
+        }
+        shown.finish_non_exhaustive()
     }
 }
 
@@ -135,28 +216,23 @@ pub(crate) fn is_http2(connection: &rustls::ServerConnection) -> bool {
     connection.alpn_protocol() == Some(ALPN_HTTP2)
 }
 
-impl Certificate {
-    fn reload(&self) -> Result<bool, ServerTlsError> {
+impl Watched {
+    /// The certificate in the files, if they were written since they were read.
+    fn read_again(&self) -> Result<Option<Certificate>, ServerTlsError> {
         let mut known = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let written = self.files.written()?;
         if *known == Some(written) {
-            return Ok(false);
+            return Ok(None);
         }
-        self.current.store(Arc::new(self.files.read()?));
+        let certificate = self.files.read()?;
         *known = Some(written);
-        Ok(true)
+        Ok(Some(certificate))
     }
 }
 
-impl ResolvesServerCert for Certificate {
+impl ResolvesServerCert for Shown {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.load_full())
-    }
-}
-
-impl fmt::Debug for Certificate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificate").field("files", &self.files).finish_non_exhaustive()
+        self.0.load().as_ref().map(|certificate| Arc::clone(certificate.key()))
     }
 }
 
@@ -169,21 +245,14 @@ impl Files {
         Ok((written(&self.certificate)?, written(&self.key)?))
     }
 
-    fn read(&self) -> Result<CertifiedKey, ServerTlsError> {
+    fn read(&self) -> Result<Certificate, ServerTlsError> {
         let content = |path: &PathBuf, reason: String| ServerTlsError::Content { path: path.clone(), reason };
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&read(&self.certificate)?)
-            .collect::<Result<_, _>>()
-            .map_err(|error| content(&self.certificate, error.to_string()))?;
-        if chain.is_empty() {
-            return Err(content(&self.certificate, "there is no certificate in it; it must be in PEM".to_owned()));
-        }
-        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?).map_err(|error| {
-            content(&self.key, format!("no private key could be read, which must be in PEM: {error}"))
-        })?;
-        CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(|source| ServerTlsError::Mismatch {
-            certificate: self.certificate.clone(),
-            key: self.key.clone(),
-            source,
+        Certificate::from_pem(&read(&self.certificate)?, &read(&self.key)?).map_err(|error| match error {
+            CertificateError::Certificate(reason) => content(&self.certificate, reason),
+            CertificateError::Key(_) => content(&self.key, error.to_string()),
+            CertificateError::Mismatch(source) => {
+                ServerTlsError::Mismatch { certificate: self.certificate.clone(), key: self.key.clone(), source }
+            }
         })
     }
 }
@@ -224,7 +293,7 @@ mod tests {
         fs::write(&certificate, &first.0).unwrap();
         fs::write(&key, &first.1).unwrap();
         let tls = ServerTls::load(&certificate, &key).unwrap();
-        let shown = || tls.certificate.current.load().cert[0].clone();
+        let shown = || tls.shown.0.load().as_ref().unwrap().key().cert[0].clone();
         let before = shown();
         assert!(!tls.reload().unwrap(), "nothing was written");
 

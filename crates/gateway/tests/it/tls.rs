@@ -5,8 +5,13 @@ use std::{fs, sync::Arc, time::Duration};
 use http::{Request, Version};
 use http_body_util::{BodyExt as _, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{CertificateParams, KeyPair};
-use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
+use rcgen::{CertificateParams, CustomExtension, KeyPair};
+use rustls::{
+    AlertDescription, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::ring::default_provider,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -16,7 +21,8 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use towline_gateway::{
     GatewayConfig,
-    server_tls::ServerTls,
+    certificate::Certificate,
+    server_tls::{OpenChallenge, ServerTls},
     testing::{Container, World, wait_until, within},
 };
 
@@ -208,4 +214,153 @@ async fn another_protocol_passes_under_tls_with_half_close() {
     let mut answer = String::new();
     within("the answer", stream.read_to_string(&mut answer)).await.unwrap();
     assert_eq!(answer, "HELLO");
+}
+
+/// A gateway that waits for its certificate.
+struct Awaiting {
+    world: World,
+    tls: ServerTls,
+}
+
+impl Awaiting {
+    async fn start() -> Self {
+        let tls = ServerTls::awaiting().unwrap();
+        let world = World::start_with(GatewayConfig { tls: Some(tls.clone()), ..GatewayConfig::default() }).await;
+        Self { world, tls }
+    }
+
+    /// Opens the challenge of a domain; its certificate, too.
+    fn open_challenge(&self, domain: &str) -> (OpenChallenge, CertificateDer<'static>) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![domain.to_owned()]).unwrap();
+        params.custom_extensions = vec![CustomExtension::new_acme_identifier(&[7; 32])];
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        (self.tls.open_challenge(domain, certificate.clone(), &key).unwrap(), certificate)
+    }
+
+    fn show_certificate(&self) -> CertificateDer<'static> {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec!["gateway.test".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let key = key.serialize_pem();
+        self.tls.show(Certificate::from_pem(certificate.pem().as_bytes(), key.as_bytes()).unwrap());
+        certificate.der().clone()
+    }
+
+    /// Shakes hands as somebody who takes any certificate.
+    async fn connect(&self, name: &str, alpn: &[&str]) -> Result<TlsStream<TcpStream>, AlertDescription> {
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().unwrap().dangerous();
+        let mut config = builder.with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let socket = TcpStream::connect(self.world.address).await.unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let connected = within("the handshake", TlsConnector::from(Arc::new(config)).connect(name, socket)).await;
+        connected.map_err(|error| {
+            let error = error.into_inner().and_then(|error| error.downcast::<TlsError>().ok());
+            match error.as_deref() {
+                Some(TlsError::AlertReceived(alert)) => *alert,
+                other => panic!("no alert, but {other:?}"),
+            }
+        })
+    }
+
+    /// The certificate that a handshake shows, or the alert that it ends with.
+    async fn shown(&self, name: &str, alpn: &[&str]) -> Result<CertificateDer<'static>, AlertDescription> {
+        let stream = self.connect(name, alpn).await?;
+        Ok(stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned())
+    }
+}
+
+/// Takes every certificate, also one that is good for nothing but a challenge.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+const CHALLENGE: &[&str] = &["acme-tls/1"];
+const ORDINARY: &[&str] = &["h2", "http/1.1"];
+
+#[tokio::test]
+async fn handshakes_are_refused_until_there_is_a_certificate() {
+    let awaiting = Awaiting::start().await;
+    for alpn in [&[][..], ORDINARY] {
+        assert_eq!(awaiting.shown("gateway.test", alpn).await, Err(AlertDescription::AccessDenied));
+    }
+    let metric = "towline_tls_certificate_expiry_timestamp_seconds";
+    assert!(!awaiting.world.gateway.metrics().contains(metric));
+    let (first, second) = (awaiting.show_certificate(), awaiting.shown("gateway.test", ORDINARY).await);
+    assert_eq!(second, Ok(first));
+    let renewed = awaiting.show_certificate();
+    assert_eq!(awaiting.shown("gateway.test", &[]).await, Ok(renewed));
+    assert!(awaiting.world.gateway.metrics().contains(metric));
+}
+
+/// RFC 8737 §3: the authority offers that protocol alone, and names the domain.
+#[tokio::test]
+async fn a_challenge_is_answered_while_it_is_open_and_to_nobody_else() {
+    let awaiting = Awaiting::start().await;
+    let ordinary = awaiting.show_certificate();
+    let refused = Err(AlertDescription::NoApplicationProtocol);
+    assert_eq!(awaiting.shown("a.test", CHALLENGE).await, refused);
+    let (open_a, certificate_a) = awaiting.open_challenge("a.test");
+    let (open_b, certificate_b) = awaiting.open_challenge("B.test");
+    assert_eq!(awaiting.shown("a.test", CHALLENGE).await, Ok(certificate_a));
+    assert_eq!(awaiting.shown("b.test", CHALLENGE).await, Ok(certificate_b.clone()));
+    assert_eq!(awaiting.shown("c.test", CHALLENGE).await, refused);
+    for alpn in [&[][..], ORDINARY, &["acme-tls/1", "h2"], &["http/1.1", "acme-tls/1"]] {
+        assert_eq!(awaiting.shown("a.test", alpn).await, Ok(ordinary.clone()), "{alpn:?}");
+    }
+    drop(open_a);
+    assert_eq!(awaiting.shown("a.test", CHALLENGE).await, refused);
+    assert_eq!(awaiting.shown("b.test", CHALLENGE).await, Ok(certificate_b));
+    drop(open_b);
+    assert_eq!(awaiting.shown("b.test", CHALLENGE).await, refused);
+}
+
+#[tokio::test]
+async fn no_request_is_read_after_a_challenge() {
+    let awaiting = Awaiting::start().await;
+    let (_open, _) = awaiting.open_challenge("a.test");
+    let mut stream = awaiting.connect("a.test", CHALLENGE).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"acme-tls/1"[..]));
+    let mut answer = Vec::new();
+    // It is over at once, and stays so for who sends something all the same: nothing, or a socket that is closed already.
+    assert_eq!(within("the end", stream.read_to_end(&mut answer)).await.unwrap(), 0, "{answer:?}");
+    let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+    let _ = within("the end", stream.read_to_end(&mut answer)).await;
+    assert_eq!(answer, b"");
 }
