@@ -18,7 +18,7 @@ use crate::{
 /// What `cargo xtask test` takes.
 #[derive(Debug, clap::Args)]
 pub struct TestArgs {
-    /// Leave out the tests that need a container engine, PostgreSQL, a balancer, an SDK or a browser.
+    /// Leave out the tests that need a container engine, PostgreSQL, a balancer, a certificate authority, an SDK or a browser.
     #[arg(long)]
     fast: bool,
     /// Passed on to cargo-nextest, such as a part of a test's name.
@@ -29,8 +29,8 @@ pub struct TestArgs {
 /// What `--fast` leaves out, as nextest filters, and what to say about it.
 const SLOW: [(&str, &str); 5] = [
     (
-        "package(towline-e2e) and test(/^(browser|docker|ladder|netns|registry|stalled_readers|sdk|mail|oidc)::/)",
-        "end to end with containers, balancers, SDKs and a browser",
+        "package(towline-e2e) and test(/^(acme|browser|docker|ladder|netns|registry|stalled_readers|sdk|mail|oidc)::/)",
+        "end to end with containers, balancers, a certificate authority, SDKs and a browser",
     ),
     ("package(towline-agent) and test(/docker_engine/)", "the agent against a real container engine"),
     ("package(towline-store) and test(/postgres|both_engines/)", "the store on PostgreSQL"),
@@ -156,6 +156,12 @@ const NEEDS: &[Need] = &[
         package: "tinyproxy-bin",
         purpose: "agents behind a CONNECT proxy",
         is_met: || find("tinyproxy").is_some(),
+    },
+    Need {
+        name: "pebble",
+        package: "pebble",
+        purpose: "a certificate authority that speaks ACME",
+        is_met: || find("pebble").is_some() && find("pebble-challtestsrv").is_some(),
     },
     Need {
         name: "python3 with venv",

@@ -6,6 +6,7 @@
 //!
 //! Deliberately not here: SQL (in the store) and anything about a proxied request (in the gateway).
 
+pub mod acme;
 pub mod agent_events;
 pub mod app;
 pub mod bootstrap;

@@ -11,11 +11,15 @@ use std::{
 use axum::{Router, http::header::CONTENT_TYPE, routing::get};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use towline_gateway::{Gateway, GatewayConfig};
+use towline_gateway::{
+    Gateway, GatewayConfig,
+    server_tls::{ServerTls, ServerTlsError},
+};
 use towline_model::{Clock, Secret};
 use towline_store::{ConnectError, Store, StoreError, StoreOptions};
 
 use crate::{
+    acme::{Acme, AcmeConfig, AcmeError},
     agent_events::AgentEvents,
     app::{App, Parts, audit, pairing::WrongCodes, password::Passwords},
     bootstrap::{Bootstrap, BootstrapError, FirstStart},
@@ -50,6 +54,8 @@ pub struct ServerConfig {
     pub mail: Option<MailConfig>,
     /// The identity provider that people sign in with; `None` for none.
     pub oidc: Option<OidcConfig>,
+    /// Which certificate is ordered for TLS with callers and agents, instead of [`GatewayConfig::tls`]; `None` for none.
+    pub acme: Option<AcmeConfig>,
     /// Limits of the gateway.
     pub gateway: GatewayConfig,
     /// Deadlines of services.
@@ -79,6 +85,7 @@ impl ServerConfig {
             bootstrap: false,
             mail: None,
             oidc: None,
+            acme: None,
             gateway: GatewayConfig::default(),
             limits: Limits::default(),
             rate_limits: RateLimitConfig::default(),
@@ -109,6 +116,12 @@ pub enum StartError {
     /// The identity provider.
     #[error(transparent)]
     Oidc(#[from] OidcConfigError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] ServerTlsError),
+    /// The certificate that is to be ordered.
+    #[error(transparent)]
+    Acme(#[from] AcmeError),
     /// The signing key.
     #[error(transparent)]
     SigningKey(#[from] SigningKeyError),
@@ -166,9 +179,16 @@ impl Server {
             forget_unanswered(&store).await?;
         }
 
-        let (gateway, events) = Gateway::new(config.gateway.clone(), tokens, Arc::clone(&clock));
+        let awaiting = config.acme.is_some().then(ServerTls::awaiting).transpose()?;
+        let tls = awaiting.clone().or(config.gateway.tls);
+        let gateway_config = GatewayConfig { tls, ..config.gateway };
+        let (gateway, events) = Gateway::new(gateway_config, tokens, Arc::clone(&clock));
         let publisher = Publisher::new(store.clone(), vault.clone(), gateway.clone(), Arc::clone(&clock));
         publisher.refresh().await?;
+        let acme = match config.acme.zip(awaiting) {
+            Some((acme, tls)) => Some(Acme::new(acme, &config.data_dir, tls, Arc::clone(&clock))?),
+            None => None,
+        };
         let (stop_serving, stop_working) = (CancellationToken::new(), CancellationToken::new());
         let app = App::new(Parts {
             store: store.clone(),
@@ -213,6 +233,10 @@ impl Server {
         let (api, stop) = (router(&app), stop_serving.clone());
         serving.spawn(async move { gateway.serve(listener, api, stop).await });
         tracing::info!(%addr, "serving");
+        if let Some(acme) = acme {
+            // Its proof needs the listener, and so it ends with it.
+            working.spawn(acme.run(stop_serving.clone()));
+        }
         Ok(Self { addr, url, bootstrap, app, store, stop_serving, stop_working, serving, working })
     }
 

@@ -5,6 +5,7 @@
 //! in the hope that it suffices. What a test needs and does not find makes it fail, with the command that provides it.
 #![allow(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
 
+pub mod acme;
 pub mod api;
 pub mod between;
 pub mod browser;

@@ -166,7 +166,10 @@ impl Server {
     #[must_use]
     pub fn api(&self) -> Api {
         // Under TLS, too, a server takes plain HTTP from its own machine.
-        let url = self.bootstrap.url.replace("https://localhost", "http://127.0.0.1");
+        let url = match self.bootstrap.url.strip_prefix("https://").and_then(|url| url.rsplit_once(':')) {
+            Some((_, port)) => format!("http://127.0.0.1:{port}"),
+            None => self.bootstrap.url.clone(),
+        };
         Api::new(&url).with_key(&self.bootstrap.api_key)
     }
 

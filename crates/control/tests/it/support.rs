@@ -244,7 +244,7 @@ pub async fn start(config: &ServerConfig) -> Server {
 
 async fn start_at(config: &ServerConfig, clock: Arc<dyn Clock>) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    Server::start(config.clone(), listener, clock).await.unwrap()
+    Box::pin(Server::start(config.clone(), listener, clock)).await.unwrap()
 }
 
 /// What the API of today cannot make is written into the database before the server starts.

@@ -4,6 +4,7 @@
 //! test that misses something fails and says so. One module alone: `cargo nextest run -p towline-e2e docker::`.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod acme;
 mod api;
 mod attached;
 mod backpressure;
