@@ -5,7 +5,7 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll, ready},
 };
 
@@ -40,8 +40,11 @@ impl Alarm {
     }
 
     /// Runs this until it is done or the time has come.
-    pub(crate) async fn guard<F: Future>(&mut self, at: Instant, future: F) -> Result<F::Output, Elapsed> {
-        let mut future = pin!(future);
+    pub(crate) async fn guard<F: Future>(
+        &mut self,
+        at: Instant,
+        mut future: Pin<&mut F>,
+    ) -> Result<F::Output, Elapsed> {
         poll_fn(|cx| {
             if let Poll::Ready(done) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(done));
@@ -54,7 +57,7 @@ impl Alarm {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{pin::pin, time::Duration};
 
     use super::*;
 
@@ -64,8 +67,8 @@ mod tests {
         for seconds in [10, 20, 1, 30, 1] {
             let begin = Instant::now();
             let at = begin + Duration::from_secs(seconds);
-            assert_eq!(alarm.guard(at, std::future::ready(7)).await, Ok(7), "what is done is done");
-            assert_eq!(alarm.guard(at, std::future::pending::<()>()).await, Err(Elapsed));
+            assert_eq!(alarm.guard(at, pin!(std::future::ready(7))).await, Ok(7), "what is done is done");
+            assert_eq!(alarm.guard(at, pin!(std::future::pending::<()>())).await, Err(Elapsed));
             assert_eq!(begin.elapsed().as_secs(), seconds);
         }
     }
@@ -75,9 +78,8 @@ mod tests {
         let mut alarm = Alarm::default();
         let begin = Instant::now();
         let after = |seconds| begin + Duration::from_secs(seconds);
-        let short = alarm.guard(after(10), tokio::time::sleep_until(after(5)));
-        assert_eq!(short.await, Ok(()));
-        assert_eq!(alarm.guard(after(60), tokio::time::sleep_until(after(50))).await, Ok(()));
+        assert_eq!(alarm.guard(after(10), pin!(tokio::time::sleep_until(after(5)))).await, Ok(()));
+        assert_eq!(alarm.guard(after(60), pin!(tokio::time::sleep_until(after(50)))).await, Ok(()));
         assert_eq!(begin.elapsed().as_secs(), 50);
     }
 }

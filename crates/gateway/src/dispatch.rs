@@ -66,20 +66,19 @@ pub(crate) async fn dispatch<S: Source>(
 ) -> Result<Answer<S>, GatewayError> {
     let mut dispatch = Dispatch::new(shared, Arc::clone(service), outbound);
     let maybe_processed = !dispatch.method.is_idempotent();
-    let timed = async {
+    // Each stays where it was made: one that is handed on is copied whole, and has room for everything below it.
+    let timed = pin!(async {
         let Some((at, length)) = terms.deadline else {
             let slot = dispatch.take_turn().await?;
             return dispatch.run(slot).await;
         };
-        let slot = match alarm.guard(at, dispatch.take_turn()).await {
-            Ok(slot) => slot?,
-            Err(Elapsed) => return Err(dispatch.busy(BusyReason::WaitedInVain)),
-        };
-        alarm.guard(at, dispatch.run(slot)).await.unwrap_or_else(|Elapsed| {
+        let turn = alarm.guard(at, pin!(dispatch.take_turn())).await;
+        let slot = turn.unwrap_or_else(|Elapsed| Err(dispatch.busy(BusyReason::WaitedInVain)))?;
+        alarm.guard(at, pin!(dispatch.run(slot))).await.unwrap_or_else(|Elapsed| {
             let reason = ExchangeFailure::Timeout(length);
             Err(GatewayError::Exchange(ExchangeError { reason, maybe_processed }))
         })
-    };
+    });
     let Some(standing) = &terms.standing else { return timed.await };
     tokio::select! {
         biased;

@@ -5,7 +5,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+
+use crate::h1::spare;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -121,8 +124,13 @@ impl Hop<'_> {
 
     /// This hop as an element of `Forwarded`. `None` when the host has bytes that a quoted string cannot hold.
     fn forwarded(&self) -> Option<HeaderValue> {
+        let length = self.address.len() + self.host.map_or(0, HeaderValue::len) + 40;
+        let text = spare::write(length, |text| self.write_forwarded(text));
+        HeaderValue::from_maybe_shared(text).ok()
+    }
+
+    fn write_forwarded(&self, text: &mut BytesMut) {
         let address = self.address.as_bytes();
-        let mut text = Vec::with_capacity(64);
         text.extend_from_slice(b"for=");
         // RFC 7239 §6: an IPv6 address stands in brackets and therefore in quotes.
         if address.contains(&b':') {
@@ -136,15 +144,14 @@ impl Hop<'_> {
             text.extend_from_slice(b";host=\"");
             for &byte in host.as_bytes() {
                 if matches!(byte, b'"' | b'\\') {
-                    text.push(b'\\');
+                    text.put_u8(b'\\');
                 }
-                text.push(byte);
+                text.put_u8(byte);
             }
-            text.push(b'"');
+            text.put_u8(b'"');
         }
         text.extend_from_slice(b";proto=");
         text.extend_from_slice(self.scheme.as_bytes());
-        HeaderValue::from_maybe_shared(bytes::Bytes::from(text)).ok()
     }
 }
 

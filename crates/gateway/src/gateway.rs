@@ -177,10 +177,10 @@ impl Shared {
                 Standing::of_key(state.key(*credential_id))
             }
             Principal::User { user_id, team_id, sign_in, .. } => {
-                let standing = self.sign_ins.enter(*sign_in, &state.member(*user_id, *team_id));
+                let standing = self.sign_ins.enter(*sign_in, state.member(*user_id, *team_id));
                 // The swap that told of the sign-in's end may have passed before the request was written down.
                 if self.state.load().snapshot.credentials.has_ended(*sign_in) {
-                    standing.lose();
+                    standing.sign_out();
                 }
                 standing
             }
@@ -234,8 +234,8 @@ impl Gateway {
         let _one_at_a_time = self.shared.swapping.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, leftovers) = self.shared.state.load().next(snapshot, &self.shared.agents);
         self.shared.state.store(Arc::new(next));
-        for token in &leftovers.revoked {
-            token.cancel();
+        for lifetime in &leftovers.revoked {
+            lifetime.end();
         }
         let ended = self.shared.sign_ins.end(&self.shared.state.load().snapshot.credentials);
         if ended || !leftovers.revoked.is_empty() {

@@ -50,6 +50,7 @@ mod http2;
 mod inbox;
 pub mod invoke;
 mod last_use;
+mod lifetime;
 pub mod line;
 mod listener;
 mod logs;

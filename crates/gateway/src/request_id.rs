@@ -3,6 +3,8 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::{Builder, NoContext, Timestamp, Uuid};
 
+use crate::h1::spare;
+
 /// The header that carries a request's id, from callers, to containers, and in answers of ours.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The header that carries the id in a container's answer.
@@ -33,7 +35,7 @@ impl RequestIdText {
         let id = Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid();
         let mut text = Uuid::encode_buffer();
         let text = id.as_hyphenated().encode_lower(&mut text);
-        Self(HeaderValue::from_str(text).expect("a UUID is visible ASCII"))
+        Self(HeaderValue::from_maybe_shared(spare::text(text.as_bytes())).expect("a UUID is visible ASCII"))
     }
 
     /// The id as text.

@@ -7,11 +7,11 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use tokio_util::sync::CancellationToken;
 use towline_model::{Action, CredentialId, InstanceId, KeyKind, ServiceId, TeamId, Timestamp, UserId};
 
 use crate::{
     agents::registry::Registry,
+    lifetime::Lifetime,
     line::Line,
     service::{Candidate, Carried, Instance, Service},
     snapshot::{InstanceRoute, Snapshot},
@@ -26,15 +26,15 @@ pub(crate) struct State {
     instances: HashMap<InstanceId, Arc<Instance>>,
     /// Requests in flight and in line, also of services that have nothing left but requests.
     carried: HashMap<ServiceId, Carried>,
-    /// For each key that can be used, what is cancelled when it cannot be used any more.
-    keys: Tokens<CredentialId>,
-    /// For each member of each team, what is cancelled when he or she may not call its services any more.
-    members: Tokens<(UserId, TeamId)>,
+    /// For each key that can be used, how long it can.
+    keys: Lifetimes<CredentialId>,
+    /// For each member of each team, how long he or she may call its services.
+    members: Lifetimes<(UserId, TeamId)>,
     /// Of keys that expire, the earliest first.
-    expiring: Vec<(Timestamp, CancellationToken)>,
+    expiring: Vec<(Timestamp, Lifetime)>,
 }
 
-type Tokens<K> = HashMap<K, CancellationToken>;
+type Lifetimes<K> = HashMap<K, Lifetime>;
 
 /// What a new state has left behind.
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ pub(crate) struct Leftovers {
     /// Connections to instances that have no route any more.
     pub connections: Vec<Connection>,
     /// Of keys and members that may not go on with what they may have in flight.
-    pub revoked: Vec<CancellationToken>,
+    pub revoked: Vec<Lifetime>,
 }
 
 impl State {
@@ -62,12 +62,12 @@ impl State {
         let gone = || self.instances().filter(|old| !next.has(old));
         gone().for_each(|old| old.http2.close());
         let connections = gone().flat_map(|old| old.pool.close()).collect();
-        let revoked = next.take_over_tokens(self);
+        let revoked = next.take_over_lifetimes(self);
         (next, Leftovers { connections, revoked })
     }
 
-    /// Keeps the tokens of whoever may go on. Gives those of everybody else.
-    fn take_over_tokens(&mut self, old: &Self) -> Vec<CancellationToken> {
+    /// Keeps the lifetimes of whoever may go on. Gives those of everybody else.
+    fn take_over_lifetimes(&mut self, old: &Self) -> Vec<Lifetime> {
         let snapshot = Arc::clone(&self.snapshot);
         let may_call = |snapshot: &Snapshot, (user, team)| {
             snapshot.credentials.role(user, team).is_some_and(|role| role >= Action::InvokeServices.minimum_role())
@@ -87,12 +87,12 @@ impl State {
         revoked
     }
 
-    /// Cancels what keys have in flight that have expired by now. Tells whether there was anything to cancel.
+    /// Ends what keys have in flight that have expired by now. Tells whether there was anything to end.
     pub(crate) fn end_expired(&self, now: Timestamp) -> bool {
-        let expired = self.expiring.iter().take_while(|(at, _)| *at <= now).map(|(_, token)| token);
+        let expired = self.expiring.iter().take_while(|(at, _)| *at <= now).map(|(_, lifetime)| lifetime);
         let mut any = false;
-        for token in expired.filter(|token| !token.is_cancelled()) {
-            token.cancel();
+        for lifetime in expired.filter(|lifetime| !lifetime.has_ended()) {
+            lifetime.end();
             any = true;
         }
         any
@@ -118,14 +118,14 @@ impl State {
         self.carried.get(&service)?.line.as_ref()
     }
 
-    /// What is cancelled when the key cannot be used any more.
-    pub(crate) fn key(&self, credential: CredentialId) -> CancellationToken {
-        self.keys.get(&credential).cloned().unwrap_or_else(cancelled)
+    /// How long the key can be used.
+    pub(crate) fn key(&self, credential: CredentialId) -> Lifetime {
+        self.keys.get(&credential).cloned().unwrap_or_else(Lifetime::over)
     }
 
-    /// What is cancelled when the user may not call the team's services any more.
-    pub(crate) fn member(&self, user: UserId, team: TeamId) -> CancellationToken {
-        self.members.get(&(user, team)).cloned().unwrap_or_else(cancelled)
+    /// How long the user may call the team's services.
+    pub(crate) fn member(&self, user: UserId, team: TeamId) -> Lifetime {
+        self.members.get(&(user, team)).cloned().unwrap_or_else(Lifetime::over)
     }
 
     /// Every instance that has a route.
@@ -152,22 +152,16 @@ impl State {
     }
 }
 
-fn cancelled() -> CancellationToken {
-    let token = CancellationToken::new();
-    token.cancel();
-    token
-}
-
-/// A token for everyone who is there now: the old one for those who go on. Those of all others are added to `ended`.
+/// A lifetime for everyone who is there now: the old one for those who go on. Those of all others are added to `ended`.
 fn take_over<K: Copy + Eq + Hash>(
-    old: &Tokens<K>,
+    old: &Lifetimes<K>,
     present: impl Iterator<Item = (K, bool)>,
-    ended: &mut Vec<CancellationToken>,
-) -> Tokens<K> {
-    let kept = |key: &K| old.get(key).filter(|token| !token.is_cancelled()).cloned();
-    let present: HashMap<K, Option<CancellationToken>> =
+    ended: &mut Vec<Lifetime>,
+) -> Lifetimes<K> {
+    let kept = |key: &K| old.get(key).filter(|lifetime| !lifetime.has_ended()).cloned();
+    let present: HashMap<K, Option<Lifetime>> =
         present.map(|(key, goes_on)| (key, if goes_on { kept(&key) } else { None })).collect();
     let is_over = |key: &K| present.get(key).is_none_or(Option::is_none);
-    ended.extend(old.iter().filter(|(key, _)| is_over(key)).map(|(_, token)| token.clone()));
-    present.into_iter().map(|(key, token)| (key, token.unwrap_or_default())).collect()
+    ended.extend(old.iter().filter(|(key, _)| is_over(key)).map(|(_, lifetime)| lifetime.clone()));
+    present.into_iter().map(|(key, lifetime)| (key, lifetime.unwrap_or_default())).collect()
 }

@@ -74,7 +74,7 @@ fn check_session(
     let authority = shared.authority(&state);
     let credential =
         authenticate::authenticate_agent(request.headers(), authority).map_err(|error| unauthorised(&error, id))?;
-    let revoked = state.key(credential.id);
+    let key = state.key(credential.id);
     let address = shared.client_address(active.caller(), request.headers());
     let admission = shared
         .agents
@@ -91,7 +91,7 @@ fn check_session(
         team_id: credential.team_id,
         expires_at: credential.expires_at,
         last_use: credential.last_use.clone(),
-        revoked,
+        key,
         admission,
         framing: wanted.framing(),
     };
@@ -143,7 +143,7 @@ async fn run_carrier(shared: &Arc<Shared>, io: Upgraded, arriving: Arriving) {
     let end = tokio::select! {
         end = &mut driver => end,
         // A carrier can outlive its session, whose task sees to this otherwise.
-        () = session.revoked.cancelled() => {
+        () = session.key.ended() => {
             link.cut();
             driver.await
         }

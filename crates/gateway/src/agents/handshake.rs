@@ -10,7 +10,6 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
-use tokio_util::sync::CancellationToken;
 use towline_model::{AgentId, CredentialId, SessionId, TeamId, Timestamp};
 use towline_tunnel::{
     ProtocolError, SessionConfig, SessionEnd, SessionReceiver, SessionSender,
@@ -20,7 +19,7 @@ use towline_tunnel::{
 };
 
 use super::{AgentEvent, accept::Upgraded, registry::Admission, session::Session};
-use crate::{gateway::Shared, last_use::LastUse};
+use crate::{gateway::Shared, last_use::LastUse, lifetime::Lifetime};
 
 /// How long an agent may take to say hello.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -39,8 +38,8 @@ pub(crate) struct Newcomer {
     pub expires_at: Option<Timestamp>,
     /// An agent that is connected uses its key all along.
     pub last_use: LastUse,
-    /// Cancelled when the key is revoked.
-    pub revoked: CancellationToken,
+    /// How long its key can be used.
+    pub key: Lifetime,
     pub admission: Admission,
     /// What its frames are wrapped in.
     pub framing: Framing,
@@ -151,7 +150,7 @@ async fn hold(
 ) -> Over {
     let slot = shared.agents.slot(agent_id);
     let session = Session::new(session_id, slot, shared.clock.now(), shared.config.placement);
-    let session = Arc::new(session.under(newcomer.revoked.clone()));
+    let session = Arc::new(session.under(newcomer.key.clone()));
     let guard = Registered::enter(shared, &session);
     tracing::info!(agent = %agent_id, session = %session_id, transport = %newcomer.framing, "agent session accepted");
     let _ = shared.events.send(AgentEvent::Joined { session_id, agent_id }).await;
@@ -280,7 +279,7 @@ async fn attend(shared: &Arc<Shared>, line: &mut Line, newcomer: &Newcomer, sess
             () = session.grow.notified() => ask_for_carriers(line, session).await,
             _ = ticks.tick() => look_after(shared, line, newcomer, session).await,
             () = session.end.cancelled() => Err(Over::Replaced),
-            () = newcomer.revoked.cancelled() => Err(Over::KeyGone),
+            () = newcomer.key.ended() => Err(Over::KeyGone),
             () = shared.stopping.cancelled(), if !told_to_go => {
                 told_to_go = true;
                 let drain_millis = u64::try_from(shared.config.drain_timeout.as_millis()).unwrap_or(u64::MAX);

@@ -23,7 +23,7 @@ use super::{
     link::{Busy, CarrierLink},
     slot::AgentSlot,
 };
-use crate::{pool::Pool, upstream::Connection};
+use crate::{lifetime::Lifetime, pool::Pool, upstream::Connection};
 
 /// How long a ticket for a carrier may be used.
 const TICKET_LIFETIME: Duration = Duration::from_secs(30);
@@ -42,8 +42,8 @@ pub(crate) struct Session {
     pub grow: Notify,
     /// Ends the session's task, and with it the session.
     pub end: CancellationToken,
-    /// Cancelled when the key that it came with is revoked. Its carriers end then, also those that outlive it.
-    pub revoked: CancellationToken,
+    /// How long the key can be used that it came with. Its carriers end then, also those that outlive it.
+    pub key: Lifetime,
     limits: PlacementLimits,
     carriers: Mutex<Carriers>,
 }
@@ -89,15 +89,15 @@ impl Session {
             desired: watch::Sender::new(None),
             grow: Notify::new(),
             end: CancellationToken::new(),
-            revoked: CancellationToken::new(),
+            key: Lifetime::default(),
             limits,
             carriers: Mutex::default(),
         }
     }
 
-    /// The same, until a key is revoked.
-    pub(crate) fn under(mut self, revoked: CancellationToken) -> Self {
-        self.revoked = revoked;
+    /// The same, as long as a key can be used.
+    pub(crate) fn under(mut self, key: Lifetime) -> Self {
+        self.key = key;
         self
     }
 

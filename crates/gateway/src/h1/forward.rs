@@ -12,6 +12,7 @@ use super::{
     head::{Order, ResponseHead, write_fields, write_request_line, write_status_line},
     relay::{Mode, Outcome, Relay},
     respond::wants_to_last,
+    spare,
 };
 use crate::{
     alarm::Alarm,
@@ -51,6 +52,7 @@ pub(super) async fn forward(
     let mut text = BytesMut::new();
     write_request_line(&mut text, &parts.method, prepared.target.as_bytes());
     write_fields(&mut text, &parts.headers, &order);
+    spare::give_back(std::mem::take(&mut parts.headers));
     // This connection looks at it itself; nothing needs to wait for it.
     let standing = terms.standing.take();
     let interims = parts.version == Version::HTTP_11;
@@ -99,7 +101,7 @@ impl Returning<'_> {
         self.additions.put(&mut head.headers, in_flight.instance().id);
         write_status_line(&mut conn.out, head.status, &head.reason);
         write_fields(&mut conn.out, &head.headers, &head.order);
-        drop(head);
+        spare::give_back(head.headers);
 
         let mut relay = Relay::new(mode, &terms);
         let outcome = poll_fn(|cx| relay.poll(cx, &mut connection, &mut request, alarm)).await;

@@ -7,6 +7,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
+use super::spare;
+
 /// Bytes that a head may have unless another limit is set, and that a trailer section may have.
 pub(crate) const MAX_HEAD: usize = 64 << 10;
 /// Fields that a request's head, or a trailer section, may have.
@@ -15,6 +17,9 @@ pub(crate) const MAX_REQUEST_FIELDS: usize = 128;
 pub(crate) const MAX_RESPONSE_FIELDS: usize = 256;
 /// Empty lines before a request that are overlooked (RFC 9112 §2.2).
 const MAX_EMPTY_LINES: usize = 1;
+/// Fields that are mostly added to a request before a container gets it, and to an answer before a caller does.
+const ADDED_TO_REQUEST: usize = 8;
+const ADDED_TO_RESPONSE: usize = 2;
 
 /// What is wrong with a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -214,9 +219,9 @@ impl HeadParser {
             return Err(HeadFault::Malformed("there is no request line"));
         };
         let method = Method::from_bytes(method.of(text)).map_err(|_| HeadFault::Malformed("the method is no token"))?;
-        let text = Bytes::copy_from_slice(&text[..length]);
+        let text = spare::text(&text[..length]);
         let target = text.slice(target.from as usize..target.to as usize);
-        let (headers, order) = self.fields(text)?;
+        let (headers, order) = self.fields(text, ADDED_TO_REQUEST)?;
         Ok(RequestHead { method, target, version, headers, order })
     }
 
@@ -225,19 +230,20 @@ impl HeadParser {
         let Some(StartLine::Response { status, reason, version }) = self.start else {
             return Err(HeadFault::Malformed("there is no status line"));
         };
-        let text = Bytes::copy_from_slice(&text[..length]);
+        let text = spare::text(&text[..length]);
         let reason = text.slice(reason.from as usize..reason.to as usize);
-        let (headers, order) = self.fields(text)?;
+        let (headers, order) = self.fields(text, ADDED_TO_RESPONSE)?;
         Ok(ResponseHead { status, reason, version, headers, order })
     }
 
     /// The trailer section that has been read whole, and is the beginning of `text`.
     pub(crate) fn finish_trailers(&mut self, text: &[u8], length: usize) -> Result<(HeaderMap, Order), HeadFault> {
-        self.fields(Bytes::copy_from_slice(&text[..length]))
+        self.fields(Bytes::copy_from_slice(&text[..length]), 0)
     }
 
-    fn fields(&mut self, text: Bytes) -> Result<(HeaderMap, Order), HeadFault> {
-        let mut headers = HeaderMap::with_capacity(self.fields.len() + 8);
+    /// The fields, with room for more.
+    fn fields(&mut self, text: Bytes, more: usize) -> Result<(HeaderMap, Order), HeadFault> {
+        let mut headers = spare::map(self.fields.len() + more);
         let mut fields: Vec<Spelt> = Vec::with_capacity(self.fields.len());
         for &(spelling, value) in &self.fields {
             let name = HeaderName::from_bytes(spelling.of(&text))
@@ -326,11 +332,22 @@ fn field_line(line: &[u8], at: usize) -> Result<(Span, Span), HeadFault> {
 
 /// RFC 9110 §5.6.2.
 pub(crate) const fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-        )
+    /// Looked up for every byte of every name.
+    const TOKEN: [bool; 256] = {
+        let others = b"!#$%&'*+-.^_`|~";
+        let (mut table, mut at) = ([false; 256], 0);
+        while at < others.len() {
+            table[others[at] as usize] = true;
+            at += 1;
+        }
+        let mut byte: u8 = 0;
+        while byte < 0x80 {
+            table[byte as usize] |= byte.is_ascii_alphanumeric();
+            byte += 1;
+        }
+        table
+    };
+    TOKEN[byte as usize]
 }
 
 /// RFC 9110 §5.5: visible, space, tab, or beyond ASCII.

@@ -1,0 +1,105 @@
+//! Memory of heads, used again and again. A head is read, changed and written within microseconds, and what it is kept in until
+//! then would otherwise be asked from the allocator and given back for each message.
+//!
+//! Each thread has some of its own. Whoever keeps a part of a head for longer keeps one block of memory with it: see [`text`].
+
+use std::cell::RefCell;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+
+/// Bytes of a block that heads are copied into, one behind the other.
+const BLOCK: usize = 4 << 10;
+/// Longer heads have memory of their own, so that none of them keeps much more than itself.
+const LONGEST: usize = 1 << 10;
+/// Maps that are kept, and fields that one may have room for.
+const MAPS: usize = 8;
+const MAP_ROOM: usize = 64;
+
+#[derive(Default)]
+struct Spare {
+    block: BytesMut,
+    maps: Vec<HeaderMap>,
+}
+
+thread_local! {
+    static SPARE: RefCell<Spare> = RefCell::default();
+}
+
+/// A copy of these bytes. While any part of it is held, so are the few KiB that it stands in.
+pub(crate) fn text(bytes: &[u8]) -> Bytes {
+    if bytes.len() > LONGEST {
+        Bytes::copy_from_slice(bytes)
+    } else {
+        write(bytes.len(), |out| out.extend_from_slice(bytes))
+    }
+}
+
+/// What is written, some `length` bytes. It is held like a [`text`].
+pub(crate) fn write(length: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
+    SPARE.with_borrow_mut(|spare| {
+        if spare.block.capacity() < length {
+            // This begins at the front again when nobody holds any of it, and takes another block when somebody does.
+            spare.block.reserve(BLOCK);
+        }
+        write(&mut spare.block);
+        spare.block.split().freeze()
+    })
+}
+
+/// An empty map with room for so many fields.
+pub(crate) fn map(fields: usize) -> HeaderMap {
+    let mut map = SPARE.with_borrow_mut(|spare| spare.maps.pop()).unwrap_or_default();
+    map.reserve(fields);
+    map
+}
+
+/// Takes a map back that is not needed any more.
+pub(crate) fn give_back(mut map: HeaderMap) {
+    if map.capacity() > MAP_ROOM {
+        return;
+    }
+    // First, so that nothing that is dropped here could look for a map.
+    map.clear();
+    SPARE.with_borrow_mut(|spare| {
+        if spare.maps.len() < MAPS {
+            spare.maps.push(map);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, header};
+
+    use super::*;
+
+    #[test]
+    fn what_is_held_stays_as_it_is() {
+        let held: Vec<_> =
+            (0..1000).map(|number: usize| text(number.to_string().repeat(number % 300).as_bytes())).collect();
+        for (number, text) in held.iter().enumerate() {
+            assert_eq!(*text, number.to_string().repeat(number % 300));
+        }
+        let long = vec![7; LONGEST + 1];
+        assert_eq!(text(&long), long);
+    }
+
+    #[test]
+    fn a_block_is_used_again_when_nobody_holds_any_of_it() {
+        let first = text(b"x").as_ptr();
+        let again = (0..2 * BLOCK).filter(|_| text(b"x").as_ptr() == first).count();
+        assert!(again > 0);
+    }
+
+    #[test]
+    fn a_map_comes_back_empty() {
+        let mut used = map(4);
+        used.append(header::COOKIE, HeaderValue::from_static("a"));
+        used.append(header::COOKIE, HeaderValue::from_static("b"));
+        give_back(used);
+        let map = map(1);
+        assert!(map.is_empty() && map.capacity() >= 4);
+        assert!(!map.contains_key(header::COOKIE));
+    }
+}
