@@ -3,7 +3,9 @@
 //! What counts are ratios: all subjects have the same origin and the same load, take turns within every round, and the median
 //! of all rounds is told. It is no test: nothing fails for being slow.
 
+mod certificate;
 mod demands;
+mod h2load;
 mod load;
 mod measure;
 mod plot;
@@ -47,6 +49,10 @@ pub struct BenchArgs {
 enum Measure {
     /// Small JSON over 1, 32 and 256 connections.
     Json,
+    /// Small JSON from callers of HTTP/2.
+    Http2,
+    /// Small JSON by TLS.
+    Tls,
     /// A connection for each request.
     Setup,
     /// 64 KiB and 100 MiB each way.

@@ -7,14 +7,16 @@ use tokio::runtime::Runtime;
 
 use super::{
     BenchArgs, Measure,
+    certificate::Certificate,
+    h2load,
     load::{body, idle, sse, websocket},
     process::open_files,
     provision::Programs,
     results::{Results, Scenario},
     stats,
-    subject::{Kind, Origin, Stage, Subject},
+    subject::{Kind, Origin, Speech, Stage, Subject},
     wan::{Place, Wan},
-    wrk::{self, Load},
+    wrk::{self, Figures, Load},
 };
 use crate::tools::step;
 
@@ -49,6 +51,7 @@ struct Large {
 #[derive(Debug, Clone, Copy)]
 enum Work {
     Requests(Load<'static>),
+    OverHttp2(h2load::Load<'static>),
     Download(Large),
     Upload(Large),
     /// Over so many connections.
@@ -62,6 +65,13 @@ struct Outcome {
     figures: Vec<(&'static str, f64)>,
 }
 
+impl Outcome {
+    fn of_requests(figures: Figures) -> Self {
+        let named = vec![("rate", figures.rate()), ("p50", figures.p50), ("p99", figures.p99)];
+        Self { units: figures.requests as f64 / 1e5, figures: named }
+    }
+}
+
 /// What all measurements need.
 pub struct Bench<'a> {
     programs: &'a Programs,
@@ -69,16 +79,18 @@ pub struct Bench<'a> {
     arguments: &'a BenchArgs,
     runtime: Runtime,
     here: Place,
+    certificate: Certificate,
 }
 
 impl<'a> Bench<'a> {
     /// Nothing is started yet.
     ///
     /// # Errors
-    /// When no runtime can be had.
+    /// When no runtime can be had, or no certificate.
     pub fn new(programs: &'a Programs, scratch: &'a Path, arguments: &'a BenchArgs) -> Result<Self> {
         let runtime = Runtime::new().context("cannot start a runtime")?;
-        Ok(Self { programs, scratch, arguments, runtime, here: Place::here() })
+        let certificate = Certificate::make(scratch)?;
+        Ok(Self { programs, scratch, arguments, runtime, here: Place::here(), certificate })
     }
 
     /// Measures everything that is wanted.
@@ -86,8 +98,12 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// When a subject does not start. A load that fails is noted in the results.
     pub fn run(&self, results: &mut Results) -> Result<()> {
-        let files = Origin::files(self.programs, &self.here, &self.scratch.join("files"))?;
+        let files = Origin::files(self.programs, &self.here, &self.certificate, &self.scratch.join("files"))?;
         self.side_by_side(results, &self.stage(&files), &Kind::ALL, &self.file_loads())?;
+        for (speech, loads) in [(Speech::Http2, self.http2_loads()), (Speech::Https, self.tls_loads())] {
+            let stage = Stage { speech, origin_of_callers: files.port_of(speech), ..self.stage(&files) };
+            self.side_by_side(results, &stage, &Kind::ALL, &loads)?;
+        }
         if self.arguments.wants(Measure::Routes) {
             self.many_routes(results, &self.stage(&files))?;
         }
@@ -111,13 +127,22 @@ impl<'a> Bench<'a> {
 
     fn stage(&self, origin: &Origin) -> Stage<'_> {
         let (near, far) = (&self.here, &self.here);
-        Stage { programs: self.programs, near, far, origin: origin.port, scratch: self.scratch }
+        Stage {
+            programs: self.programs,
+            near,
+            far,
+            origin: origin.port,
+            speech: Speech::Http1,
+            origin_of_callers: origin.port,
+            certificate: &self.certificate,
+            scratch: self.scratch,
+        }
     }
 
     /// With a slow and lossy link between the proxy and the origin, or within the tunnel.
     fn far(&self, results: &mut Results) -> Result<()> {
         let wan = Wan::lay(&self.scratch.join("wan"), &self.runtime)?;
-        let files = Origin::files(self.programs, &wan.far, &self.scratch.join("far-files"))?;
+        let files = Origin::files(self.programs, &wan.far, &self.certificate, &self.scratch.join("far-files"))?;
         let stage = Stage { near: &wan.near, far: &wan.far, ..self.stage(&files) };
         let json = |connections| {
             (Scenario::FarJson(connections), Work::Requests(Load::get("/json", connections, self.arguments.seconds())))
@@ -142,6 +167,22 @@ impl<'a> Bench<'a> {
             loads.push((Scenario::Down100M, Work::Download(LARGE)));
         }
         loads
+    }
+
+    /// The loads of callers of HTTP/2.
+    fn http2_loads(&self) -> Vec<(Scenario, Work)> {
+        let seconds = self.arguments.seconds();
+        let load = |(connections, streams)| {
+            let load = h2load::Load { connections, streams, seconds, path: "/json" };
+            (Scenario::Http2(connections, streams), Work::OverHttp2(load))
+        };
+        if self.arguments.wants(Measure::Http2) { [(32, 1), (4, 32)].map(load).into() } else { vec![] }
+    }
+
+    /// The loads by TLS.
+    fn tls_loads(&self) -> Vec<(Scenario, Work)> {
+        let load = Load::get("/json", 32, self.arguments.seconds());
+        if self.arguments.wants(Measure::Tls) { vec![(Scenario::Tls, Work::Requests(load))] } else { vec![] }
     }
 
     /// The loads that the origin of streams answers.
@@ -225,10 +266,9 @@ impl<'a> Bench<'a> {
     fn perform(&self, subject: &Subject, work: Work) -> Result<Outcome> {
         let target = &subject.target;
         match work {
-            Work::Requests(load) => {
-                let figures = wrk::run(&self.programs.wrk, target, &load, self.scratch)?;
-                let named = vec![("rate", figures.rate()), ("p50", figures.p50), ("p99", figures.p99)];
-                Ok(Outcome { units: figures.requests as f64 / 1e5, figures: named })
+            Work::Requests(load) => wrk::run(&self.programs.wrk, target, &load, self.scratch).map(Outcome::of_requests),
+            Work::OverHttp2(load) => {
+                h2load::run(&self.programs.h2load, target, &load, self.scratch).map(Outcome::of_requests)
             }
             Work::Download(large) => {
                 large.repeat(|| self.runtime.block_on(body::download(target, large.path, large.mib << 20)))

@@ -28,6 +28,12 @@ const NEEDS: &[Need] = &[
     },
     Need { name: "wrk", package: "wrk", purpose: "the load", is_met: || find("wrk").is_some() },
     Need {
+        name: "h2load",
+        package: "nghttp2-client",
+        purpose: "the load over HTTP/2",
+        is_met: || find("h2load").is_some(),
+    },
+    Need {
         name: "prlimit",
         package: "util-linux",
         purpose: "the limit of open files",
@@ -61,6 +67,8 @@ pub struct Programs {
     pub rathole: PathBuf,
     /// The load generator.
     pub wrk: PathBuf,
+    /// That of HTTP/2.
+    pub h2load: PathBuf,
     /// Ours, as it is released.
     pub towline: PathBuf,
     /// The demo service, an origin.
@@ -93,6 +101,7 @@ pub fn provision() -> Result<Programs> {
         nginx: found("nginx")?,
         haproxy: found("haproxy")?,
         wrk: found("wrk")?,
+        h2load: found("h2load")?,
         envoy,
         rathole,
         towline: release.join("towline"),

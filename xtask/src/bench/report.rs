@@ -61,7 +61,13 @@ const fn columns(scenario: Scenario) -> &'static [Column] {
         Scenario::Sse => EVENTS,
         Scenario::WebSocket(_) => MESSAGES,
         Scenario::Idle => &[MEMORY_EACH],
-        Scenario::Json(_) | Scenario::Setup | Scenario::Down64K | Scenario::Up64K | Scenario::Routes => REQUESTS,
+        Scenario::Json(_)
+        | Scenario::Http2(..)
+        | Scenario::Tls
+        | Scenario::Setup
+        | Scenario::Down64K
+        | Scenario::Up64K
+        | Scenario::Routes => REQUESTS,
     }
 }
 

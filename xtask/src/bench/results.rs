@@ -11,6 +11,10 @@ use super::{stats, subject::Kind};
 pub enum Scenario {
     /// Small JSON over so many connections.
     Json(usize),
+    /// Small JSON over so many connections of HTTP/2, so many requests at a time on each.
+    Http2(usize, usize),
+    /// Small JSON by TLS, 32 connections.
+    Tls,
     /// A connection for each small request.
     Setup,
     /// 64 KiB to the caller, 32 connections.
@@ -41,6 +45,9 @@ impl Scenario {
         Self::Json(1),
         Self::Json(32),
         Self::Json(256),
+        Self::Http2(32, 1),
+        Self::Http2(4, 32),
+        Self::Tls,
         Self::Setup,
         Self::Down64K,
         Self::Up64K,
@@ -64,6 +71,13 @@ impl Scenario {
             Self::FarJson(connections) => {
                 return format!("40 ms and 0.5 % loss between proxy and origin: small JSON, {}", plural(connections));
             }
+            Self::Http2(connections, 1) => {
+                return format!("Small JSON from callers of HTTP/2, {}", plural(connections));
+            }
+            Self::Http2(connections, streams) => {
+                return format!("The same, {streams} requests at a time on each of {}", plural(connections));
+            }
+            Self::Tls => "Small JSON by TLS, 32 connections of HTTP/1.1",
             Self::Far2M => "40 ms and 0.5 % loss between proxy and origin: 2 MiB to the caller, 1 connection",
             Self::Setup => "Small JSON, a connection for each request",
             Self::Down64K => "64 KiB to the caller, 32 connections",

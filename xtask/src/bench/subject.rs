@@ -14,14 +14,27 @@ use std::{
 use anyhow::{Context, Result};
 
 pub use self::origin::Origin;
-use super::{process::Running, provision::Programs, wan::Place};
+use super::{certificate::Certificate, process::Running, provision::Programs, wan::Place};
 
 /// Where processes that need no link reach each other.
-const LOOPBACK: &str = "127.0.0.1";
+pub const LOOPBACK: &str = "127.0.0.1";
+
+/// What callers speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speech {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge, without TLS.
+    Http2,
+    /// HTTP/1.1 within TLS.
+    Https,
+}
 
 /// Where requests go.
 #[derive(Debug, Clone)]
 pub struct Target {
+    /// What is spoken there.
+    pub speech: Speech,
     /// An address.
     pub host: &'static str,
     /// A port.
@@ -34,8 +47,14 @@ pub struct Target {
 
 impl Target {
     /// Without prefix and key.
-    pub const fn plain(host: &'static str, port: u16) -> Self {
-        Self { host, port, prefix: String::new(), key: None }
+    pub const fn plain(speech: Speech, host: &'static str, port: u16) -> Self {
+        Self { speech, host, port, prefix: String::new(), key: None }
+    }
+
+    /// The address of one of the origin's paths.
+    pub fn url(&self, path: &str) -> String {
+        let scheme = if self.speech == Speech::Https { "https" } else { "http" };
+        format!("{scheme}://{}:{}{}{path}", self.host, self.port, self.prefix)
     }
 }
 
@@ -141,6 +160,12 @@ pub struct Stage<'a> {
     pub far: &'a Place,
     /// The origin's port.
     pub origin: u16,
+    /// What callers speak.
+    pub speech: Speech,
+    /// The origin's port for that: of those that pass on bytes and nothing else.
+    pub origin_of_callers: u16,
+    /// What those show who speak TLS.
+    pub certificate: &'a Certificate,
     /// Where configurations, logs and state go.
     pub scratch: &'a Path,
 }
@@ -153,7 +178,8 @@ impl Stage<'_> {
     pub fn start(&self, kind: Kind) -> Result<Subject> {
         let started = match kind {
             Kind::Direct => {
-                Ok(Subject { kind, processes: Vec::new(), target: Target::plain(self.far.address, self.origin) })
+                let target = Target::plain(self.speech, self.far.address, self.origin_of_callers);
+                Ok(Subject { kind, processes: Vec::new(), target })
             }
             Kind::Nginx => proxies::nginx(self),
             Kind::Haproxy => proxies::haproxy(self),

@@ -84,8 +84,7 @@ pub fn run(wrk: &Path, target: &Target, load: &Load<'_>, scratch: &Path) -> Resu
     if load.close {
         command.args(["-H", "Connection: close"]);
     }
-    command.arg(format!("http://{}:{}{}{}", target.host, target.port, target.prefix, load.path));
-    let figures = parse(&tools::output(&mut command)?)?;
+    let figures = parse(&tools::output(command.arg(target.url(load.path)))?)?;
     // With `Connection: close`, wrk counts the end of a connection that the server closes first as a failed read.
     if figures.requests == 0 || figures.status > 0 || (figures.bad > 0 && !load.close) {
         bail!("{} answers were bad and {} connections failed", figures.status, figures.bad);

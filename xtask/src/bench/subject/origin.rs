@@ -8,8 +8,11 @@ use std::{
 
 use anyhow::Result;
 
-use super::{LOOPBACK, free_port, proxies::nginx_frame};
-use crate::bench::{process::Running, provision::Programs, wan::Place};
+use super::{
+    LOOPBACK, Speech, free_port,
+    proxies::{nginx_frame, nginx_listen},
+};
+use crate::bench::{certificate::Certificate, process::Running, provision::Programs, wan::Place};
 
 /// What a small answer is.
 const SMALL: &str =
@@ -18,8 +21,9 @@ const SMALL: &str =
 /// An origin. Dropping it ends it.
 #[derive(Debug)]
 pub struct Origin {
-    /// Its port.
+    /// Its port of HTTP/1.1.
     pub port: u16,
+    others: [u16; 2],
     _process: Running,
 }
 
@@ -28,15 +32,18 @@ impl Origin {
     ///
     /// # Errors
     /// When it does not start.
-    pub fn files(programs: &Programs, place: &Place, directory: &Path) -> Result<Self> {
+    pub fn files(programs: &Programs, place: &Place, certificate: &Certificate, directory: &Path) -> Result<Self> {
         let _ = fs::remove_dir_all(directory);
         fs::create_dir_all(directory.join("files"))?;
         for (name, size) in [("64k", 64 << 10), ("2m", 2 << 20), ("100m", 100 << 20)] {
             File::create(directory.join("files").join(name))?.set_len(size)?;
         }
-        let port = free_port()?;
+        let (port, others) = (free_port()?, [free_port()?, free_port()?]);
+        let listen: String = [(Speech::Http1, port), (Speech::Http2, others[0]), (Speech::Https, others[1])]
+            .map(|(speech, port)| nginx_listen(speech, &port.to_string(), certificate))
+            .concat();
         let http = format!(
-            "server {{ listen {port} backlog=8192; root {root};
+            "server {{ {listen} root {root};
                location = /json {{ default_type application/json; return 200 '{SMALL}'; }} }}",
             root = directory.join("files").display(),
         );
@@ -44,7 +51,8 @@ impl Origin {
         fs::write(&conf, nginx_frame(directory, &http))?;
         let mut nginx = place.command(&programs.nginx);
         nginx.arg("-p").arg(directory).arg("-c").arg(&conf).arg("-e").arg(directory.join("error.log"));
-        Self::start(place.address, port, &nginx, &directory.join("nginx.log"))
+        let origin = Self::start(place.address, port, &nginx, &directory.join("nginx.log"))?;
+        Ok(Self { others, ..origin })
     }
 
     /// The demo service, with `/sse`, `/ws`, `/health`, and `/upload`, which reads all that is sent before it answers, as
@@ -61,9 +69,18 @@ impl Origin {
         Self::start(LOOPBACK, port, &demo, &directory.join("demo.log"))
     }
 
+    /// Its port for callers that speak so. The demo service has one for all that it knows.
+    pub const fn port_of(&self, speech: Speech) -> u16 {
+        match speech {
+            Speech::Http1 => self.port,
+            Speech::Http2 => self.others[0],
+            Speech::Https => self.others[1],
+        }
+    }
+
     fn start(host: &str, port: u16, command: &Command, log: &Path) -> Result<Self> {
         let mut process = Running::start("origin", command, log)?;
         process.wait_for(host, port)?;
-        Ok(Self { port, _process: process })
+        Ok(Self { port, others: [port; 2], _process: process })
     }
 }

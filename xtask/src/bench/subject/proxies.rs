@@ -6,9 +6,9 @@ use std::{fs, path::Path};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{Kind, Stage, Subject, Target, free_port, wait_for};
+use super::{Kind, Speech, Stage, Subject, Target, free_port, wait_for};
 use crate::{
-    bench::{process::Running, wan::Place},
+    bench::{certificate::Certificate, process::Running, wan::Place},
     tools,
 };
 
@@ -28,28 +28,35 @@ pub fn nginx_frame(directory: &Path, http: &str) -> String {
     )
 }
 
+/// Where an nginx listens, for callers that speak so. On a port without TLS, 1.22 speaks one of both HTTPs.
+pub fn nginx_listen(speech: Speech, at: &str, certificate: &Certificate) -> String {
+    let (chain, key) = (certificate.chain.display(), certificate.key.display());
+    match speech {
+        Speech::Http1 => format!("listen {at} backlog=8192;"),
+        Speech::Http2 => format!("listen {at} http2 backlog=8192;"),
+        Speech::Https => format!("listen {at} ssl backlog=8192; ssl_certificate {chain}; ssl_certificate_key {key};"),
+    }
+}
+
 pub fn nginx(stage: &Stage<'_>) -> Result<Subject> {
     let port = free_port()?;
-    let proxy = nginx_hop(stage, "proxy", stage.near, (port, stage.far.address, stage.origin))?;
-    Ok(Subject { kind: Kind::Nginx, processes: vec![proxy], target: Target::plain(stage.near.address, port) })
+    let proxy = nginx_hop(stage, ("proxy", stage.near, stage.speech), (port, stage.far.address, stage.origin))?;
+    let target = Target::plain(stage.speech, stage.near.address, port);
+    Ok(Subject { kind: Kind::Nginx, processes: vec![proxy], target })
 }
 
 pub fn nginx_twice(stage: &Stage<'_>) -> Result<Subject> {
     let (first, second) = (free_port()?, free_port()?);
-    let back = nginx_hop(stage, "back", stage.far, (second, stage.far.address, stage.origin))?;
-    let front = nginx_hop(stage, "front", stage.near, (first, stage.far.address, second))?;
-    Ok(Subject {
-        kind: Kind::NginxTwice,
-        processes: vec![front, back],
-        target: Target::plain(stage.near.address, first),
-    })
+    let back = nginx_hop(stage, ("back", stage.far, Speech::Http1), (second, stage.far.address, stage.origin))?;
+    let front = nginx_hop(stage, ("front", stage.near, stage.speech), (first, stage.far.address, second))?;
+    let target = Target::plain(stage.speech, stage.near.address, first);
+    Ok(Subject { kind: Kind::NginxTwice, processes: vec![front, back], target })
 }
 
 /// An nginx on a port, before an address and a port.
 fn nginx_hop(
     stage: &Stage<'_>,
-    role: &'static str,
-    place: &Place,
+    (role, place, speech): (&'static str, &Place, Speech),
     (port, next_host, next): (u16, &str, u16),
 ) -> Result<Running> {
     let directory = stage.directory(&format!("nginx-{role}"))?;
@@ -58,10 +65,10 @@ fn nginx_hop(
          map $http_upgrade $next_connection {{ default upgrade; '' ''; }}
          proxy_http_version 1.1; proxy_set_header Host $host; proxy_set_header Upgrade $http_upgrade;
          proxy_set_header Connection $next_connection; proxy_read_timeout 1h;
-         server {{ listen {host}:{port} backlog=8192; location / {{ proxy_pass http://next; }}
+         server {{ {listen} location / {{ proxy_pass http://next; }}
            location /upload {{ proxy_request_buffering off; proxy_pass http://next; }}
            location /sse {{ proxy_buffering off; proxy_pass http://next; }} }}",
-        host = place.address,
+        listen = nginx_listen(speech, &format!("{}:{port}", place.address), stage.certificate),
     );
     let conf = directory.join("nginx.conf");
     fs::write(&conf, nginx_frame(&directory, &http))?;
@@ -76,10 +83,15 @@ pub fn haproxy(stage: &Stage<'_>) -> Result<Subject> {
     let directory = stage.directory("haproxy")?;
     let (port, host, next_host, next) = (free_port()?, stage.near.address, stage.far.address, stage.origin);
     let conf = directory.join("haproxy.cfg");
+    let speech = match stage.speech {
+        Speech::Http1 => String::new(),
+        Speech::Http2 => "proto h2".to_owned(),
+        Speech::Https => format!("ssl crt {}", stage.certificate.both.display()),
+    };
     let text = format!(
         "global\n  no strict-limits\n  maxconn 40000\ndefaults\n  mode http\n  option http-no-delay\n  maxconn 40000\n  timeout connect 5s\n  timeout client 1h\n  \
          timeout server 1h\n  timeout tunnel 1h\n  timeout http-keep-alive 1h\n\
-         frontend front\n  bind {host}:{port} backlog 8192\n  default_backend origin\n\
+         frontend front\n  bind {host}:{port} backlog 8192 {speech}\n  default_backend origin\n\
          backend origin\n  http-reuse always\n  server origin {next_host}:{next}\n"
     );
     fs::write(&conf, text)?;
@@ -87,7 +99,8 @@ pub fn haproxy(stage: &Stage<'_>) -> Result<Subject> {
     haproxy.arg("-db").arg("-f").arg(&conf);
     let mut running = Running::start("proxy", &haproxy, &directory.join("log"))?;
     wait_for(stage.near, &mut running, &[port])?;
-    Ok(Subject { kind: Kind::Haproxy, processes: vec![running], target: Target::plain(stage.near.address, port) })
+    let target = Target::plain(stage.speech, stage.near.address, port);
+    Ok(Subject { kind: Kind::Haproxy, processes: vec![running], target })
 }
 
 pub fn envoy(stage: &Stage<'_>) -> Result<Subject> {
@@ -95,7 +108,7 @@ pub fn envoy(stage: &Stage<'_>) -> Result<Subject> {
     let port = free_port()?;
     let conf = directory.join("envoy.json");
     let bootstrap = json!({"static_resources": {
-        "listeners": [envoy_listener("origin", stage.near.address, port)],
+        "listeners": [envoy_listener("origin", stage, port)],
         "clusters": [envoy_cluster("origin", stage.far.address, stage.origin)],
     }});
     fs::write(&conf, serde_json::to_vec_pretty(&bootstrap)?)?;
@@ -104,14 +117,16 @@ pub fn envoy(stage: &Stage<'_>) -> Result<Subject> {
     envoy.arg("-c").arg(&conf).args(["--concurrency", &cores, "--log-level", "error", "--disable-hot-restart"]);
     let mut running = Running::start("proxy", &envoy, &directory.join("log"))?;
     wait_for(stage.near, &mut running, &[port])?;
-    Ok(Subject { kind: Kind::Envoy, processes: vec![running], target: Target::plain(stage.near.address, port) })
+    let target = Target::plain(stage.speech, stage.near.address, port);
+    Ok(Subject { kind: Kind::Envoy, processes: vec![running], target })
 }
 
 fn address(host: &str, port: u16) -> Value {
     json!({"socket_address": {"address": host, "port_value": port}})
 }
 
-fn envoy_listener(name: &str, host: &str, port: u16) -> Value {
+/// Without TLS it tells HTTP/1.1 and HTTP/2 apart by themselves.
+fn envoy_listener(name: &str, stage: &Stage<'_>, port: u16) -> Value {
     let route = json!({"match": {"prefix": "/"}, "route": {"cluster": name, "timeout": "0s"}});
     let manager = json!({
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -124,13 +139,21 @@ fn envoy_listener(name: &str, host: &str, port: u16) -> Value {
             "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
         }],
     });
-    json!({
-        "name": name,
-        "address": address(host, port),
-        "filter_chains": [{"filters": [
-            {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager},
-        ]}],
-    })
+    let filters = json!([{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]);
+    let mut chain = json!({ "filters": filters });
+    if stage.speech == Speech::Https {
+        chain["transport_socket"] = envoy_tls(stage.certificate);
+    }
+    json!({"name": name, "address": address(stage.near.address, port), "filter_chains": [chain]})
+}
+
+fn envoy_tls(Certificate { chain, key, .. }: &Certificate) -> Value {
+    json!({"name": "envoy.transport_sockets.tls", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": {"tls_certificates": [
+            {"certificate_chain": {"filename": chain}, "private_key": {"filename": key}},
+        ]},
+    }})
 }
 
 fn envoy_cluster(name: &str, host: &str, port: u16) -> Value {

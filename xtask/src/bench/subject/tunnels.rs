@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{Kind, LOOPBACK, Stage, Subject, Target, free_port, wait_for};
+use super::{Kind, LOOPBACK, Speech, Stage, Subject, Target, free_port, wait_for};
 use crate::{
     bench::{process::Running, wan::Place},
     tools,
@@ -25,7 +25,7 @@ const AGENTS: usize = 100;
 
 pub fn rathole(stage: &Stage<'_>) -> Result<Subject> {
     let directory = stage.directory("rathole")?;
-    let (control, port, origin) = (free_port()?, free_port()?, stage.origin);
+    let (control, port, origin) = (free_port()?, free_port()?, stage.origin_of_callers);
     let (near, far) = (stage.near.address, stage.far.address);
     let server = format!(
         "[server]\nbind_addr = \"{near}:{control}\"\ndefault_token = \"benchmark\"\n\
@@ -46,7 +46,8 @@ pub fn rathole(stage: &Stage<'_>) -> Result<Subject> {
     wait_for(stage.near, &mut gateway, &[control])?;
     let agent = start("agent", stage.far, "client.toml", client)?;
     wait_for(stage.near, &mut gateway, &[port])?;
-    Ok(Subject { kind: Kind::Rathole, processes: vec![gateway, agent], target: Target::plain(near, port) })
+    let target = Target::plain(stage.speech, near, port);
+    Ok(Subject { kind: Kind::Rathole, processes: vec![gateway, agent], target })
 }
 
 pub fn towline(stage: &Stage<'_>) -> Result<Subject> {
@@ -84,8 +85,8 @@ fn service(slug: &str, port: u16, label: Option<String>) -> Value {
 struct System {
     gateway: Running,
     directory: PathBuf,
-    host: &'static str,
-    port: u16,
+    /// Without the service.
+    target: Target,
     key: String,
 }
 
@@ -93,23 +94,29 @@ impl System {
     fn start(stage: &Stage<'_>, name: &str) -> Result<Self> {
         let directory = stage.directory(name)?;
         let port = free_port()?;
-        let mut server = isolated(stage.near, &stage.programs.towline, &directory);
+        let target = Target::plain(stage.speech, stage.near.address, port);
+        let mut server = isolated(stage, stage.near, &directory);
         server.args(["server", "--bootstrap", "--listen", &format!("{}:{port}", stage.near.address), "--data-dir"]);
         // A thousand services are more than one credential may define in a minute. Calls of services have no such limit.
         server.arg(directory.join("data")).args(["--api-rate", "off"]);
+        if stage.speech == Speech::Https {
+            server.arg("--tls-cert").arg(&stage.certificate.chain).arg("--tls-key").arg(&stage.certificate.key);
+            server.args(["--public-url", &target.url("")]);
+        }
         let mut gateway = Running::start("gateway", &server, &directory.join("server.log"))?;
         wait_for(stage.near, &mut gateway, &[port])?;
         let bootstrap = bootstrap(&directory.join("data/bootstrap.json"), &gateway)?;
         let text = |name: &str| bootstrap[name].as_str().map(str::to_owned).with_context(|| format!("no {name}"));
         let key_file = directory.join("agent.key");
         fs::write(&key_file, text("agent_key")?)?;
-        Ok(Self { gateway, directory, host: stage.near.address, port, key: text("api_key")? })
+        Ok(Self { gateway, directory, target, key: text("api_key")? })
     }
 
     fn agent(&self, stage: &Stage<'_>, name: &str, labels: &[&str]) -> Result<Running> {
-        let mut agent = isolated(stage.far, &stage.programs.towline, &self.directory);
-        let url = format!("http://{}:{}", self.host, self.port);
-        agent.args(["agent", "--server", &url, "--name", name, "--key-file"]).arg(self.directory.join("agent.key"));
+        let mut agent = isolated(stage, stage.far, &self.directory);
+        agent
+            .args(["agent", "--server", &self.target.url(""), "--name", name, "--key-file"])
+            .arg(self.directory.join("agent.key"));
         // No engine is needed: the origin is a process, and the service is attached to it.
         agent.arg("--docker-host").arg(format!("unix://{}", self.directory.join("no-engine").display()));
         for label in labels {
@@ -123,7 +130,7 @@ impl System {
     fn wait_for_agents(&self, stage: &Stage<'_>, count: usize) -> Result<()> {
         let started = Instant::now();
         loop {
-            let mut list = isolated(stage.near, &stage.programs.towline, &self.directory);
+            let mut list = isolated(stage, stage.near, &self.directory);
             list.arg("agents").arg("--data-dir").arg(self.directory.join("data"));
             let text = tools::output(&mut list)?;
             let joined = text.lines().filter(|line| line.starts_with("agent-")).count();
@@ -141,28 +148,30 @@ impl System {
     fn apply(&self, stage: &Stage<'_>, services: &[Value]) -> Result<()> {
         let file = self.directory.join("services.json");
         fs::write(&file, serde_json::to_vec(services)?)?;
-        let mut apply = isolated(stage.near, &stage.programs.towline, &self.directory);
+        let mut apply = isolated(stage, stage.near, &self.directory);
         apply.args(["apply", "--wait", "-f"]).arg(&file).arg("--data-dir").arg(self.directory.join("data"));
         tools::output(&mut apply).map(drop).context("cannot deploy the services")
     }
 
     fn subject(self, agents: Vec<Running>, slug: &str) -> Subject {
         let prefix = format!("/api/v1/r/containers/{slug}");
-        let target = Target { host: self.host, port: self.port, prefix, key: Some(self.key) };
+        let target = Target { prefix, key: Some(self.key), ..self.target };
         let processes = std::iter::once(self.gateway).chain(agents).collect();
         Subject { kind: Kind::Towline, processes, target }
     }
 }
 
 /// The program without the settings of whoever runs this task.
-fn isolated(place: &Place, program: &Path, directory: &Path) -> Command {
-    let mut command = place.command(program);
+fn isolated(stage: &Stage<'_>, place: &Place, directory: &Path) -> Command {
+    let mut command = place.command(&stage.programs.towline);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TOWLINE_") {
             command.env_remove(name);
         }
     }
     command.env("XDG_CONFIG_HOME", directory.join("no-config"));
+    // Whom the agent and the command line trust.
+    command.env("SSL_CERT_FILE", &stage.certificate.chain);
     command
 }
 
