@@ -83,7 +83,7 @@ pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Optio
         };
         match session.place(&wanted, Instant::now()) {
             Some(Way::Idle(connection)) => {
-                if let Some(connection) = begin(connection).await {
+                if let Some(connection) = begin(connection, instance).await {
                     return Ok(Some(connection));
                 }
             }
@@ -105,7 +105,7 @@ pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Optio
 
 async fn take_first(instance: &Instance, need: Need<'_>) -> Option<Box<Connection>> {
     while let Some(connection) = instance.pool.take_first(need.kind(), Instant::now(), need.idempotent) {
-        if let Some(connection) = begin(connection).await {
+        if let Some(connection) = begin(connection, instance).await {
             return Some(connection);
         }
     }
@@ -113,10 +113,20 @@ async fn take_first(instance: &Instance, need: Need<'_>) -> Option<Box<Connectio
 }
 
 /// Takes an idle connection into use, unless the container has closed it meanwhile.
-async fn begin(mut connection: Box<Connection>) -> Option<Box<Connection>> {
+async fn begin(mut connection: Box<Connection>, instance: &Instance) -> Option<Box<Connection>> {
     connection.begin_use();
-    let alive = poll_fn(|cx| Poll::Ready(connection.is_alive(cx))).await;
-    alive.then_some(connection)
+    if poll_fn(|cx| Poll::Ready(connection.is_alive(cx))).await {
+        return Some(connection);
+    }
+    note_closed(&connection, instance);
+    None
+}
+
+/// Learns that the container closes connections that were idle for as long as this one.
+pub(crate) fn note_closed(connection: &Connection, instance: &Instance) {
+    if let Some(idle) = connection.idle_for {
+        instance.pool.note_closed(idle, Instant::now());
+    }
 }
 
 async fn open(mut stream: TunnelStream, busy: Busy, need: Need<'_>) -> Result<Option<Box<Connection>>, FailureReason> {

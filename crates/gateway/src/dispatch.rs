@@ -18,7 +18,7 @@ use crate::{
     alarm::{Alarm, Elapsed},
     balance::{self, NoInstance},
     body::Terms,
-    connect::{Need, Tls, connect},
+    connect::{Need, Tls, connect, note_closed},
     error::{BusyReason, ExchangeError, ExchangeFailure, GatewayError},
     gateway::Shared,
     h1::head::ResponseHead,
@@ -209,7 +209,12 @@ impl<'a, S: Source> Dispatch<'a, S> {
         }
         match self.attempt(&mut connection).await {
             Ok(head) => Ok(Some((head, connection))),
-            Err(reason) => Err(connection.failure(reason)),
+            Err(reason) => {
+                if matches!(reason, FailureReason::Closed) {
+                    note_closed(&connection, in_flight.instance());
+                }
+                Err(connection.failure(reason))
+            }
         }
     }
 

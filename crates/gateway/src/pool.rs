@@ -19,8 +19,11 @@ const KEEP: Duration = Duration::from_secs(4);
 /// The longest that one is kept, whatever the container says.
 const KEEP_AT_MOST: Duration = Duration::from_secs(60);
 /// A request that must not be sent twice only takes a connection that was used as recently as this, so that the
-/// container cannot be about to close it.
+/// container cannot be about to close it. One that is seen to close them sooner gets such requests on connections that were
+/// idle for half as long as that at most.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long it counts that a container has closed a connection so soon: it may run with other settings by then.
+const REMEMBER: Duration = Duration::from_secs(600);
 /// Idle connections that are kept.
 const MAX_IDLE: usize = 256;
 
@@ -43,6 +46,8 @@ struct Shelf {
     /// How many connections there are in all.
     count: usize,
     closed: bool,
+    /// The shortest idleness after which the container has closed a connection, and when that was learned.
+    shortest: Option<(Duration, Instant)>,
 }
 
 /// The idle connections on one carrier, the newest last. It may be empty for a while.
@@ -59,17 +64,16 @@ struct Idle {
 }
 
 impl Idle {
-    fn is_usable(&self, now: Instant, replayable: bool) -> bool {
-        let age = now.saturating_duration_since(self.since);
-        let limit = self.connection.keep_for;
-        age < if replayable { limit } else { limit.min(FRESH) }
+    /// Whether it was idle for less than `limit`, and less than it may be kept.
+    fn is_usable(&self, now: Instant, limit: Duration) -> bool {
+        now.saturating_duration_since(self.since) < self.connection.keep_for.min(limit)
     }
 }
 
 impl Stack {
     /// When the newest was put to rest, if it may be taken. Those below it are older, and not looked at.
-    fn newest(&self, now: Instant, replayable: bool) -> Option<Instant> {
-        let idle = self.idle.last().filter(|idle| idle.is_usable(now, replayable))?;
+    fn newest(&self, now: Instant, limit: Duration) -> Option<Instant> {
+        let idle = self.idle.last().filter(|idle| idle.is_usable(now, limit))?;
         (!self.link.is_retired()).then_some(idle.since)
     }
 }
@@ -79,17 +83,34 @@ impl Shelf {
         self.stacks.binary_search_by_key(&Arc::as_ptr(link), |stack| Arc::as_ptr(&stack.link))
     }
 
-    fn pop(&mut self, index: usize) -> Option<Box<Connection>> {
-        let idle = self.stacks.get_mut(index)?.idle.pop()?;
+    fn pop(&mut self, index: usize, now: Instant) -> Option<Box<Connection>> {
+        let Idle { mut connection, since } = self.stacks.get_mut(index)?.idle.pop()?;
+        connection.idle_for = Some(now.saturating_duration_since(since));
         self.count -= 1;
-        Some(idle.connection)
+        Some(connection)
+    }
+
+    /// For how long a connection may have been idle that a request takes.
+    fn limit(&self, replayable: bool) -> Duration {
+        match self.shortest {
+            _ if replayable => KEEP_AT_MOST,
+            Some((shortest, _)) => FRESH.min(shortest / 2),
+            None => FRESH,
+        }
+    }
+
+    fn note_closed(&mut self, idle: Duration, now: Instant) {
+        if self.shortest.is_none_or(|(shortest, _)| idle <= shortest) {
+            self.shortest = Some((idle, now));
+        }
     }
 }
 
 impl Locked<'_> {
     /// Whether there is a connection on this carrier that a request may take.
     pub(crate) fn has_one_on(&self, link: &Arc<CarrierLink>, now: Instant, replayable: bool) -> bool {
-        self.0.position(link).is_ok_and(|index| self.0.stacks[index].newest(now, replayable).is_some())
+        let limit = self.0.limit(replayable);
+        self.0.position(link).is_ok_and(|index| self.0.stacks[index].newest(now, limit).is_some())
     }
 
     /// The newest connection on this carrier.
@@ -100,8 +121,8 @@ impl Locked<'_> {
         replayable: bool,
     ) -> Option<Box<Connection>> {
         let index = self.0.position(link).ok()?;
-        self.0.stacks[index].newest(now, replayable)?;
-        self.0.pop(index)
+        self.0.stacks[index].newest(now, self.0.limit(replayable))?;
+        self.0.pop(index, now)
     }
 }
 
@@ -128,15 +149,21 @@ impl Pool {
     /// one on the near carrier with the most company, else the newest on a carrier that nobody is using.
     pub(crate) fn take_first(&self, kind: StreamKind, now: Instant, replayable: bool) -> Option<Box<Connection>> {
         let mut shelf = self.shelf();
+        let limit = shelf.limit(replayable);
         let usable = shelf.stacks.iter().enumerate().filter_map(|(index, stack)| {
-            let since = stack.newest(now, replayable)?;
+            let since = stack.newest(now, limit)?;
             let busy = stack.link.busy();
             let load = stack.link.load(now, 1);
             let takes_company = kind == StreamKind::Request && load.takes_company();
             (takes_company || busy == 0).then_some((takes_company, load.is_here, busy, since, index))
         });
         let (.., index) = usable.max()?;
-        shelf.pop(index)
+        shelf.pop(index, now)
+    }
+
+    /// Learns that the container has closed a connection that was idle for so long.
+    pub(crate) fn note_closed(&self, idle: Duration, now: Instant) {
+        self.shelf().note_closed(idle, now);
     }
 
     /// Looks at all of them. Whoever holds this keeps others from putting connections here and taking them.
@@ -153,15 +180,20 @@ impl Pool {
     pub(crate) fn take_expired(&self, now: Instant) -> Vec<Connection> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut shelf = self.shelf();
-        let mut expired = Vec::new();
+        let (mut expired, mut closed) = (Vec::new(), Vec::new());
         for Stack { link, idle } in &mut shelf.stacks {
             let is_retired = link.is_retired();
-            let is_over =
-                |idle: &mut Idle| is_retired || !idle.is_usable(now, true) || !idle.connection.is_alive(&mut cx);
+            let is_over = |idle: &mut Idle| {
+                let is_alive = idle.connection.is_alive(&mut cx);
+                closed.extend((!is_alive && !is_retired).then(|| now.saturating_duration_since(idle.since)));
+                is_retired || !idle.is_usable(now, KEEP_AT_MOST) || !is_alive
+            };
             expired.extend(idle.extract_if(.., is_over).map(|idle| *idle.connection));
         }
         shelf.stacks.retain(|stack| !stack.idle.is_empty());
         shelf.count -= expired.len();
+        closed.into_iter().for_each(|idle| shelf.note_closed(idle, now));
+        shelf.shortest.take_if(|(_, learned)| now.saturating_duration_since(*learned) >= REMEMBER);
         expired
     }
 
@@ -175,5 +207,30 @@ impl Pool {
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_container_that_is_seen_to_close_soon_is_believed_for_a_while() {
+        let pool = Pool::default();
+        let limits = || [true, false].map(|replayable| pool.shelf().limit(replayable));
+        let note = |idle| pool.note_closed(Duration::from_millis(idle), Instant::now());
+        assert_eq!(limits(), [KEEP_AT_MOST, FRESH]);
+        // An ordinary keep-alive changes nothing.
+        note(5000);
+        assert_eq!(limits(), [KEEP_AT_MOST, FRESH]);
+        note(300);
+        note(800);
+        assert_eq!(limits(), [KEEP_AT_MOST, Duration::from_millis(150)]);
+        tokio::time::advance(REMEMBER - Duration::from_secs(1)).await;
+        assert!(pool.take_expired(Instant::now()).is_empty());
+        assert_eq!(limits(), [KEEP_AT_MOST, Duration::from_millis(150)]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(pool.take_expired(Instant::now()).is_empty());
+        assert_eq!(limits(), [KEEP_AT_MOST, FRESH]);
     }
 }

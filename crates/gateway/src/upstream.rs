@@ -66,6 +66,8 @@ pub(crate) struct Connection {
     sending: Option<Sending>,
     /// How long it may be kept idle.
     pub keep_for: Duration,
+    /// How long it was idle before its present use, if it was.
+    pub idle_for: Option<Duration>,
 }
 
 /// The task that sends the rest of a request.
@@ -139,6 +141,7 @@ impl Connection {
             received: 0,
             received_before: 0,
             keep_for: Duration::ZERO,
+            idle_for: None,
         }
     }
 

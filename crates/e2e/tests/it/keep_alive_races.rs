@@ -161,6 +161,8 @@ async fn ten_thousand_posts_that_meet_closing_connections_arrive_once() {
     assert!(seen.closed >= CLOSES, "{summary}");
     assert_eq!(seen.requests.values().filter(|times| **times > 1).count(), 0, "a POST came twice; {summary}");
     assert!(seen.requests.len() + doubtful >= all, "a POST was lost; {summary}");
-    // Between the agent's look at the connection and its write there are some microseconds. Whoever meets them is told.
-    assert!(doubtful <= all / 33, "{summary}");
+    // Between the agent's look at the connection and its write there are some microseconds. Whoever meets them is told; but each time
+    // the gateway learns that this container closes connections after half the idleness at most that it has believed, until it
+    // gives each POST a connection of its own.
+    assert!(doubtful <= all / 100, "{summary}");
 }

@@ -70,7 +70,9 @@ async fn a_post_is_never_sent_twice() {
         }
     }
     assert_eq!(seen.load(Ordering::SeqCst), 20, "each request was delivered exactly once");
-    assert_eq!(failed, 10, "this container drops every second request on purpose");
+    // It drops every second request of a connection on purpose. When that is known, each POST gets a connection of its own, but for
+    // one that comes twice as soon.
+    assert!((1..10).contains(&failed), "{failed}");
 }
 
 #[tokio::test]
