@@ -315,21 +315,30 @@ impl ServiceSpec {
         let Ok(Value::Object(mut merged)) = serde_json::to_value(self) else {
             unreachable!("a definition is a JSON object with string keys")
         };
+        self.check_unchangeable(&changes)?;
         merged.extend(changes);
-        let spec = Self::from_json(merged)?;
+        Self::from_json(merged)
+    }
+
+    /// Comes before all other rules: by those, a definition of another type would be told of its fields one by one.
+    fn check_unchangeable(&self, changes: &Map<String, Value>) -> Result<(), ValidationError> {
+        let keeps_slug = changes.get("service_slug").is_none_or(|slug| *slug == self.service_slug);
+        let keeps_type = changes.get("service_type").is_none_or(|wished| {
+            Option::<ServiceType>::deserialize(wished).is_ok_and(|it| it.unwrap_or_default() == self.service_type)
+        });
         let mut checks = Checks::default();
-        checks.require(
-            spec.service_slug == self.service_slug,
-            "service_slug",
-            "cannot be changed; create another service",
-        );
-        checks.require(
-            spec.service_type == self.service_type,
-            "service_type",
-            "cannot be changed; create another service",
-        );
-        checks.finish()?;
-        Ok(spec)
+        for (keeps, field, is) in [
+            (keeps_slug, "service_slug", self.service_slug.as_str()),
+            (keeps_type, "service_type", self.service_type.as_str()),
+        ] {
+            checks.require_with(keeps, || {
+                let told = format!(
+                    "cannot be changed after creation, and is {is}; leave it out, or create another service and delete this one"
+                );
+                (field.to_owned(), told)
+            });
+        }
+        checks.finish()
     }
 
     /// The port inside the container.

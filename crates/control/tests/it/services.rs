@@ -54,6 +54,34 @@ async fn an_update_is_partial_null_clears_and_a_refused_one_changes_nothing() {
 }
 
 #[tokio::test]
+async fn what_is_settled_at_creation_says_so_and_what_to_do() {
+    let server = TestServer::start().await;
+    let owner = server.owner();
+    let path = server.create(&minimal("hello")).await;
+    let before = server.get(&owner, &path).await.json(200);
+    for (change, field, is) in [
+        (json!({"service_slug": "other"}), "service_slug", "is hello"),
+        (json!({"service_type": "external", "external_url": "https://example.com"}), "service_type", "is deployed"),
+        (
+            json!({"service_type": "attached", "attached_target": "127.0.0.1:1", "docker_image": null}),
+            "service_type",
+            "is deployed",
+        ),
+    ] {
+        let answer = server.put(&owner, &path, &change).await;
+        let message = answer.problem(400, "validation_failed");
+        for words in [field, is, "cannot be changed after creation", "create another service and delete this one"] {
+            assert!(message.contains(words), "{change}: {message}");
+        }
+        let errors = answer.json(400)["errors"].clone();
+        assert_eq!((errors.as_array().unwrap().len(), &errors[0]["field"]), (1, &json!(field)), "{errors:#}");
+    }
+    server.put(&owner, &path, &json!({"service_slug": "hello", "service_type": "deployed"})).await.json(200);
+    let without_time = |mut service: Value| service.as_object_mut().unwrap().remove("updated_at").map(|_| service);
+    assert_eq!(without_time(server.get(&owner, &path).await.json(200)), without_time(before));
+}
+
+#[tokio::test]
 async fn a_slug_is_taken_once_in_a_team() {
     let server = TestServer::start().await;
     let path = server.create(&minimal("hello")).await;

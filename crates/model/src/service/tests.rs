@@ -164,6 +164,38 @@ fn the_list_of_fields_is_complete() {
     assert!(stored.keys().all(|field| is_field(field)), "{stored:?}");
 }
 
+#[test]
+fn what_cannot_be_changed_is_told_before_anything_else() {
+    let deployed = ServiceSpec::from_json(object(minimal())).unwrap();
+    let attached = typed("attached", "attached_target", "127.0.0.1:11434");
+    for (spec, changes, fields) in [
+        (&deployed, json!({"service_slug": "other", "replica_count": 99}), &["service_slug"][..]),
+        (&deployed, json!({"service_slug": null}), &["service_slug"]),
+        (&deployed, json!({"service_slug": 5}), &["service_slug"]),
+        (&deployed, json!({"service_type": "attached"}), &["service_type"]),
+        (&deployed, json!({"service_type": "attached", "attached_target": "h:1"}), &["service_type"]),
+        (
+            &deployed,
+            json!({"service_type": "external", "docker_image": null, "external_url": "https://h"}),
+            &["service_type"],
+        ),
+        (&deployed, json!({"service_type": "nonsense"}), &["service_type"]),
+        (&attached, json!({"service_type": null, "attached_target": null, "docker_image": "demo"}), &["service_type"]),
+        (&attached, json!({"service_type": "deployed", "service_slug": "other"}), &["service_slug", "service_type"]),
+    ] {
+        let error = spec.merge(object(changes.clone())).expect_err(&changes.to_string());
+        let named: Vec<_> = error.fields.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(named, fields, "{changes}: {error}");
+        for told in &error.fields {
+            assert!(told.message.contains("after creation"), "{changes}: {error}");
+            assert!(told.message.contains("create another service and delete this one"), "{changes}: {error}");
+        }
+    }
+    let same = json!({"service_slug": "hello", "service_type": "attached"});
+    assert_eq!(attached.merge(object(same)).unwrap(), attached);
+    assert_eq!(deployed.merge(object(json!({"service_type": null}))).unwrap(), deployed, "its default");
+}
+
 fn typed(service_type: &str, field: &str, value: &str) -> ServiceSpec {
     let text = json!({"service_slug": "hello", "display_name": "Hello", "service_type": service_type, field: value});
     ServiceSpec::from_json(object(text)).unwrap()
