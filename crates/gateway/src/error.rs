@@ -231,6 +231,7 @@ const fn what_to_do(status: ServiceStatus) -> &'static str {
     match status {
         ServiceStatus::Deploying => "wait until an instance is ready",
         ServiceStatus::Failed => "its status_reason says why; deploy it again when that is solved",
+        ServiceStatus::Stopping => "deploy it again when it has stopped",
         _ => "deploy it first",
     }
 }

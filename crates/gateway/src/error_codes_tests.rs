@@ -117,6 +117,20 @@ fn examples() -> Vec<GatewayError> {
 }
 
 #[test]
+fn a_service_that_does_not_run_is_told_with_what_to_do() {
+    for (status, to_do) in [
+        (ServiceStatus::Created, "deploy it first"),
+        (ServiceStatus::Deploying, "wait until an instance is ready"),
+        (ServiceStatus::Failed, "its status_reason says why; deploy it again when that is solved"),
+        (ServiceStatus::Stopping, "deploy it again when it has stopped"),
+        (ServiceStatus::Stopped, "deploy it first"),
+    ] {
+        let told = GatewayError::ServiceNotRunning { slug: "hello".to_owned(), status }.to_string();
+        assert_eq!(told, format!("the service \"hello\" is {}, not running; {to_do}", status.as_str()));
+    }
+}
+
+#[test]
 fn the_described_codes_are_those_that_are_answered_with() {
     let examples = examples();
     let numbers: BTreeSet<_> = examples.iter().map(|error| place(error).0).collect();
