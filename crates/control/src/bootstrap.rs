@@ -10,12 +10,13 @@ use std::{
 
 use serde::Deserialize;
 use serde_json::json;
-use towline_model::{Clock, KeyKind, Role, Secret, TeamId, Timestamp, UserId};
+use towline_model::{AuditAction, Clock, KeyKind, Role, Secret, TeamId, Timestamp, UserId};
 use towline_store::{MembershipRow, Store, StoreError, TeamRow, Tx, UserRow};
 
 use crate::{
     app::{
-        credential::{MadeCredential, NewCredential},
+        audit::{Deed, record_first_start},
+        credential::NewCredential,
         password::{Busy, Passwords},
     },
     private_file::{self, Staged},
@@ -114,6 +115,8 @@ impl FirstStart<'_> {
     ) -> Result<Bootstrap, StoreError> {
         let (team_id, user_id) = (TeamId::generate(), UserId::generate());
         tx.insert_team(&TeamRow { id: team_id, name: TEAM_NAME.to_owned(), created_at: now }).await?;
+        let team_made = Deed::new(AuditAction::TeamCreate, team_id, TEAM_NAME);
+        record_first_start(tx, Some(team_id), team_made, now).await?;
         let email_address = EMAIL_ADDRESS.to_owned();
         let user = UserRow {
             id: user_id,
@@ -123,6 +126,8 @@ impl FirstStart<'_> {
             created_at: now,
         };
         tx.insert_user(&user).await?;
+        let user_made = Deed::new(AuditAction::UserCreate, user_id, EMAIL_ADDRESS);
+        record_first_start(tx, None, user_made, now).await?;
         tx.insert_membership(&MembershipRow { team_id, user_id, role: Role::Owner }).await?;
         let api_key = insert_key(tx, KeyKind::Integration, team_id, user_id, now).await?;
         let agent_key = insert_key(tx, KeyKind::Agent, team_id, user_id, now).await?;
@@ -181,7 +186,8 @@ async fn insert_key(
 ) -> Result<Secret<String>, StoreError> {
     let display_name = "first start".to_owned();
     let wished = NewCredential { kind, display_name, expires_in_days: None, scopes: None, services: None };
-    let MadeCredential { row, key } = wished.make(team_id, created_by, now);
-    tx.insert_credential(&row).await?;
-    Ok(Secret::new(key.expose().clone()))
+    let made = wished.make(team_id, created_by, now);
+    tx.insert_credential(&made.row).await?;
+    record_first_start(tx, Some(team_id), made.deed(), now).await?;
+    Ok(Secret::new(made.key.expose().clone()))
 }

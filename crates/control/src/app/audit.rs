@@ -144,21 +144,7 @@ impl App {
         (actor, origin): (Actor, Origin),
     ) -> Result<(), StoreError> {
         let now = self.now();
-        let entry = AuditRow {
-            id: Uuid::now_v7(),
-            team_id,
-            at: now,
-            action: deed.action.as_str().to_owned(),
-            actor_kind: actor.kind.to_owned(),
-            actor_name: actor.name,
-            user_id: actor.user_id,
-            credential_id: actor.credential_id,
-            target_id: deed.target_id,
-            target_name: deed.target_name,
-            address: origin.address.map(|address| address.to_string()),
-            request_id: origin.request_id,
-            details: deed.details,
-        };
+        let entry = entry(team_id, deed, (actor, origin), now);
         let retention = i64::try_from(self.inner.audit_retention.as_micros()).unwrap_or(i64::MAX);
         let keep_since = Timestamp::from_micros(now.as_micros().saturating_sub(retention));
         tx.insert_audit_entry(&entry, keep_since).await
@@ -193,6 +179,37 @@ impl App {
 
 /// How long entries are kept when nothing else is wished: 400 days, which is a year and a month to look at it.
 pub const DEFAULT_RETENTION: Duration = Duration::from_secs(400 * 24 * 3600);
+
+/// Writes down what the first start makes, before there is an [`App`]: in a team's log, or in the server's own.
+pub(crate) async fn record_first_start(
+    tx: &mut Tx,
+    team_id: Option<TeamId>,
+    deed: Deed,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let actor = actor(tx, &Sender::Unknown).await?;
+    let entry = entry(team_id, deed, (actor, Origin::default()), now);
+    // In an empty database nothing is too old.
+    tx.insert_audit_entry(&entry, Timestamp::from_micros(0)).await
+}
+
+fn entry(team_id: Option<TeamId>, deed: Deed, (actor, origin): (Actor, Origin), now: Timestamp) -> AuditRow {
+    AuditRow {
+        id: Uuid::now_v7(),
+        team_id,
+        at: now,
+        action: deed.action.as_str().to_owned(),
+        actor_kind: actor.kind.to_owned(),
+        actor_name: actor.name,
+        user_id: actor.user_id,
+        credential_id: actor.credential_id,
+        target_id: deed.target_id,
+        target_name: deed.target_name,
+        address: origin.address.map(|address| address.to_string()),
+        request_id: origin.request_id,
+        details: deed.details,
+    }
+}
 
 async fn actor(tx: &mut Tx, sender: &Sender) -> Result<Actor, StoreError> {
     let (kind, user_id, key) = match sender {

@@ -119,6 +119,14 @@ impl NewCredential {
     }
 }
 
+impl MadeCredential {
+    /// That it was made, as the audit log tells it.
+    pub(crate) fn deed(&self) -> Deed {
+        let details = json!({ "kind": self.row.kind, "key_prefix": self.row.key_prefix });
+        Deed::new(AuditAction::CredentialCreate, self.row.id, &self.row.display_name).with_details(details)
+    }
+}
+
 impl App {
     /// Makes a key of the team.
     ///
@@ -137,9 +145,7 @@ impl App {
             made.row.services = Some(ids_of(&mut tx, team_id, slugs).await?);
         }
         tx.insert_credential(&made.row).await?;
-        let deed = Deed::new(AuditAction::CredentialCreate, made.row.id, &made.row.display_name);
-        let details = json!({ "kind": wished.kind, "key_prefix": made.row.key_prefix });
-        self.record(&mut tx, team_id, deed.with_details(details)).await?;
+        self.record(&mut tx, team_id, made.deed()).await?;
         tx.commit().await?;
         self.publish().await?;
         Ok(made)

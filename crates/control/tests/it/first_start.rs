@@ -5,6 +5,8 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 use towline_control::{Server, ServerConfig};
+use towline_model::{Secret, TeamId};
+use towline_store::{AuditFilter, AuditRow};
 
 use crate::support::start;
 
@@ -49,6 +51,40 @@ async fn the_first_start_makes_an_owner_and_tells_nobody_else() {
         assert_eq!(mode & 0o077, 0, "{name} can be read by others");
     }
     assert!(opens(&server, &file).await);
+    server.shutdown().await;
+}
+
+/// What the audit log of a team, or the server's own, says: the action, by whom, to what.
+async fn audited(server: &Server, team_id: Option<TeamId>) -> Vec<(String, String, String)> {
+    let mut tx = server.store().read().await.unwrap();
+    let entries = tx.audit_entries_after(team_id, &AuditFilter::default(), None, 100).await;
+    let told = |entry: AuditRow| {
+        assert_eq!((entry.actor_kind.as_str(), entry.user_id, &entry.address), ("system", None, &None), "{entry:?}");
+        (entry.action, entry.actor_name, format!("{} {}", entry.target_name, entry.details.unwrap_or_default()))
+    };
+    entries.unwrap().into_iter().map(told).collect()
+}
+
+#[tokio::test]
+async fn what_the_first_start_makes_is_audited_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path());
+    start(&config).await.shutdown().await;
+    let server = start(&config).await;
+    let bootstrap = server.bootstrap().unwrap();
+    let prefix = |key: &Secret<String>| key.expose()[..12].to_owned();
+    let key =
+        |kind: &str, key: &Secret<String>| format!("first start {}", json!({"kind": kind, "key_prefix": prefix(key)}));
+    let by_server = |action: &str, target: String| (action.to_owned(), "the server".to_owned(), target);
+    let team = audited(&server, Some(bootstrap.team_id)).await;
+    let expected = [
+        by_server("team.create", "default null".to_owned()),
+        by_server("credential.create", key("integration", &bootstrap.api_key)),
+        by_server("credential.create", key("agent", &bootstrap.agent_key)),
+    ];
+    assert_eq!(team, expected);
+    let own = audited(&server, None).await;
+    assert_eq!(own, [by_server("user.create", "owner@towline.local null".to_owned())]);
     server.shutdown().await;
 }
 
