@@ -7,14 +7,16 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use towline_control::openapi_json;
 use towline_gateway::testing::SimAgent;
-use towline_model::{Clock, Role, Secret, SystemClock, UserId};
+use towline_model::{Clock, InstancePhase, Role, Secret, SystemClock, UserId};
 use towline_store::{MembershipRow, UserRow};
 
-use crate::support::{TestServer, minimal};
+use crate::{
+    agents::Machine,
+    support::{TestServer, minimal, with},
+};
 
-/// Lists that nobody but the reconciler adds to, and takes away from what is added by others: the store's tests
-/// (`pages`) walk them.
-const NOT_HERE: [&str; 1] = ["/api/v1/containers/{id}/instances"];
+/// The list that only a deploy adds to, all at once: it has a test of its own.
+const OF_DEPLOYS: &str = "/api/v1/containers/{id}/instances";
 
 /// The lists that begin with the newest.
 const NEWEST_FIRST: [&str; 4] =
@@ -46,6 +48,7 @@ impl Scene<'_> {
                 server.put(&server.owner(), "/api/v1/teams/current", &json!({"team_name": name})).await.json(200);
                 return;
             }
+            OF_DEPLOYS => return deploy(server, self.path.strip_suffix("/instances").unwrap()).await,
             "/api/v1/containers/{id}/events" => {
                 let service = self.path.strip_suffix("/events").unwrap();
                 server.put(&server.owner(), service, &json!({"display_name": name})).await.json(200);
@@ -84,6 +87,16 @@ impl Scene<'_> {
         }
         seen
     }
+}
+
+/// Deploys a service; its new instances are there when this returns.
+async fn deploy(server: &TestServer, service: &str) {
+    let (owner, list) = (server.owner(), format!("{service}/instances"));
+    let count = |list: &Value| list["page_meta"]["total_count"].as_u64().unwrap();
+    let before = count(&server.get(&owner, &list).await.json(200));
+    let replicas = server.get(&owner, service).await.json(200)["replica_count"].as_u64().unwrap();
+    server.act(&owner, &format!("{service}/deploy")).await.json(200);
+    server.wait_for(&list, "every new instance is there", |list| count(list) == before + replicas).await;
 }
 
 async fn add_member(server: &TestServer, name: &str) {
@@ -137,9 +150,29 @@ async fn a_walk_by_cursors_is_not_disturbed_by_what_is_added() {
     let service = server.create(&minimal("first")).await;
     let lists = lists();
     assert!(lists.len() > 10, "{lists:?}");
-    for list in lists.iter().filter(|list| !NOT_HERE.contains(&list.as_str())) {
+    for list in lists.iter().filter(|list| *list != OF_DEPLOYS) {
         check(&server, list, &service).await;
     }
     let known: BTreeSet<_> = lists.iter().map(String::as_str).collect();
-    assert!(NOT_HERE.iter().chain(&NEWEST_FIRST).all(|list| known.contains(list)));
+    assert!([OF_DEPLOYS].iter().chain(&NEWEST_FIRST).all(|list| known.contains(list)));
+}
+
+#[tokio::test]
+async fn a_walk_through_instances_is_not_disturbed_by_a_deploy() {
+    let server = TestServer::start().await;
+    let machine = Machine::join(&server, "box").await;
+    // The second deploy does not become ready, so the instances of the first are not replaced.
+    let phase = |generation| if generation == 1 { InstancePhase::Ready } else { InstancePhase::Starting };
+    machine.set(move |instance| (phase(instance.generation), None));
+    let service = server.create(&with("hello", "replica_count", json!(5))).await;
+    deploy(&server, &service).await;
+    server.wait_for(&service, "all are ready", |service| service["instances_ready"] == 5).await;
+    let mut scene = Scene { server: &server, path: format!("{service}/instances"), agents: Vec::new(), added: 8 };
+    let (before, _) = scene.page("per_page=100").await;
+    assert_eq!(before.len(), 5);
+    let seen = scene.walk(OF_DEPLOYS).await;
+    assert_eq!(scene.added, 9, "there was a deploy between pages");
+    let (after, _) = scene.page("per_page=100").await;
+    assert_eq!((seen.len(), &after[..5]), (10, &before[..]), "the old ones are there all along");
+    assert_eq!(seen, after, "what is added stands behind");
 }
