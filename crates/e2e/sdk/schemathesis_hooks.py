@@ -2,16 +2,15 @@
 whole numbers that are written without a fraction (to JSON Schema 1.0 is an integer). And what a description cannot know:
 which service a change is for."""
 
+import json
+from pathlib import Path
+
+import jsonschema_rs
 import schemathesis
 
 UNIQUE = {"env_config": "env_name", "volume_config": "container_path"}
-# The services of the run are attached ones, and without a line for requests. What their type has not, and what cannot be
-# changed, is left out of changes that are to be accepted; changes that are to be refused have it.
-NOT_FOR_ATTACHED = {
-    "service_slug", "service_type", "docker_image", "registry_auth_secret_id", "command", "args", "cpu_limit",
-    "memory_limit_bytes", "env_config", "volume_config", "gpu_count", "exposed_port", "external_url",
-    "external_auth_credential_id",
-}
+# A service of each type, by the type's name.
+OF_TYPE = json.loads(Path("services-of-types.json").read_text())
 
 
 def is_plain(value):
@@ -40,14 +39,15 @@ def filter_body(context, body):
 
 @schemathesis.hook.apply_to(name="PUT /api/v1/containers/{id}")
 def map_case(context, case):
+    """Sends a change that is to be accepted to a service of a type that it fits."""
     if case.meta is None or not case.meta.generation.mode.is_positive or not isinstance(case.body, dict):
         return case
-    body = {field: value for field, value in case.body.items() if field not in NOT_FOR_ATTACHED}
-    # What is null returns to its default, which for its target is none, and for a line needs a limit of requests.
-    if body.get("attached_target", "") is None:
-        del body["attached_target"]
-    if body.get("max_concurrent_requests") is None:
-        body.pop("max_queued_requests", None)
-        body.pop("max_concurrent_requests", None)
+    types = context.operation.schema.raw_schema["components"]["schemas"]["ServiceChanges"]["allOf"][0]["anyOf"]
+    fitting = next(kind["title"] for kind in types if jsonschema_rs.is_valid(kind, case.body))
+    case.path_parameters = {"id": OF_TYPE[fitting]}
+    body = {field: value for field, value in case.body.items() if field != "service_slug"}
+    # The services have a limit of requests, and keep it for changes that give the line before it a length.
+    if body.get("max_queued_requests") is None and body.get("max_concurrent_requests", 1) is None:
+        del body["max_concurrent_requests"]
     case.body = body
     return case

@@ -146,6 +146,15 @@ pub(super) fn kinds_of_service() -> Value {
     json!([deployed, kind("external", "external_url", external), kind("attached", "attached_target", attached)])
 }
 
+/// The same alternatives for a change of a definition: what they need may be there already, and what they exclude must
+/// not come beside it.
+pub(super) fn of_changes(mut alternatives: Value) -> Value {
+    for fields in alternatives.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+        fields.remove("required");
+    }
+    alternatives
+}
+
 /// Says of the parameters how they are written.
 pub(super) fn add_to_parameters(operation: &mut Value) {
     for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {

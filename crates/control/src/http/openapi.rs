@@ -310,9 +310,15 @@ fn join_service_schemas(schemas: &mut Value) {
         .collect();
     schemas["ServiceChanges"] = json!({
         "type": "object",
-        "description": "Fields of a definition. One that is left out keeps its value, null returns an optional one to its default.",
+        "description": "Fields of a definition. One that is left out keeps its value, null returns an optional one to its default. \
+            Together they must be fields of one type, which is the service's; its slug and its type can be sent only as they are.",
         "properties": wished,
         "additionalProperties": false,
+        // Both are alternatives of which several can fit.
+        "allOf": [
+            {"anyOf": constraints::of_changes(constraints::kinds_of_service())},
+            {"anyOf": constraints::of_changes(definition["anyOf"].clone())},
+        ],
     });
     schemas["ServiceSpec"]["properties"] = Value::Object(wished);
     schemas["ServiceSpec"]["oneOf"] = constraints::kinds_of_service();

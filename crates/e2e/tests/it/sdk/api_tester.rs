@@ -23,6 +23,22 @@ fn write_words(directory: &Path, name: &str, words: &[String]) {
     fs::write(directory.join(name), lines).unwrap();
 }
 
+/// Makes a service of each type that changes are to be about, and writes down its id by the type.
+async fn write_services_of_types(owner: &Api, directory: &Path) {
+    let mut ids = serde_json::Map::new();
+    for (kind, field, value) in [
+        ("deployed", "docker_image", "towline-demo:latest"),
+        ("external", "external_url", "https://example.com"),
+        ("attached", "attached_target", "127.0.0.1:1"),
+    ] {
+        let definition = json!({
+            "service_slug": kind, "display_name": kind, "service_type": kind, field: value, "max_concurrent_requests": 1,
+        });
+        ids.insert(kind.to_owned(), owner.create_service(&definition).await.into());
+    }
+    fs::write(directory.join("services-of-types.json"), serde_json::Value::from(ids).to_string()).unwrap();
+}
+
 /// Makes what the requests are to be about, and writes down the ids.
 async fn furnish(owner: &Api, target: &str, directory: &Path) {
     let running = owner.create_service(&attached("hello", target)).await;
@@ -39,6 +55,7 @@ async fn furnish(owner: &Api, target: &str, directory: &Path) {
     let key = json!({"kind": "integration", "display_name": "spare"});
     let key = owner.post("/credentials", &key).await.expect(201);
     let id = |answer: &serde_json::Value| answer["id"].as_str().unwrap().to_owned();
+    write_services_of_types(owner, directory).await;
     write_words(directory, "services.txt", &[running]);
     write_words(directory, "spare-services.txt", &[spare]);
     write_words(directory, "secrets.txt", &[id(&secret)]);
