@@ -84,6 +84,7 @@ impl Scene<'_> {
             let items;
             (items, next) = self.page(&format!("per_page=2&cursor={cursor}")).await;
             seen.extend(items);
+            assert!(seen.len() < 100, "{list}: the walk has no end: {seen:?}");
         }
         seen
     }
