@@ -15,6 +15,7 @@ mod definition;
 mod engine;
 mod failure;
 mod listing;
+pub(crate) mod states;
 mod volumes;
 
 use std::{
@@ -28,8 +29,7 @@ use bollard::{
     Docker,
     models::{ContainerCreateBody, CreateImageInfo, MountType},
     query_parameters::{
-        CreateContainerOptions, CreateImageOptions, EventsOptions, InspectContainerOptions, ListContainersOptions,
-        LogsOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
+        CreateContainerOptions, CreateImageOptions, EventsOptions, ListContainersOptions, LogsOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
     },
 };
 use futures_util::{StreamExt, TryStreamExt, future};
@@ -127,7 +127,7 @@ impl DockerRuntime {
 
     /// Checks where the host paths of a container lead by now.
     async fn check_volumes(&self, docker: &Docker, container: &ContainerId) -> Result<(), RuntimeError> {
-        let found = docker.inspect_container(container.as_str(), None::<InspectContainerOptions>).await;
+        let found = states::inspect(docker, container.as_str()).await;
         let found = self.checked(found)?;
         let asked_for = found.host_config.and_then(|config| config.mounts).unwrap_or_default();
         let asked_for = asked_for.into_iter().filter(|mount| mount.typ == Some(MountType::BIND));
@@ -148,7 +148,7 @@ impl DockerRuntime {
         owner: &Owner,
         spec: &InstanceSpec,
     ) -> Option<ContainerId> {
-        let found = docker.inspect_container(name, None::<InspectContainerOptions>).await.ok()?;
+        let found = states::inspect(docker, name).await.ok()?;
         let labels = found.config?.labels?;
         let is_own = definition::labels(owner, spec).iter().all(|(label, value)| labels.get(label) == Some(value));
         found.id.filter(|_| is_own).map(ContainerId::new)
@@ -171,7 +171,7 @@ impl Runtime for DockerRuntime {
         let docker = self.client().await?;
         let filters = HashMap::from([("label".to_owned(), vec![format!("{LABEL_AGENT}={agent}")])]);
         let options = ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
-        let list = self.checked(docker.list_containers(Some(options)).await)?;
+        let list = self.checked(states::list(&docker, options).await)?;
         Ok(list.iter().filter_map(|summary| listing::container(agent, summary)).collect())
     }
 
@@ -251,7 +251,7 @@ impl Runtime for DockerRuntime {
 
     async fn exit(&self, container: &ContainerId) -> Result<Exit, RuntimeError> {
         let docker = self.client().await?;
-        let found = docker.inspect_container(container.as_str(), None::<InspectContainerOptions>).await;
+        let found = states::inspect(&docker, container.as_str()).await;
         let state = self.checked(found)?.state.unwrap_or_default();
         let options = LogsOptions { stdout: true, stderr: true, tail: LAST_LINES.to_owned(), ..LogsOptions::default() };
         let lines: Vec<_> = docker.logs(container.as_str(), Some(options)).try_collect().await.unwrap_or_default();
@@ -287,7 +287,7 @@ impl Runtime for DockerRuntime {
 
     async fn logs(&self, container: &ContainerId, query: LogQuery) -> Result<LogStream, RuntimeError> {
         let docker = self.client().await?;
-        let found = docker.inspect_container(container.as_str(), None::<InspectContainerOptions>).await;
+        let found = states::inspect(&docker, container.as_str()).await;
         self.checked(found)?;
         let since = query.since.map_or(0, |since| i32::try_from(since.as_unix_seconds().max(0)).unwrap_or(i32::MAX));
         let options = LogsOptions {
