@@ -29,6 +29,16 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// The engine at an address in the form of `DOCKER_HOST`.
+    ///
+    /// # Errors
+    /// When none answers there.
+    pub fn at(host: &str) -> Result<Self> {
+        let endpoint = Endpoint::parse(host);
+        let version = connect(&endpoint)?;
+        Ok(Self { endpoint, version })
+    }
+
     /// Where it is, in the form of `DOCKER_HOST`.
     pub fn docker_host(&self) -> String {
         self.endpoint.to_string()

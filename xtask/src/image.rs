@@ -33,14 +33,23 @@ pub struct Image {
 /// When there is no engine, the program does not build or is not static, or the engine does not take the image.
 pub fn build() -> Result<Image> {
     let engine = engine::ensure()?;
-    let program = build_program()?;
-    let binary = std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
-    ensure_static(&binary).with_context(|| format!("{} would not start in an empty image", program.display()))?;
-    step(&format!("loading {NAME} ({} KiB) into {}", binary.len() / 1024, engine.version));
-    engine.load_image(&image_archive(&binary)?)?;
+    let archive = archive()?;
+    step(&format!("loading {NAME} ({} KiB) into {}", archive.len() / 1024, engine.version));
+    engine.load_image(&archive)?;
     let loaded =
         engine.inspect_image(NAME)?.with_context(|| format!("the engine took the image, but has no {NAME}"))?;
     Ok(Image { id: loaded["Id"].as_str().unwrap_or_default().to_owned() })
+}
+
+/// Builds the program and the image, as `docker save` would write it.
+///
+/// # Errors
+/// When the program does not build or is not static.
+pub fn archive() -> Result<Vec<u8>> {
+    let program = build_program()?;
+    let binary = std::fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+    ensure_static(&binary).with_context(|| format!("{} would not start in an empty image", program.display()))?;
+    image_archive(&binary)
 }
 
 /// A static program needs the C library as an archive, which glibc has on most systems. The target is named, though it is the host's own,
@@ -96,7 +105,7 @@ fn ensure_static(elf: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// The image as `docker save` would write it: one layer, its description, and a list of both.
+/// The image: one layer, its description, and a list of both.
 fn image_archive(binary: &[u8]) -> Result<Vec<u8>> {
     let mut layer = Archive::default();
     layer.add(PROGRAM, EXECUTABLE, binary);

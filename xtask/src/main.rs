@@ -8,6 +8,7 @@ mod engine;
 mod fuzz;
 mod image;
 mod openapi;
+mod podman;
 mod postgres;
 mod sdk;
 mod test;

@@ -10,6 +10,7 @@ use tokio::{
 
 use crate::{
     engine, image,
+    podman::{self, Podman},
     postgres::Cluster,
     sdk,
     tools::{self, Need, find, step},
@@ -32,7 +33,7 @@ const SLOW: [(&str, &str); 5] = [
         "package(towline-e2e) and test(/^(acme|browser|docker|ladder|netns|registry|stalled_readers|sdk|mail|oidc)::/)",
         "end to end with containers, balancers, a certificate authority, SDKs and a browser",
     ),
-    ("package(towline-agent) and test(/docker_engine/)", "the agent against a real container engine"),
+    ("package(towline-agent) and test(/docker_engine/)", "the agent against Docker and Podman"),
     ("package(towline-store) and test(/postgres|both_engines/)", "the store on PostgreSQL"),
     ("package(towline-e2e) and test(/postgres/)", "the server on PostgreSQL"),
     ("package(xtask) and test(/postgres::/)", "the PostgreSQL cluster of the tests"),
@@ -50,16 +51,20 @@ pub fn run(arguments: &TestArgs) -> Result<()> {
         let filters: Vec<_> = SLOW.iter().map(|(filter, _)| format!("({filter})")).collect();
         let rest = format!("not ({})", filters.join(" or "));
         build()?;
-        return nextest(arguments, &["-E", &rest], None);
+        return nextest(arguments, &["-E", &rest], &[]);
     }
     tools::require(NEEDS)?;
+    tools::require(&podman::NEEDS)?;
     engine::ensure()?;
     sdk::provision()?;
     image::build()?;
     build()?;
     step("starting a PostgreSQL cluster for this run");
     let cluster = Cluster::start("postgres")?;
-    nextest(arguments, &[], Some(&cluster))
+    step("starting a Podman for this run");
+    let podman = Podman::start("podman")?;
+    let variables = [("TOWLINE_TEST_POSTGRES_URL", cluster.url()), ("TOWLINE_TEST_PODMAN_HOST", &podman.host())];
+    nextest(arguments, &[], &variables)
 }
 
 /// Builds the same units as the tests', so that nothing is built twice: the end-to-end tests start the binary itself.
@@ -70,13 +75,11 @@ fn build() -> Result<()> {
 
 /// Runs the tests to their end. A signal to this task is passed on, so that nextest ends its tests and they clean up; what
 /// belongs to the task is dropped after that.
-fn nextest(arguments: &TestArgs, filter: &[&str], cluster: Option<&Cluster>) -> Result<()> {
+fn nextest(arguments: &TestArgs, filter: &[&str], variables: &[(&str, &str)]) -> Result<()> {
     step("running the tests");
     let mut command = AsyncCommand::from(tools::cargo());
     command.args(["nextest", "run", "--workspace"]).args(filter).args(&arguments.nextest);
-    if let Some(cluster) = cluster {
-        command.env("TOWLINE_TEST_POSTGRES_URL", cluster.url());
-    }
+    command.envs(variables.iter().copied());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let status = runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;

@@ -29,7 +29,8 @@ use bollard::{
     Docker,
     models::{ContainerCreateBody, CreateImageInfo, MountType},
     query_parameters::{
-        CreateContainerOptions, CreateImageOptions, EventsOptions, ListContainersOptions, LogsOptions, RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
+        CreateContainerOptions, CreateImageOptions, EventsOptions, ListContainersOptions, LogsOptions,
+        RemoveContainerOptions, StartContainerOptions, StopContainerOptions,
     },
 };
 use futures_util::{StreamExt, TryStreamExt, future};

@@ -1,5 +1,5 @@
-//! The agent against the real engine of this machine, with the demo service's image. Each test is an agent of its own, so
-//! they do not see each other's containers; what a failed one leaves behind is removed by its agent's label.
+//! The agent against real engines, with the demo service's image: this machine's Docker, and a Podman. Each test is an agent
+//! of its own, so they do not see each other's containers; what a failed one leaves behind is removed by its agent's label.
 
 mod registry;
 
@@ -8,7 +8,7 @@ use std::{collections::HashMap, net::SocketAddr, panic::AssertUnwindSafe, sync::
 use bollard::{
     Docker,
     models::{ContainerInspectResponse, RestartPolicyNameEnum},
-    query_parameters::{InspectContainerOptions, KillContainerOptions, ListContainersOptions, RemoveContainerOptions},
+    query_parameters::{KillContainerOptions, ListContainersOptions, RemoveContainerOptions},
 };
 use futures_util::{FutureExt, StreamExt};
 use tokio::{net::TcpStream, sync::watch, time::timeout};
@@ -25,7 +25,7 @@ use crate::{
     observed::{AgentReport, Observed},
     runtime::{
         LogQuery, Owner, Runtime,
-        docker::{DockerConfig, DockerRuntime, LABEL_AGENT},
+        docker::{DockerConfig, DockerRuntime, LABEL_AGENT, states},
     },
     task::spawn_owned,
     tests::{closed_port, spec},
@@ -37,7 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent's loop on the real engine.
 struct Machine {
-    engine: Docker,
+    engine: Engine,
+    client: Docker,
     owner: Owner,
     wishes: watch::Sender<Option<Wish>>,
     observed: Arc<Observed>,
@@ -45,8 +46,8 @@ struct Machine {
 }
 
 /// Runs a test, and removes its containers whatever comes of it.
-async fn on_machine(test: impl AsyncFnOnce(&mut Machine)) {
-    let mut machine = Machine::new().await;
+async fn on_machine(engine: Engine, test: impl AsyncFnOnce(&mut Machine)) {
+    let mut machine = Machine::new(engine).await;
     let outcome = AssertUnwindSafe(test(&mut machine)).catch_unwind().await;
     machine.running = None;
     machine.remove_all().await;
@@ -55,22 +56,78 @@ async fn on_machine(test: impl AsyncFnOnce(&mut Machine)) {
     }
 }
 
-fn runtime() -> DockerRuntime {
-    let host = std::env::var_os("DOCKER_HOST").and_then(|host| host.into_string().ok());
-    DockerRuntime::new(DockerConfig { host, ..DockerConfig::default() })
+/// An engine that `cargo xtask test` starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Engine {
+    Docker,
+    Podman,
 }
 
+impl Engine {
+    /// Its address; `None` for the usual places.
+    fn host(self) -> Option<String> {
+        let variable = match self {
+            Self::Docker => "DOCKER_HOST",
+            Self::Podman => "TOWLINE_TEST_PODMAN_HOST",
+        };
+        let host = std::env::var_os(variable).and_then(|host| host.into_string().ok());
+        assert!(
+            self == Self::Docker || host.is_some(),
+            "{variable} is not set: run `cargo xtask test`, which starts a Podman and sets it"
+        );
+        host
+    }
+
+    fn runtime(self) -> DockerRuntime {
+        DockerRuntime::new(DockerConfig { host: self.host(), ..DockerConfig::default() })
+    }
+}
+
+/// Makes two tests of every named function: one for Docker, one for Podman. The function takes an `Engine`.
+macro_rules! for_each_engine {
+    ($($test:ident),* $(,)?) => {
+        mod docker {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Engine::Docker).await;
+            })*
+        }
+
+        mod podman {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::Engine::Podman).await;
+            })*
+        }
+    };
+}
+
+for_each_engine!(
+    a_container_is_made_probed_reached_on_loopback_only_and_removed,
+    an_agent_that_comes_back_adopts_what_runs,
+    containers_of_other_agents_are_left_alone,
+    a_crash_loop_is_counted_and_explained,
+    a_container_that_is_killed_from_outside_is_started_again_at_once,
+    an_image_that_cannot_be_had_says_why,
+    a_definition_that_cannot_run_says_why,
+    a_volume_that_leads_elsewhere_by_now_is_not_started_with_again,
+    a_container_that_is_never_well_says_what_the_probe_saw,
+    a_program_that_ignores_its_end_is_killed_after_the_grace,
+    logs_are_read_and_followed_to_the_end,
+    the_engine_is_named_or_its_absence_explained,
+);
+
 impl Machine {
-    async fn new() -> Self {
-        let engine =
-            Docker::connect_with_defaults().expect("there is no engine: run `cargo xtask test`, which starts one");
-        let image = engine.inspect_image(IMAGE).await;
+    async fn new(engine: Engine) -> Self {
+        let client = engine.host().map_or_else(Docker::connect_with_defaults, |host| Docker::connect_with_host(&host));
+        let client = client.expect("there is no engine: run `cargo xtask test`, which starts one");
+        let image = client.inspect_image(IMAGE).await;
         image.unwrap_or_else(|error| {
-            panic!("no engine with {IMAGE} ({error}): run `cargo xtask test`, which provides both")
+            panic!("no {engine:?} with {IMAGE} ({error}): run `cargo xtask test`, which provides both")
         });
         let owner = Owner { agent_id: AgentId::generate(), server: "http://test".to_owned() };
         let mut machine =
-            Self { engine, owner, wishes: watch::Sender::new(None), observed: Arc::default(), running: None };
+            Self { engine, client, owner, wishes: watch::Sender::new(None), observed: Arc::default(), running: None };
         machine.restart();
         machine
     }
@@ -81,7 +138,7 @@ impl Machine {
         self.wishes = watch::Sender::new(None);
         self.observed = Arc::default();
         let (wishes, observed) = (self.wishes.subscribe(), Arc::clone(&self.observed));
-        let running = converge::run(Arc::new(runtime()), wishes, observed, CancellationToken::new());
+        let running = converge::run(Arc::new(self.engine.runtime()), wishes, observed, CancellationToken::new());
         self.running = Some(spawn_owned(running));
     }
 
@@ -122,20 +179,20 @@ impl Machine {
     }
 
     async fn inspect(&self, container: &str) -> ContainerInspectResponse {
-        self.engine.inspect_container(container, None::<InspectContainerOptions>).await.unwrap()
+        states::inspect(&self.client, container).await.unwrap()
     }
 
     async fn container_ids(&self) -> Vec<String> {
         let filters = HashMap::from([("label".to_owned(), vec![format!("{LABEL_AGENT}={}", self.owner.agent_id)])]);
         let options = ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
-        let list = self.engine.list_containers(Some(options)).await.unwrap();
+        let list = states::list(&self.client, options).await.unwrap();
         list.into_iter().filter_map(|container| container.id).collect()
     }
 
     async fn remove_all(&self) {
         for id in self.container_ids().await {
             let options = RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
-            let _ = self.engine.remove_container(&id, Some(options)).await;
+            let _ = self.client.remove_container(&id, Some(options)).await;
         }
     }
 }
@@ -152,9 +209,8 @@ fn with_env(name: &str, value: &str, mut spec: InstanceSpec) -> InstanceSpec {
     spec
 }
 
-#[tokio::test]
-async fn a_container_is_made_probed_reached_on_loopback_only_and_removed() {
-    on_machine(async |machine| {
+async fn a_container_is_made_probed_reached_on_loopback_only_and_removed(engine: Engine) {
+    on_machine(engine, async |machine| {
         let demo = InstanceSpec { memory_limit_bytes: Some(64 << 20), cpu_limit: Some(0.5), ..demo() };
         machine.wish(std::slice::from_ref(&demo));
         let ready = machine.wait_for_phase(InstancePhase::Ready).await;
@@ -195,9 +251,8 @@ fn outside_address() -> Option<std::net::IpAddr> {
     socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
 }
 
-#[tokio::test]
-async fn an_agent_that_comes_back_adopts_what_runs() {
-    on_machine(async |machine| {
+async fn an_agent_that_comes_back_adopts_what_runs(engine: Engine) {
+    on_machine(engine, async |machine| {
         let demo = demo();
         machine.wish(std::slice::from_ref(&demo));
         let before = machine.wait_for_phase(InstancePhase::Ready).await.container_id.unwrap();
@@ -223,11 +278,10 @@ async fn an_agent_that_comes_back_adopts_what_runs() {
     .await;
 }
 
-#[tokio::test]
-async fn containers_of_other_agents_are_left_alone() {
-    on_machine(async |machine| {
+async fn containers_of_other_agents_are_left_alone(engine: Engine) {
+    on_machine(engine, async |machine| {
         let other = Owner { agent_id: AgentId::generate(), ..machine.owner.clone() };
-        let engine = runtime();
+        let engine = machine.engine.runtime();
         let theirs = engine.create(&other, &demo()).await.unwrap();
         engine.start(&theirs).await.unwrap();
         let demo = demo();
@@ -242,9 +296,8 @@ async fn containers_of_other_agents_are_left_alone() {
     .await;
 }
 
-#[tokio::test]
-async fn a_crash_loop_is_counted_and_explained() {
-    on_machine(async |machine| {
+async fn a_crash_loop_is_counted_and_explained(engine: Engine) {
+    on_machine(engine, async |machine| {
         let demo = with_env("DEMO_EXIT_AFTER_MS", "300", with_env("DEMO_EXIT_CODE", "3", demo()));
         machine.wish(&[demo]);
         let is_looping = |instances: &[InstanceReport]| {
@@ -259,15 +312,14 @@ async fn a_crash_loop_is_counted_and_explained() {
     .await;
 }
 
-#[tokio::test]
-async fn a_container_that_is_killed_from_outside_is_started_again_at_once() {
-    on_machine(async |machine| {
+async fn a_container_that_is_killed_from_outside_is_started_again_at_once(engine: Engine) {
+    on_machine(engine, async |machine| {
         let demo = demo();
         machine.wish(std::slice::from_ref(&demo));
         let ready = machine.wait_for_phase(InstancePhase::Ready).await;
         let container = ready.container_id.unwrap();
         let began = tokio::time::Instant::now();
-        machine.engine.kill_container(&container, None::<KillContainerOptions>).await.unwrap();
+        machine.client.kill_container(&container, None::<KillContainerOptions>).await.unwrap();
         let is_back = |instances: &[InstanceReport]| {
             instances.iter().any(|i| i.restart_count == 1 && i.phase == InstancePhase::Ready)
         };
@@ -279,9 +331,8 @@ async fn a_container_that_is_killed_from_outside_is_started_again_at_once() {
     .await;
 }
 
-#[tokio::test]
-async fn an_image_that_cannot_be_had_says_why() {
-    on_machine(async |machine| {
+async fn an_image_that_cannot_be_had_says_why(engine: Engine) {
+    on_machine(engine, async |machine| {
         let registry = Registry::start().await;
         for (name, expected) in [("absent", "manifest unknown"), ("secret", "login")] {
             let image = format!("{}/{name}:1", registry.address);
@@ -305,9 +356,8 @@ async fn an_image_that_cannot_be_had_says_why() {
     .await;
 }
 
-#[tokio::test]
-async fn a_definition_that_cannot_run_says_why() {
-    on_machine(async |machine| {
+async fn a_definition_that_cannot_run_says_why(engine: Engine) {
+    on_machine(engine, async |machine| {
         machine.wish(&[InstanceSpec { command: Some(vec!["/no/such/program".to_owned()]), ..demo() }]);
         let reason = machine.wait_for_reason(ReasonKind::StartFailed).await.reason.unwrap();
         assert!(reason.message.contains("/no/such/program"), "{reason:?}");
@@ -329,9 +379,8 @@ async fn a_definition_that_cannot_run_says_why() {
     .await;
 }
 
-#[tokio::test]
-async fn a_volume_that_leads_elsewhere_by_now_is_not_started_with_again() {
-    on_machine(async |machine| {
+async fn a_volume_that_leads_elsewhere_by_now_is_not_started_with_again(engine: Engine) {
+    on_machine(engine, async |machine| {
         let directory = tempfile::tempdir().unwrap();
         let (target, link) = (directory.path().join("target"), directory.path().join("data"));
         std::fs::create_dir(&target).unwrap();
@@ -341,13 +390,12 @@ async fn a_volume_that_leads_elsewhere_by_now_is_not_started_with_again() {
         machine.wish(&[InstanceSpec { volumes, ..demo() }]);
         let ready = machine.wait_for_phase(InstancePhase::Ready).await;
         let container = ready.container_id.unwrap();
-        let host = machine.inspect(&container).await.host_config.unwrap();
-        let source = host.mounts.unwrap()[0].source.clone().unwrap();
+        let source = machine.inspect(&container).await.mounts.unwrap()[0].source.clone().unwrap();
         assert_eq!(source, target.canonicalize().unwrap().to_str().unwrap(), "the engine sees no link");
         // Somebody who may write there lets it lead to the system, and the program ends.
         std::fs::remove_dir(&target).unwrap();
         std::os::unix::fs::symlink("/etc", &target).unwrap();
-        machine.engine.kill_container(&container, None::<KillContainerOptions>).await.unwrap();
+        machine.client.kill_container(&container, None::<KillContainerOptions>).await.unwrap();
         let reason = machine.wait_for_reason(ReasonKind::StartFailed).await.reason.unwrap();
         assert!(reason.message.contains("belongs to the system"), "{reason:?}");
         assert_eq!(machine.inspect(&container).await.state.unwrap().running, Some(false));
@@ -355,9 +403,8 @@ async fn a_volume_that_leads_elsewhere_by_now_is_not_started_with_again() {
     .await;
 }
 
-#[tokio::test]
-async fn a_container_that_is_never_well_says_what_the_probe_saw() {
-    on_machine(async |machine| {
+async fn a_container_that_is_never_well_says_what_the_probe_saw(engine: Engine) {
+    on_machine(engine, async |machine| {
         machine.wish(&[with_env("DEMO_HEALTH_STATUS", "500", demo())]);
         let reason = machine.wait_for_reason(ReasonKind::ProbeFailed).await.reason.unwrap();
         let sees_status = |instances: &[InstanceReport]| {
@@ -373,9 +420,8 @@ async fn a_container_that_is_never_well_says_what_the_probe_saw() {
     .await;
 }
 
-#[tokio::test]
-async fn a_program_that_ignores_its_end_is_killed_after_the_grace() {
-    on_machine(async |machine| {
+async fn a_program_that_ignores_its_end_is_killed_after_the_grace(engine: Engine) {
+    on_machine(engine, async |machine| {
         machine.wish(&[InstanceSpec { stop_grace_seconds: 1, ..with_env("DEMO_IGNORE_SIGTERM", "1", demo()) }]);
         machine.wait_for_phase(InstancePhase::Ready).await;
         let began = tokio::time::Instant::now();
@@ -388,10 +434,9 @@ async fn a_program_that_ignores_its_end_is_killed_after_the_grace() {
     .await;
 }
 
-#[tokio::test]
-async fn logs_are_read_and_followed_to_the_end() {
-    on_machine(async |machine| {
-        let engine = runtime();
+async fn logs_are_read_and_followed_to_the_end(engine: Engine) {
+    on_machine(engine, async |machine| {
+        let engine = machine.engine.runtime();
         let container = engine.create(&machine.owner, &demo()).await.unwrap();
         // Made twice, as after an answer that got lost, it is the same.
         let spec = demo();
@@ -423,9 +468,9 @@ async fn logs_are_read_and_followed_to_the_end() {
     .await;
 }
 
-#[tokio::test]
-async fn the_engine_is_named_or_its_absence_explained() {
-    assert!(matches!(runtime().status().await, EngineStatus::Ready { version } if version.contains('.')));
+async fn the_engine_is_named_or_its_absence_explained(engine: Engine) {
+    let EngineStatus::Ready { version } = engine.runtime().status().await else { panic!() };
+    assert_eq!((version.contains("Podman"), version.contains('.')), (engine == Engine::Podman, true), "{version}");
     let host = Some("unix:///does/not/exist.sock".to_owned());
     let absent = DockerRuntime::new(DockerConfig { host, ..DockerConfig::default() });
     let EngineStatus::Unavailable { reason } = absent.status().await else { panic!() };

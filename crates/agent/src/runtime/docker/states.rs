@@ -23,10 +23,7 @@ pub(crate) async fn inspect(docker: &Docker, container: &str) -> Result<Containe
     understand(docker.inspect_container(container, None::<InspectContainerOptions>).await, translate_container)
 }
 
-fn understand<T: DeserializeOwned>(
-    answer: Result<T, Error>,
-    translate: impl FnOnce(&mut Value),
-) -> Result<T, Error> {
+fn understand<T: DeserializeOwned>(answer: Result<T, Error>, translate: impl FnOnce(&mut Value)) -> Result<T, Error> {
     let Err(Error::JsonDataError { contents, .. }) = &answer else { return answer };
     let Ok(mut value) = serde_json::from_str(contents) else { return answer };
     translate(&mut value);
