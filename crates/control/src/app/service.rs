@@ -70,7 +70,11 @@ fn wrong_status(command: Command, status: ServiceStatus) -> String {
     let (verb, status) = (command.as_str(), status.as_str());
     let allowed: Vec<_> =
         ServiceStatus::ALL.into_iter().filter(|status| status.accepts(command)).map(ServiceStatus::as_str).collect();
-    format!("the service is {status}, and {verb} is possible when it is {}", allowed.join(", "))
+    let allowed = match allowed.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        _ => allowed.concat(),
+    };
+    format!("the service is {status}, and {verb} is possible when it is {allowed}")
 }
 
 impl App {

@@ -165,7 +165,10 @@ impl Member<'_> {
         }
         let gpus = if demand.spec.gpu_count < 0 { 1 } else { demand.spec.gpu_count };
         if self.row.gpu_count < gpus {
-            return Some(format!("has {} GPUs where {gpus} are needed", self.row.gpu_count));
+            return Some(match gpus {
+                1 => "has no GPU".to_owned(),
+                _ => format!("has {} of the {gpus} GPUs that it needs", self.row.gpu_count),
+            });
         }
         if self.wish_bytes + bytes > MAX_WISH_BYTES {
             let most = MAX_WISH_BYTES >> 20;

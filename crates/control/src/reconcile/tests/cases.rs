@@ -93,7 +93,7 @@ fn without_an_eligible_agent_a_deploy_waits_and_then_fails_with_the_reason() {
                 let a = scene.agent("box");
                 scene.agent_mut(a).labels = vec!["gpu".to_owned()];
             },
-            &["box has 0 GPUs where 2 are needed"],
+            &["box has 0 of the 2 GPUs that it needs"],
         ),
         (
             "engine",

@@ -61,7 +61,7 @@ async fn without_an_eligible_agent_it_says_what_is_missing() {
     spec["gpu_count"] = json!(2);
     let id = deploy(&owner, &spec).await;
     let reason = self::reason(&owner, &id).await;
-    assert!(reason.contains("plain has 0 GPUs where 2 are needed"), "{reason}");
+    assert!(reason.contains("plain has 0 of the 2 GPUs that it needs"), "{reason}");
     assert_eq!(machine.count("create"), 0);
 }
 
