@@ -92,11 +92,12 @@ impl Podman {
         self.directory.join("log")
     }
 
-    /// The variables that name its files, and what is in these.
+    /// The variables that name its files, and what is in these. The image is so small that copies of it are cheaper than mounts,
+    /// which not every file system can be stacked for.
     fn settings(&self) -> [(&'static str, &'static str, String); 3] {
         let directory = self.directory.display();
         let storage = format!(
-            "[storage]\ndriver = \"overlay\"\ngraphroot = \"{directory}/storage\"\nrunroot = \"{directory}/run\"\n"
+            "[storage]\ndriver = \"vfs\"\ngraphroot = \"{directory}/storage\"\nrunroot = \"{directory}/run\"\n"
         );
         [
             ("CONTAINERS_CONF", "containers.conf", CONTAINERS.to_owned()),
@@ -152,8 +153,6 @@ impl Podman {
         if self.directory.exists() {
             // Not by `podman system reset`, which also goes for what is not of this run.
             let _ = tools::output(self.command().args(["rm", "--all", "--force", "--time=0"]));
-            // The storage is mounted on itself.
-            let _ = tools::output(Command::new("umount").arg(self.directory.join("storage/overlay")));
             let _ = fs::remove_dir_all(&self.directory);
         }
     }
