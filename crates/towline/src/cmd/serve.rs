@@ -1,5 +1,6 @@
 //! What `towline server` and `towline up` share: the settings of a server, and starting one.
 
+mod certificate;
 mod settings;
 
 use std::{
