@@ -36,6 +36,8 @@ impl Clock for Virtual {
 enum Does {
     Refuse,
     NotAnswer,
+    /// Refuses, and wants to be left alone for so long.
+    RefuseFor(Duration),
     /// A certificate that began so long ago and is good for so long from now on.
     Issue(Duration, Duration),
     IssueForAnother,
@@ -55,6 +57,7 @@ impl Orders for Scripted {
         match next.unwrap() {
             Does::Refuse => Err(Failure::refused("no")),
             Does::NotAnswer => Err(Failure { kind: Kind::Unreachable, ..Failure::refused("no route") }),
+            Does::RefuseFor(time) => Err(Failure { retry_after: Some(time), ..Failure::refused("not now") }),
             Does::Issue(ago, ahead) => Ok(self.issue("b.test", ago, ahead)),
             Does::IssueForAnother => Ok(self.issue("c.test", Duration::ZERO, DAY)),
         }
@@ -131,6 +134,10 @@ async fn failures_make_it_wait_longer_each_time_and_a_certificate_begins_anew() 
     let (tls, pauses) = world.run(script, Duration::from_secs(4000)).await;
     assert!(fit(&pauses, &[5, 10, 20, 60, 600]), "{pauses:?}");
     assert_eq!(tls.said(), None, "neither is there one, nor is another's shown");
+
+    world.asked.lock().unwrap().clear();
+    let (_, pauses) = world.run([Does::RefuseFor(DAY / 8), Does::Refuse], DAY / 6).await;
+    assert!(fit(&pauses, &[3 * 3600, 600]), "{pauses:?}");
 
     world.asked.lock().unwrap().clear();
     let (tls, pauses) = world.run([Does::Refuse, life, Does::Refuse], 70 * DAY).await;

@@ -26,7 +26,7 @@ const MAX_ANSWER: usize = 1 << 20;
 pub(super) struct Transport {
     http: reqwest::Client,
     clock: Arc<dyn Clock>,
-    /// What the last refusal said of when to come back.
+    /// What the last refusal that said when to come back said of it.
     told: Arc<Mutex<Option<Duration>>>,
 }
 
@@ -75,11 +75,18 @@ impl Transport {
         }
         let (mut head, ()) = Response::new(()).into_parts();
         (head.status, head.headers) = (answer.status(), answer.headers().clone());
-        if head.status.is_client_error() || head.status.is_server_error() {
-            let told = retry_after(&head.headers, self.clock.now());
-            *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
-        }
+        self.hear(&head);
         Ok((head, body.freeze()))
+    }
+
+    /// Notes when the authority wants to be asked again. One that refuses something else afterwards has not taken it back.
+    fn hear(&self, head: &http::response::Parts) {
+        if !head.status.is_client_error() && !head.status.is_server_error() {
+            return;
+        }
+        if let Some(told) = retry_after(&head.headers, self.clock.now()) {
+            *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+        }
     }
 }
 
@@ -110,7 +117,32 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use towline_model::SystemClock;
+
     use super::*;
+
+    #[test]
+    fn what_was_said_of_when_to_come_back_outlasts_refusals_that_say_nothing_of_it() {
+        let transport = Transport::new(&[], Arc::new(SystemClock)).unwrap();
+        let hear = |status: u16, says: Option<&str>| {
+            let (mut head, ()) = Response::builder().status(status).body(()).unwrap().into_parts();
+            head.headers.extend(says.map(|says| (RETRY_AFTER, says.parse().unwrap())));
+            transport.hear(&head);
+        };
+        let seconds = || transport.take_told().map(|told| told.as_secs());
+        for (heard, told) in [
+            (&[(429, Some("120"))][..], Some(120)),
+            (&[(429, Some("120")), (400, None), (200, None)], Some(120)),
+            (&[(503, Some("120")), (429, Some("60"))], Some(60)),
+            (&[(503, Some("soon"))], None),
+            // That of an answer which is none yet is for whoever waits for that one.
+            (&[(200, Some("3")), (403, None)], None),
+        ] {
+            heard.iter().for_each(|(status, says)| hear(*status, *says));
+            assert_eq!(seconds(), told, "{heard:?}");
+            assert_eq!(seconds(), None, "it is for one order");
+        }
+    }
 
     #[test]
     fn when_to_come_back_is_read_in_both_forms() {
