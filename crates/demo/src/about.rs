@@ -1,13 +1,14 @@
-//! What the server knows about itself: endpoints, environment, instance, counters.
+//! What the server knows about itself, and what it logs: endpoints, environment, instance, counters.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::sync::atomic::Ordering;
 
 use http::{Method, StatusCode};
 use serde_json::json;
 
-use crate::body::{full, json_ok, response};
+use crate::body::{ErrorBody, full, json_ok, response};
 use crate::call::{Call, Reply};
 use crate::endpoints::ENDPOINTS;
 
@@ -77,6 +78,18 @@ pub async fn count(call: Call) -> Reply {
         _ => call.demo.counts.add(key),
     };
     Ok(json_ok(&json!({ "key": key, "count": count })))
+}
+
+/// `POST /log?line=`: prints a line to the standard output, which is a container's log.
+pub async fn log(call: Call) -> Reply {
+    let line = call.query.get("line").unwrap_or_default();
+    match writeln!(io::stdout(), "{line}") {
+        Ok(()) => Ok(json_ok(&json!({ "line": line }))),
+        Err(error) => {
+            let message = format!("the line cannot be printed: {error}");
+            Err(ErrorBody::new(StatusCode::INTERNAL_SERVER_ERROR, message).into())
+        }
+    }
 }
 
 /// `GET /disconnects?key=`: callers that went away before their answer ended, by the `?key=` of their request or else its path.

@@ -100,6 +100,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         faults::raw,
         "sends the request's body as the whole answer, unchecked (HTTP/1)"
     ),
+    endpoint!("/log", ["POST"], "/log?line=hello", about::log, "prints line= as a line of the log"),
     endpoint!("/exit", ["POST"], "/exit", faults::exit, "ends the process with code="),
     endpoint!(
         "/count",

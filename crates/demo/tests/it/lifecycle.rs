@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 use towline_demo::{Config, Ended};
 
 use crate::support::{Answer, Caller, DEADLINE, Server, send, wait_for};
@@ -16,11 +16,22 @@ fn program() -> Command {
     command
 }
 
+type Log = Lines<BufReader<ChildStdout>>;
+
 async fn start(command: &mut Command) -> (Child, SocketAddr) {
+    let (child, address, _) = start_and_read(command).await;
+    (child, address)
+}
+
+async fn start_and_read(command: &mut Command) -> (Child, SocketAddr, Log) {
     let mut child = command.spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = tokio::time::timeout(DEADLINE, lines.next_line()).await.unwrap().unwrap().unwrap();
-    (child, line.strip_prefix("listening on http://").unwrap().parse().unwrap())
+    let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+    let address = line(&mut log).await.strip_prefix("listening on http://").unwrap().parse().unwrap();
+    (child, address, log)
+}
+
+async fn line(log: &mut Log) -> String {
+    tokio::time::timeout(DEADLINE, log.next_line()).await.expect("no line came").unwrap().unwrap()
 }
 
 fn signal(child: &Child, name: &str) {
@@ -54,6 +65,16 @@ async fn a_process_that_ignores_sigterm_goes_on() {
     assert_eq!(send(address, "GET", "/health", b"").await.status(), 200);
     signal(&child, "-INT");
     assert_eq!(wait(&mut child).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_line_is_printed_when_asked_for() {
+    let (_child, address, mut log) = start_and_read(&mut program()).await;
+    for expected in ["hello", "a second one"] {
+        let answer = send(address, "POST", &format!("/log?line={}", expected.replace(' ', "+")), b"").await;
+        assert_eq!(answer.json()["line"], expected);
+        assert_eq!(line(&mut log).await, expected);
+    }
 }
 
 #[tokio::test]
