@@ -224,6 +224,29 @@ impl Api {
         .await
     }
 
+    /// Waits until a GET of this path is answered with this status.
+    ///
+    /// # Panics
+    /// When it is not in time.
+    pub async fn wait_for_answer(&self, path: &str, status: u16) -> Reply {
+        wait_until(&format!("{path} answers {status}"), SOON * 2, async || {
+            let reply = self.get(path).await;
+            if reply.status == status { Ok(reply) } else { Err(format!("{} {}", reply.status, reply.text())) }
+        })
+        .await
+    }
+
+    /// Whether an agent is listed with this value of a field, such as `agent_status` and `online`; if not, what is listed.
+    ///
+    /// # Errors
+    /// The list of agents, when it is not so.
+    pub async fn agent_is(&self, name: &str, field: &str, value: &str) -> Result<(), String> {
+        let agents = self.get("/r/agents").await.expect(200);
+        let mut rows = agents["agent_list"].as_array().into_iter().flatten();
+        let is_so = rows.any(|row| row["display_name"] == name && row[field] == value);
+        if is_so { Ok(()) } else { Err(agents.to_string()) }
+    }
+
     /// The instances of a service.
     ///
     /// # Panics

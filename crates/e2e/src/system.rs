@@ -202,13 +202,8 @@ impl Server {
     /// When it does not get there in time.
     pub async fn wait_for_engine(&self, agent: &str) {
         let api = self.api();
-        wait_until(&format!("the engine of {agent} is ready"), SOON, async || {
-            let agents = api.get("/r/agents").await.expect(200);
-            let list = agents["agent_list"].as_array().cloned().unwrap_or_default();
-            let is_ready = list.iter().any(|row| row["display_name"] == agent && row["engine_status"] == "ready");
-            if is_ready { Ok(()) } else { Err(agents.to_string()) }
-        })
-        .await;
+        let is_ready = async || api.agent_is(agent, "engine_status", "ready").await;
+        wait_until(&format!("the engine of {agent} is ready"), SOON, is_ready).await;
     }
 }
 
@@ -272,10 +267,7 @@ impl Agent {
         let process = &mut self.process;
         wait_until(&format!("{name} is online"), SOON, async || {
             process.assert_runs();
-            let agents = api.get("/r/agents").await.expect(200);
-            let list = agents["agent_list"].as_array().cloned().unwrap_or_default();
-            let is_online = list.iter().any(|row| row["display_name"] == name && row["agent_status"] == "online");
-            if is_online { Ok(()) } else { Err(agents.to_string()) }
+            api.agent_is(&name, "agent_status", "online").await
         })
         .await;
     }

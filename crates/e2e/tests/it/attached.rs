@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 use towline_e2e::{
-    api::Api,
     claim::Claim,
     dir::test_dir,
     needs,
@@ -73,14 +72,6 @@ pub fn attached(slug: &str, target: &str) -> Value {
     })
 }
 
-async fn wait_for_answer(api: &Api, path: &str, status: u16) -> Value {
-    wait_until(&format!("{path} answers {status}"), SOON, async || {
-        let reply = api.get(path).await;
-        if reply.status == status { Ok(reply.json()) } else { Err(format!("{} {}", reply.status, reply.text())) }
-    })
-    .await
-}
-
 #[tokio::test]
 async fn a_process_becomes_a_service_goes_and_comes_back() {
     let server = Server::start().await;
@@ -111,7 +102,7 @@ async fn a_process_becomes_a_service_goes_and_comes_back() {
     api.get("/r/containers/ollama/echo").await.gateway_problem(503, "no_ready_instance");
 
     local.start_again().await;
-    wait_for_answer(&api, "/r/containers/ollama/echo", 200).await;
+    api.wait_for_answer("/r/containers/ollama/echo", 200).await;
 
     // The rest of a service's life, none of which needs an engine.
     owner.act(&format!("/containers/{id}/restart")).await.expect(200);
@@ -156,9 +147,9 @@ async fn an_agent_that_starts_again_interrupts_nothing_that_it_need_not() {
     owner.wait_for_ready(&id, 1).await;
     let before = owner.instances(&id).await;
     agent.kill();
-    wait_for_answer(&server.api(), "/r/containers/ollama/echo", 503).await;
+    server.api().wait_for_answer("/r/containers/ollama/echo", 503).await;
     agent.start_again();
-    wait_for_answer(&server.api(), "/r/containers/ollama/echo", 200).await;
+    server.api().wait_for_answer("/r/containers/ollama/echo", 200).await;
     let after = owner.instances(&id).await;
     assert_eq!((&after[0]["id"], &after[0]["phase"]), (&before[0]["id"], &json!("ready")));
 }
@@ -183,7 +174,7 @@ async fn one_command_exposes_a_process_until_it_ends() {
     local.process.kill();
     api.get("/r/containers/my-model/echo").await.gateway_problem(503, "no_ready_instance");
     local.start_again().await;
-    wait_for_answer(&api, "/r/containers/my-model/echo", 200).await;
+    api.wait_for_answer("/r/containers/my-model/echo", 200).await;
 
     // Nobody in the team gets further with this agent than to the exposed process.
     let first = api.get("/r/containers/my-model").await.expect(200);
@@ -196,7 +187,7 @@ async fn one_command_exposes_a_process_until_it_ends() {
 
     command.signal("INT");
     command.wait_for_end(0, SOON).await;
-    wait_for_answer(&api, "/r/containers/my-model/echo", 503).await;
+    api.wait_for_answer("/r/containers/my-model/echo", 503).await;
 
     // Again: the same service, found and brought up to date; this time it is not left behind.
     let mut command = expose(&server, &local, "second.log", &["--name", "my-model", "--rm"]);

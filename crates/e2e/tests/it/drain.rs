@@ -37,15 +37,6 @@ async fn deploy(server: &Server, spec: &serde_json::Value, instances: u64) -> St
     id
 }
 
-/// Waits until the service that counts answers again.
-async fn wait_until_it_answers(api: &Api) {
-    wait_until("the service answers again", SOON, async || {
-        let status = api.get("/r/containers/count/again").await.status;
-        if status == 200 { Ok(()) } else { Err(status.to_string()) }
-    })
-    .await;
-}
-
 /// What takes its time: each has begun when it is returned, and is checked to its end.
 async fn begin_slow_work(api: &Api) -> JoinSet<()> {
     let mut work = JoinSet::new();
@@ -172,7 +163,7 @@ async fn a_server_that_is_told_to_stop_finishes_what_it_has_taken() {
     // The agent has been calling it all along.
     server.start_again().await;
     agent.wait_until_online(&api).await;
-    wait_until_it_answers(&api).await;
+    api.wait_for_answer("/r/containers/count/again", 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -206,7 +197,7 @@ async fn an_agent_that_is_told_to_stop_finishes_what_it_has_taken() {
 
     agent.start_again();
     agent.wait_until_online(&api).await;
-    wait_until_it_answers(&api).await;
+    api.wait_for_answer("/r/containers/count/again", 200).await;
 }
 
 /// Of two agents with the same service one is always there.

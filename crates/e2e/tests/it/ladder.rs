@@ -255,11 +255,7 @@ async fn the_age_at_which_connections_are_cut_is_learned() {
     })
     .await;
     let api = world.server.api();
-    let is_there = async || {
-        let reply = api.get("/r/containers/learns/echo").await;
-        if reply.status == 200 { Ok(()) } else { Err(reply.text()) }
-    };
-    wait_until("it is connected again", SOON, is_there).await;
+    api.wait_for_answer("/r/containers/learns/echo", 200).await;
     let lost = agent.process.output().matches("not connected").count();
     let calls = call_steadily(&api, "learns", Duration::from_secs(35)).await;
     assert!(calls > 30, "{calls} calls");

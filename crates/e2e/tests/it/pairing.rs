@@ -139,11 +139,7 @@ async fn who_has_signed_in_exposes_with_nothing_else() {
     assert_eq!(echo.expect(200)["method"], "GET");
     // The keys end together, and with them the agent.
     server.api().with_key(&key).post("/auth/device/revoke", &json!({})).await.expect(200);
-    wait_until("nothing is behind the service", SOON, async || {
-        let reply = server.api().get("/r/containers/ollama/echo").await;
-        if reply.status == 503 { Ok(()) } else { Err(reply.text()) }
-    })
-    .await;
+    server.api().wait_for_answer("/r/containers/ollama/echo", 503).await;
     assert!(machine.run(&["logout"]).await.status.success(), "the key is gone already, and that is no error");
 }
 

@@ -50,13 +50,8 @@ impl Machine {
     /// Waits until the server sees the agent.
     pub async fn wait_until_online(&self, server: &Server) {
         let api = server.api();
-        wait_until(&format!("{} is online", self.config.name), SOON, async || {
-            let agents = api.get("/r/agents").await.expect(200);
-            let mut rows = agents["agent_list"].as_array().into_iter().flatten();
-            let is_online = rows.any(|row| row["display_name"] == self.config.name && row["agent_status"] == "online");
-            if is_online { Ok(()) } else { Err(agents.to_string()) }
-        })
-        .await;
+        let is_online = async || api.agent_is(&self.config.name, "agent_status", "online").await;
+        wait_until(&format!("{} is online", self.config.name), SOON, is_online).await;
     }
 
     /// Starts the agent (again).

@@ -7,7 +7,6 @@ use towline_e2e::{
     api::Api,
     cable::Cable,
     system::{Server, ServerOptions},
-    wait::{SOON, wait_until},
 };
 
 use super::{
@@ -36,19 +35,11 @@ async fn deployed(replicas: u32) -> Deployed {
 
 impl Deployed {
     async fn wait_until_it_answers(&self) {
-        wait_until("the service answers", SOON * 2, async || {
-            let answer = self.server.api().get("/r/containers/hello/").await;
-            if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
-        })
-        .await;
+        self.server.api().wait_for_answer("/r/containers/hello/", 200).await;
     }
 
     async fn wait_until_it_does_not_answer(&self) {
-        wait_until("the service does not answer", SOON * 2, async || {
-            let answer = self.server.api().get("/r/containers/hello/").await;
-            if answer.status == 503 { Ok(()) } else { Err(answer.text()) }
-        })
-        .await;
+        self.server.api().wait_for_answer("/r/containers/hello/", 503).await;
     }
 
     /// Nothing was made, stopped or removed since the deploy.

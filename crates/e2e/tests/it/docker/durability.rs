@@ -10,29 +10,18 @@ use towline_e2e::{
 
 use super::{Cleanup, Running};
 
-async fn wait_for_answer(running: &Running) {
-    wait_until("the service answers again", SOON, async || {
-        let answer = running.api.get("/r/containers/hello/echo").await;
-        if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
-    })
-    .await;
-}
+const ECHO: &str = "/r/containers/hello/echo";
 
 #[tokio::test]
 async fn an_agent_that_is_killed_adopts_its_containers() {
     let mut running = Running::start(2).await;
     let before = running.engine.started_at(&running.service_id).await;
     running.agent.kill();
-    wait_until("the gateway notices", SOON, async || {
-        let answer = running.api.get("/r/containers/hello/echo").await;
-        if answer.status == 503 { Ok(answer) } else { Err(answer.text()) }
-    })
-    .await
-    .gateway_problem(503, "agent_unreachable");
+    running.api.wait_for_answer(ECHO, 503).await.gateway_problem(503, "agent_unreachable");
     assert_eq!(running.owner.service(&running.service_id).await["service_status"], "running");
     assert_eq!(running.engine.started_at(&running.service_id).await, before, "a lost connection stopped a container");
     running.agent.start_again();
-    wait_for_answer(&running).await;
+    running.api.wait_for_answer(ECHO, 200).await;
     running.owner.wait_for_ready(&running.service_id, 2).await;
     assert_eq!(running.engine.started_at(&running.service_id).await, before, "the containers are others");
 }
@@ -43,7 +32,7 @@ async fn a_server_that_is_killed_finds_everything_as_it_was() {
     let before = running.engine.started_at(&running.service_id).await;
     running.server.kill();
     running.server.start_again().await;
-    wait_for_answer(&running).await;
+    running.api.wait_for_answer(ECHO, 200).await;
     running.owner.wait_for_ready(&running.service_id, 2).await;
     assert_eq!(running.engine.started_at(&running.service_id).await, before, "the containers are others");
 }
@@ -73,7 +62,7 @@ async fn an_agent_that_ends_by_wish_leaves_its_containers_running() {
     assert!(status.success(), "{status}: {}", running.agent.process.output());
     assert_eq!(running.engine.started_at(&running.service_id).await, before);
     running.agent.start_again();
-    wait_for_answer(&running).await;
+    running.api.wait_for_answer(ECHO, 200).await;
     assert_eq!(running.engine.started_at(&running.service_id).await, before);
 }
 
@@ -121,5 +110,5 @@ async fn an_engine_that_appears_later_is_picked_up() {
     symlink(&socket, &appears).unwrap();
     server.wait_for_engine("early").await;
     owner.wait_for_ready(&id, 1).await;
-    server.api().get("/r/containers/hello/echo").await.expect(200);
+    server.api().get(ECHO).await.expect(200);
 }
