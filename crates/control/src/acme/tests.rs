@@ -146,6 +146,18 @@ async fn failures_make_it_wait_longer_each_time_and_a_certificate_begins_anew() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_expired_certificate_is_shown_until_its_renewal_succeeds() {
+    let world = World::new();
+    let (tls, _) = world.run([Does::Issue(Duration::ZERO, DAY), Does::NotAnswer], 3 * DAY).await;
+    assert!(tls.said().unwrap().not_after < world.clock.now() - DAY);
+    // Also by a process that was started since.
+    let (tls, _) = world.run([Does::NotAnswer, Does::Issue(Duration::ZERO, DAY)], Duration::from_secs(4)).await;
+    assert!(tls.said().unwrap().not_after < world.clock.now());
+    let (tls, _) = world.run([Does::Issue(Duration::ZERO, DAY)], Duration::from_secs(4)).await;
+    assert!(tls.said().unwrap().not_after > world.clock.now());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clock_that_is_wrong_does_not_make_it_order_without_end() {
     for (ahead, is_shown) in [(10 * DAY, true), (Duration::ZERO, false)] {
         let world = World::new();
