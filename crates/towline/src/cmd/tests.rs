@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use axum::{body::Body, response::Response};
+use axum::{body::Body, http::header::CONTENT_LENGTH, response::Response};
 use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 use towline_agent::identity;
@@ -220,6 +220,16 @@ async fn update_sends_changes_only_and_null_for_what_is_cleared() {
     assert_eq!(put(&server.seen()), Some(expected));
 }
 
+/// Waits until a command has printed this and nothing else.
+async fn until_printed(captured: &Captured, text: &str) {
+    let printed = async {
+        while captured.data() != text {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(45), printed).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_call_streams_what_arrives_when_it_arrives() {
     let (reader, mut writer) = tokio::io::duplex(64);
@@ -233,12 +243,7 @@ async fn a_call_streams_what_arrives_when_it_arrives() {
     let mut running = tokio::task::JoinSet::new();
     running.spawn(run);
     tokio::io::AsyncWriteExt::write_all(&mut writer, b"first").await.unwrap();
-    let seen = async {
-        while captured.data() != "first" {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(std::time::Duration::from_secs(45), seen).await.unwrap();
+    until_printed(&captured, "first").await;
     tokio::io::AsyncWriteExt::write_all(&mut writer, b" second").await.unwrap();
     drop(writer);
     running.join_next().await.unwrap().unwrap().unwrap();
@@ -630,6 +635,37 @@ async fn logs_are_printed_line_by_line() {
     }
     let done = shell.run(&["service", "logs", "hello", "--tail", "2", "-o", "json"]).await;
     assert_eq!(done.data, "{\"line\":\"one\"}\n{\"line\":\"two\"}\n");
+}
+
+#[tokio::test]
+async fn logs_that_break_off_are_an_error_that_says_why_if_the_server_knows() {
+    for (is_revoked, says) in [(false, "broke before there was a whole answer"), (true, "this key was revoked")] {
+        let (reader, mut writer) = tokio::io::duplex(64);
+        let reader = Arc::new(Mutex::new(Some(reader)));
+        let server = TestServer::start(move |seen| match seen.line.as_str() {
+            line if line.contains("/logs?") => {
+                let reader = reader.lock().unwrap().take().unwrap();
+                let mut logs = answer(200, "text/event-stream", Body::from_stream(ReaderStream::new(reader)));
+                // They end before, and so the server breaks off.
+                logs.headers_mut().insert(CONTENT_LENGTH, 100.into());
+                logs
+            }
+            _ if is_revoked && reader.lock().unwrap().is_none() => {
+                problem(ErrorCode::Unauthenticated, "this key was revoked")
+            }
+            _ => json(200, &hello("running", &json!({}))),
+        })
+        .await;
+        let (run, captured) = Shell::new(&server).start(&["service", "logs", "hello", "--follow"]);
+        let mut running = tokio::task::JoinSet::new();
+        running.spawn(run);
+        tokio::io::AsyncWriteExt::write_all(&mut writer, b"data: one\n\n").await.unwrap();
+        until_printed(&captured, "one\n").await;
+        drop(writer);
+        let failure = running.join_next().await.unwrap().unwrap().unwrap_err();
+        assert!(failure.message().contains(says), "{failure}");
+        assert_eq!(server.lines().last().unwrap(), &format!("GET /api/v1/containers/{ID}"));
+    }
 }
 
 /// A server with one secret, `openai-key`.
