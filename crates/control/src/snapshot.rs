@@ -153,7 +153,7 @@ fn credential(row: CredentialRow) -> Credential {
         kind: row.kind,
         team_id: row.team_id,
         user_id: row.user_id,
-        scopes: row.scopes,
+        scopes: row.scopes.into(),
         services: row.services.map(Into::into),
         expires_at: row.expires_at,
         last_use: LastUse::default(),

@@ -154,7 +154,7 @@ pub struct Credential {
     /// The user that a device key acts as.
     pub user_id: Option<UserId>,
     /// What an integration key may do.
-    pub scopes: Vec<Scope>,
+    pub scopes: Arc<[Scope]>,
     /// The only services that there are for an integration key, in order; `None` for all of its team.
     pub services: Option<Arc<[ServiceId]>>,
     /// The moment from which it is refused.

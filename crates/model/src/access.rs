@@ -245,7 +245,7 @@ pub enum Principal {
         /// Its team.
         team_id: TeamId,
         /// What it may be used for.
-        scopes: Vec<Scope>,
+        scopes: Arc<[Scope]>,
         /// The only services that there are for it, in order; `None` for all of its team, those to come included.
         services: Option<Arc<[ServiceId]>>,
     },
@@ -357,7 +357,7 @@ mod tests {
         let key = |scopes: &[Scope]| Principal::Integration {
             credential_id: CredentialId::generate(),
             team_id: TeamId::generate(),
-            scopes: scopes.to_vec(),
+            scopes: scopes.into(),
             services: None,
         };
         assert!(key(&Scope::DEFAULT).may(Action::InvokeServices));
@@ -383,7 +383,7 @@ mod tests {
         let key = |services: Option<&[ServiceId]>| Principal::Integration {
             credential_id: CredentialId::generate(),
             team_id: TeamId::generate(),
-            scopes: Scope::ALL.to_vec(),
+            scopes: Scope::ALL.into(),
             services: services.map(Into::into),
         };
         assert!(key(Some(&ids)).sees(ids[0]) && key(Some(&ids)).sees(ids[1]));

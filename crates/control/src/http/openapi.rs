@@ -287,7 +287,7 @@ fn key_with(scope: Scope) -> Principal {
     Principal::Integration {
         credential_id: CredentialId::from_uuid(uuid::Uuid::nil()),
         team_id: TeamId::from_uuid(uuid::Uuid::nil()),
-        scopes: vec![scope],
+        scopes: [scope].into(),
         services: None,
     }
 }

@@ -64,5 +64,5 @@ fn device() -> Principal {
 
 fn key(scope: Scope) -> Principal {
     let (_, team_id, credential_id) = ids();
-    Principal::Integration { credential_id, team_id, scopes: vec![scope], services: None }
+    Principal::Integration { credential_id, team_id, scopes: [scope].into(), services: None }
 }

@@ -140,7 +140,7 @@ impl World {
         let team = TeamSetup { id, key: key.expose().clone(), agent_key: agent_key.expose().clone(), member };
         let mut known = self.known();
         known.memberships.push((member, id, Role::Member));
-        for (key, scopes) in [(key, Scope::DEFAULT.to_vec()), (agent_key, Vec::new())] {
+        for (key, scopes) in [(key, Scope::DEFAULT.into()), (agent_key, Arc::default())] {
             let credential = Credential {
                 id: CredentialId::generate(),
                 kind: key.kind(),

@@ -296,7 +296,7 @@ async fn a_revoked_key_ends_its_sockets_and_no_others() {
         kind: towline_model::KeyKind::Integration,
         team_id: team.id,
         user_id: None,
-        scopes: towline_model::Scope::DEFAULT.to_vec(),
+        scopes: towline_model::Scope::DEFAULT.into(),
         services: None,
         expires_at: None,
         last_use: towline_gateway::LastUse::default(),

@@ -57,7 +57,7 @@ fn device(team: &TeamSetup) -> Credential {
         kind: KeyKind::Device,
         team_id: team.id,
         user_id: Some(team.member),
-        scopes: Vec::new(),
+        scopes: [].into(),
         services: None,
         expires_at: None,
         last_use: LastUse::default(),
@@ -135,7 +135,7 @@ async fn a_key_that_expires_ends_an_open_websocket_and_an_answer() {
         let key = world.add_key(Credential {
             kind: KeyKind::Integration,
             user_id: None,
-            scopes: vec![Scope::Invoke],
+            scopes: [Scope::Invoke].into(),
             expires_at: Some(SystemClock.now() + BEGUN),
             ..device(&team)
         });

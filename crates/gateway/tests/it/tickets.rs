@@ -162,7 +162,7 @@ async fn a_ticket_is_made_for_what_could_be_called_now() {
         kind: KeyKind::Integration,
         team_id: team.id,
         user_id: None,
-        scopes: vec![Scope::Read],
+        scopes: [Scope::Read].into(),
         services: None,
         expires_at: None,
         last_use: LastUse::default(),

@@ -194,7 +194,7 @@ static KEY: LazyLock<Key> = LazyLock::new(|| {
         kind: KeyKind::Integration,
         team_id: TeamId::generate(),
         user_id: None,
-        scopes: Scope::DEFAULT.to_vec(),
+        scopes: Scope::DEFAULT.into(),
         services: None,
         expires_at: None,
         last_use: LastUse::default(),
