@@ -83,6 +83,8 @@ pub struct GatewayConfig {
     pub carrier_wait: Duration,
     /// How long requests in flight may go on when the server stops. Default 30 s.
     pub drain_timeout: Duration,
+    /// How long after that what is cut off may take to end. Default 5 s.
+    pub cut_grace: Duration,
     /// How long a caller's connection is kept that has no request, and how long a request's head may take to arrive. Default 60 s.
     pub caller_idle: Duration,
     /// How long a caller of HTTP/2 may say nothing before it is pinged. Default 30 s.
@@ -114,6 +116,7 @@ impl Default for GatewayConfig {
             invoke_memory_bytes: 256 << 20,
             carrier_wait: Duration::from_secs(5),
             drain_timeout: Duration::from_secs(30),
+            cut_grace: Duration::from_secs(5),
             caller_idle: Duration::from_secs(60),
             ping_after: Duration::from_secs(30),
             ping_patience: Duration::from_secs(20),

@@ -52,8 +52,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection that was taken just before the drain has for its first bytes: they may be on their way through
 /// this machine.
 const LAST_BYTES: Duration = Duration::from_millis(100);
-/// How long after the drain's deadline tasks may take to notice it.
-const CUT_GRACE: Duration = Duration::from_secs(5);
 
 /// Serves until `shutdown`, then drains.
 pub(crate) async fn serve<S, B>(
@@ -181,7 +179,7 @@ async fn drain(shared: &Arc<Shared>, connections: &TaskTracker) {
         connections.wait().await;
         shared.tasks.wait().await;
     };
-    if timeout(CUT_GRACE, rest).await.is_err() {
+    if timeout(shared.config.cut_grace, rest).await.is_err() {
         tracing::warn!(left = connections.len() + shared.tasks.len(), "not everything ended");
     }
 }

@@ -12,6 +12,8 @@ mod world;
 
 use std::{future::Future, time::Duration};
 
+use socket2::SockRef;
+
 pub use caller::{Answer, RawCaller};
 pub use container::{Container, Exchange};
 pub use sim_agent::{AgentKind, SimAgent};
@@ -32,6 +34,15 @@ pub async fn within<F: Future>(what: &str, step: F) -> F::Output {
         Ok(output) => output,
         Err(_) => panic!("this did not happen in time: {what}"),
     }
+}
+
+/// Lets as little wait in a socket, in both directions, as the system allows: a few KiB.
+///
+/// # Errors
+/// When the socket is closed.
+pub fn narrow(socket: &SockRef<'_>) -> std::io::Result<()> {
+    socket.set_send_buffer_size(1)?;
+    socket.set_recv_buffer_size(1)
 }
 
 /// Waits until a condition holds, looking again every few milliseconds.

@@ -10,10 +10,11 @@ use std::{
     },
 };
 
+use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
     net::{
-        TcpStream,
+        TcpSocket, TcpStream,
         tcp::{ReadHalf as TcpRead, WriteHalf as TcpWrite},
     },
     sync::watch,
@@ -27,13 +28,15 @@ use towline_tunnel::{
     upgrade::{CARRIER_PATH, CARRIER_UPGRADE, SESSION_PATH, SESSION_UPGRADE},
 };
 
-use super::within;
+use super::{narrow, within};
 
 /// What an instance of a simulated agent does with a stream.
 #[derive(Debug, Clone)]
 pub enum AgentKind {
     /// Connects to this address and passes bytes.
     Connect(SocketAddr),
+    /// The same, with as little room in the socket as the system lets it have.
+    ConnectNarrowly(SocketAddr),
     /// Refuses it.
     Refuse(RefuseCode),
     /// Sends these bytes when it is asked for logs.
@@ -291,13 +294,25 @@ async fn serve(shared: Arc<Shared>, stream: IncomingStream) {
             drop(stream.monitor().ended().await);
         }
         Some(AgentKind::ClosesIdle) => drop(close_idle(stream.accept()).await),
-        Some(AgentKind::Connect(address)) if !wants_logs => match TcpStream::connect(address).await {
-            Ok(socket) => pipe(&shared, stream.accept(), socket).await,
-            Err(error) => stream.refuse(Refused::new(RefuseCode::ConnectFailed, error.to_string())),
-        },
+        Some(AgentKind::Connect(address)) if !wants_logs => {
+            join(&shared, stream, TcpStream::connect(address).await).await;
+        }
+        Some(AgentKind::ConnectNarrowly(address)) if !wants_logs => {
+            let socket = TcpSocket::new_v4().unwrap();
+            narrow(&SockRef::from(&socket)).unwrap();
+            join(&shared, stream, socket.connect(address).await).await;
+        }
         Some(_) => stream.refuse(Refused::new(RefuseCode::Unsupported, "not that kind of target")),
     }
     shared.streams.fetch_sub(1, Ordering::SeqCst);
+}
+
+/// Accepts a stream when there is a connection for it.
+async fn join(shared: &Shared, stream: IncomingStream, connected: io::Result<TcpStream>) {
+    match connected {
+        Ok(socket) => pipe(shared, stream.accept(), socket).await,
+        Err(error) => stream.refuse(Refused::new(RefuseCode::ConnectFailed, error.to_string())),
+    }
 }
 
 async fn close_idle(mut stream: TunnelStream) -> std::io::Result<()> {

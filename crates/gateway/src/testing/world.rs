@@ -27,7 +27,7 @@ use towline_tunnel::{
     message::{Refusal, Report},
 };
 
-use super::{AgentKind, Answer, Container, RawCaller, SimAgent, wait_until, within};
+use super::{AgentKind, Answer, Container, DEADLINE, RawCaller, SimAgent, wait_until, within};
 use crate::{
     AccessTokens, AgentEvent, CallerBody, Credential, CredentialTable, Gateway, GatewayConfig, InstanceRoute, LastUse,
     RequestIdText, RouteTable, ServiceRoute, Snapshot,
@@ -103,9 +103,10 @@ impl World {
     }
 
     /// Starts a gateway. It has two workers, as a gateway of the binary has some: what goes from one thread to another
-    /// goes there in every test.
+    /// goes there in every test. What it cuts off has to end, and is not given up before the test is.
     pub async fn start_with(mut config: GatewayConfig) -> Self {
         config.workers = Workers::start(2).unwrap();
+        config.cut_grace = DEADLINE * 2;
         let tokens = AccessTokens::from_pkcs8(AccessTokens::generate_pkcs8().expose()).unwrap();
         let (gateway, events) = Gateway::new(config, tokens, Arc::new(SystemClock));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
