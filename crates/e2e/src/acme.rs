@@ -104,6 +104,12 @@ impl Pebble {
         format!("https://localhost:{}/dir", self.ports[0].number())
     }
 
+    /// What its own HTTPS shows: the files with the certificate, which is for `localhost`, and with its key.
+    #[must_use]
+    pub fn certificate_files(&self) -> [PathBuf; 2] {
+        ["cert.pem", "key.pem"].map(|name| self.directory.path().join(name))
+    }
+
     /// What its own HTTPS is checked against.
     #[must_use]
     pub fn ca_file(&self) -> PathBuf {
@@ -134,14 +140,16 @@ impl Pebble {
         assert!(answer.status().is_success(), "{}", answer.status());
     }
 
-    fn http(&self) -> Client {
+    /// A client that trusts it.
+    pub(crate) fn http(&self) -> Client {
         client(&self.ca_file())
     }
 }
 
-/// An HTTP client that trusts the certificates in this PEM file alone.
+/// An HTTP client that trusts the certificates in this PEM file alone. It speaks HTTP/1.1, so that a `Host` that is given to it
+/// is what it sends.
 fn client(ca_file: &Path) -> Client {
     let pem = fs::read(ca_file).expect("a file in the test's directory");
     let root = Certificate::from_pem(&pem).expect("a certificate in PEM");
-    Client::builder().tls_certs_only([root]).no_proxy().build().expect("a client")
+    Client::builder().tls_certs_only([root]).http1_only().no_proxy().build().expect("a client")
 }

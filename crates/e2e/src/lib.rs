@@ -6,6 +6,7 @@
 #![allow(clippy::missing_panics_doc, reason = "a panic is how a test fails")]
 
 pub mod acme;
+pub mod acme_wire;
 pub mod api;
 pub mod between;
 pub mod browser;

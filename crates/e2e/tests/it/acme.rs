@@ -1,13 +1,23 @@
 //! A server that orders its certificate: from a real authority, which looks for the server itself, as it is in life.
 
-use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, sync::Arc};
+use std::{
+    fs,
+    net::Ipv4Addr,
+    os::unix::fs::PermissionsExt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
+use http::{HeaderValue, StatusCode, header};
 use reqwest::{Certificate, Client, Version};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring::default_provider,
     pki_types::{CertificateDer, ServerName, pem::PemObject},
 };
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -15,6 +25,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use towline_e2e::{
     acme::Pebble,
+    acme_wire::{Exchange, Wire},
     claim::Claim,
     system::{Agent, AgentOptions, Server, ServerOptions},
     wait::{SOON, wait_until},
@@ -24,6 +35,9 @@ use crate::attached::{LocalProcess, attached};
 
 /// Long enough for all tests.
 const LONG: u32 = 3600;
+
+const DOMAINS: [&str; 2] = ["towline.test", "www.towline.test"];
+const CONTACT: &str = "ada@example.com";
 
 /// A server, and the authority that it orders from.
 struct World {
@@ -41,9 +55,23 @@ impl World {
         if is_up {
             pebble.start().await;
         }
+        let directory = pebble.directory_url();
+        Self::start_server(port, pebble, &directory).await
+    }
+
+    /// The same, with an authority that runs, over a wire where its answers are changed.
+    async fn start_over(change: impl Fn(&mut Exchange) + Send + Sync + 'static) -> (Self, Wire) {
+        let port = Claim::port();
+        let mut pebble = Pebble::prepare(port.number(), LONG);
+        pebble.start().await;
+        let wire = Wire::to(&pebble, change).await;
+        (Self::start_server(port, pebble, &wire.directory_url()).await, wire)
+    }
+
+    async fn start_server(port: Claim, pebble: Pebble, directory: &str) -> Self {
         let options = ServerOptions {
             listen: Some(port.address().to_string()),
-            arguments: arguments(&pebble, port.number(), &["towline.test", "www.towline.test"]),
+            arguments: arguments(&pebble, directory, port.number(), (CONTACT, &DOMAINS)),
             ..ServerOptions::default()
         };
         Self { server: Server::start_with(options).await, pebble, port }
@@ -81,10 +109,9 @@ impl World {
     }
 }
 
-fn arguments(pebble: &Pebble, port: u16, domains: &[&str]) -> Vec<String> {
+fn arguments(pebble: &Pebble, directory: &str, port: u16, (contact, domains): (&str, &[&str])) -> Vec<String> {
     let mut arguments = vec!["--public-url".to_owned(), format!("https://towline.test:{port}")];
-    arguments.extend(["--acme-agree-tos", "--acme-contact", "ada@example.com"].map(str::to_owned));
-    arguments.extend(["--acme-directory".to_owned(), pebble.directory_url()]);
+    arguments.extend(["--acme-agree-tos", "--acme-contact", contact, "--acme-directory", directory].map(str::to_owned));
     arguments.extend(["--acme-ca-file".to_owned(), pebble.ca_file().display().to_string()]);
     arguments.extend(domains.iter().flat_map(|domain| ["--acme-domain".to_owned(), (*domain).to_owned()]));
     arguments
@@ -158,7 +185,8 @@ async fn a_certificate_is_ordered_and_kept_and_callers_come_by_it() {
     // Other domains: the old certificate is shown until there is a new one. The authority has forgotten the account by now.
     let domains = ["towline.test", "new.towline.test"];
     world.server.kill();
-    world.server.start_again_with(arguments(&world.pebble, port, &domains)).await;
+    let directory = world.pebble.directory_url();
+    world.server.start_again_with(arguments(&world.pebble, &directory, port, (CONTACT, &domains))).await;
     world.server.process.wait_for_output("no certificate could be had").await;
     assert_eq!(shown(&connect(&issuer, port, "towline.test").await.unwrap()), first);
     world.pebble.start().await;
@@ -228,4 +256,65 @@ async fn it_stops_while_an_order_is_on_its_way() {
     let mut world = World::start(LONG, false, Ipv4Addr::LOCALHOST).await;
     world.server.process.wait_for_output("ordering a certificate").await;
     assert!(world.server.process.terminate(SOON).await.success());
+}
+
+#[tokio::test]
+async fn an_authority_that_wants_to_be_left_alone_for_long_is() {
+    let (mut world, wire) = World::start_over(|exchange| {
+        if exchange.path == "/order-plz" {
+            let problem = json!({ "type": "urn:ietf:params:acme:error:rateLimited", "detail": "come back tomorrow" });
+            (exchange.status, exchange.body) = (StatusCode::TOO_MANY_REQUESTS, problem.to_string().into());
+            exchange.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("86400"));
+        }
+    })
+    .await;
+    world.server.process.wait_for_output("no certificate could be had: HTTPS is refused until there is one").await;
+    let said = world.server.process.output();
+    assert!(said.contains("come back tomorrow") && said.contains("asked again when it wants to be"), "{said}");
+    let again_in = said.split("again_in=").nth(1).unwrap().split(|c: char| !c.is_ascii_digit()).next().unwrap();
+    assert!((86_400..=95_040).contains(&again_in.parse::<u64>().unwrap()), "{again_in}");
+    assert_eq!(wire.take_seen().iter().filter(|exchange| exchange.path == "/order-plz").count(), 1);
+}
+
+#[tokio::test]
+async fn a_nonce_that_the_authority_refuses_is_replaced() {
+    let is_changed = AtomicBool::new(false);
+    let (world, wire) = World::start_over(move |exchange| {
+        if exchange.path == "/nonce-plz" && !is_changed.swap(true, Ordering::SeqCst) {
+            exchange.headers.insert("replay-nonce", HeaderValue::from_static("bm9uZSBvZiBpdHM"));
+        }
+    })
+    .await;
+    world.wait_for_certificate("towline.test", None).await;
+    let seen = wire.take_seen();
+    let refused: Vec<_> = seen.iter().filter(|exchange| !exchange.status.is_success()).collect();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_eq!(refused[0].json()["type"], "urn:ietf:params:acme:error:badNonce");
+    assert!(!world.server.process.output().contains("no certificate could be had"), "it is nothing to speak of");
+}
+
+#[tokio::test]
+async fn the_authority_is_told_of_another_contact_once() {
+    let (mut world, wire) = World::start_over(|_| ()).await;
+    world.wait_for_certificate("towline.test", None).await;
+    let account = |seen: Vec<Exchange>| {
+        let is_account = |exchange: &Exchange| exchange.path.starts_with("/my-account/");
+        seen.into_iter().filter(is_account).collect::<Vec<_>>()
+    };
+    assert_eq!(account(wire.take_seen()).len(), 0, "a new account has its contact from the beginning");
+    // Another order is wanted each time, without which the authority is asked nothing.
+    for (domain, told) in [("one.towline.test", 1), ("two.towline.test", 0)] {
+        let (port, new) = (world.port.number(), ("grace@example.com", &["towline.test", domain][..]));
+        world.server.kill();
+        world.server.start_again_with(arguments(&world.pebble, &wire.directory_url(), port, new)).await;
+        world.wait_for_certificate(domain, None).await;
+        let seen = account(wire.take_seen());
+        assert_eq!(seen.len(), told, "{seen:?}");
+        for exchange in seen {
+            assert_eq!(exchange.payload["contact"], json!(["mailto:grace@example.com"]));
+            assert_eq!(exchange.json()["contact"], json!(["mailto:grace@example.com"]), "it has taken it");
+        }
+    }
+    let said = world.server.process.output();
+    assert!(!said.contains("has forgotten the account"), "{said}");
 }
