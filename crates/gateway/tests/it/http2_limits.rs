@@ -387,9 +387,9 @@ async fn a_websocket_that_is_not_read_is_held_back() {
     };
     within("nothing moves any more", settled).await;
     let taken = *counted.borrow();
-    // What the sockets between take, and the tunnel.
-    assert!((64 << 10..4 << 20).contains(&taken), "{taken} bytes were taken from the container");
-    assert!((256 << 10..4 << 20).contains(&sent), "{sent} bytes were taken from the caller");
+    // The windows of HTTP/2 and of the tunnel, and buffers of some KiB between them; the sockets take next to nothing.
+    assert!((64 << 10..1 << 20).contains(&taken), "{taken} bytes were taken from the container");
+    assert!((256 << 10..1 << 20).contains(&sent), "{sent} bytes were taken from the caller");
     drop(frames);
     wait_until("nothing in flight", || world.gateway.in_flight(service) == 0).await;
 }
