@@ -7,10 +7,10 @@
 //!
 //! Whoever asks for nothing gets nothing: no header and no cookie is added to a container's answer then.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 use towline_model::InstanceId;
 
-use crate::error::GatewayError;
+use crate::{error::GatewayError, fields::Headers};
 
 const X_TOWLINE_AFFINITY: HeaderName = HeaderName::from_static("x-towline-affinity");
 const X_TOWLINE_INSTANCE: HeaderName = HeaderName::from_static("x-towline-instance");
@@ -38,7 +38,7 @@ pub(crate) struct Affinity {
 
 impl Affinity {
     /// What the header fields ask for.
-    pub(crate) fn of(headers: &HeaderMap) -> Result<Option<Self>, GatewayError> {
+    pub(crate) fn of(headers: &impl Headers) -> Result<Option<Self>, GatewayError> {
         let Some(mode) = only(headers, &X_TOWLINE_AFFINITY)? else { return Ok(None) };
         let strict = match mode.as_bytes() {
             b"soft" => false,
@@ -57,8 +57,8 @@ impl Affinity {
 
     /// Takes the gateway's cookies out of a request, and says what they ask for. A browser cannot do anything about a
     /// value that is not understood, so that one asks for nothing.
-    pub(crate) fn take_cookies(headers: &mut HeaderMap) -> Option<Self> {
-        let lines = headers.get_all(header::COOKIE).iter();
+    pub(crate) fn take_cookies(headers: &mut impl Headers) -> Option<Self> {
+        let lines = headers.get_all(header::COOKIE);
         let ours: Vec<(&[u8], &[u8])> = lines.flat_map(|line| pairs(line).filter_map(our_cookie)).collect();
         if ours.is_empty() {
             return None;
@@ -71,7 +71,7 @@ impl Affinity {
         // The most specific path comes first (RFC 6265 §5.4).
         let instance =
             ours.iter().find_map(|(name, value)| if *name == INSTANCE_COOKIE { instance_of(value) } else { None });
-        let others: Vec<HeaderValue> = headers.get_all(header::COOKIE).iter().filter_map(without_ours).collect();
+        let others: Vec<HeaderValue> = headers.get_all(header::COOKIE).filter_map(without_ours).collect();
         headers.remove(header::COOKIE);
         for line in others {
             headers.append(header::COOKIE, line);
@@ -88,7 +88,7 @@ impl Affinity {
     }
 
     /// Tells the caller which instance has answered. `prefix` is the service's path without the last slash.
-    pub(crate) fn tell(self, headers: &mut HeaderMap, instance: InstanceId, prefix: &HeaderValue) {
+    pub(crate) fn tell(self, headers: &mut impl Headers, instance: InstanceId, prefix: &HeaderValue) {
         if !self.by_cookie {
             if let Ok(value) = HeaderValue::try_from(instance.to_string()) {
                 headers.insert(X_TOWLINE_INSTANCE, value);
@@ -120,8 +120,8 @@ fn cookie(value: &str, prefix: &HeaderValue, more: &str) -> Option<HeaderValue> 
     HeaderValue::try_from(text).ok()
 }
 
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, GatewayError> {
-    let mut values = headers.get_all(name).iter();
+fn only<'a>(headers: &'a impl Headers, name: &HeaderName) -> Result<Option<&'a HeaderValue>, GatewayError> {
+    let mut values = headers.get_all(name);
     let first = values.next();
     if values.next().is_some() {
         return Err(malformed("X-Towline-Affinity and X-Towline-Instance are sent once"));
@@ -160,6 +160,8 @@ fn malformed(message: &str) -> GatewayError {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     fn map(lines: &[(&'static str, &str)]) -> HeaderMap {

@@ -4,13 +4,14 @@
 //! [`authenticate`] learns which header opened the door, because exactly that one is removed before a container sees
 //! the request.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use towline_model::{
     ErrorCode, KeyHash, KeyKind, Principal, Problem, RawKey, TeamId, Timestamp, UserId, key::KeyError,
 };
 
 use crate::{
     access_token::{AccessTokens, TokenError, TokenHolder},
+    fields::Headers,
     presented::{self, Doors},
     snapshot::{Credential, CredentialTable},
     tickets::{Holder, Permit},
@@ -153,7 +154,11 @@ impl AuthError {
 ///
 /// # Errors
 /// When no valid credential was sent, or none for the team that the request names.
-pub fn authenticate(headers: &HeaderMap, doors: Doors, authority: Authority<'_>) -> Result<Authenticated, AuthError> {
+pub(crate) fn authenticate(
+    headers: &impl Headers,
+    doors: Doors,
+    authority: Authority<'_>,
+) -> Result<Authenticated, AuthError> {
     let presented = presented::find(headers, doors, authority)?;
     let text = presented.text();
     let principal = match KeyKind::of(text) {
@@ -168,7 +173,7 @@ pub fn authenticate(headers: &HeaderMap, doors: Doors, authority: Authority<'_>)
 ///
 /// # Errors
 /// When no valid access token was sent.
-pub fn authenticate_user(headers: &HeaderMap, authority: Authority<'_>) -> Result<UserId, AuthError> {
+pub(crate) fn authenticate_user(headers: &impl Headers, authority: Authority<'_>) -> Result<UserId, AuthError> {
     let presented = presented::find(headers, Doors::Api, authority)?;
     if KeyKind::of(presented.text()).is_some() {
         return Err(AuthError::UserRequired);
@@ -180,7 +185,10 @@ pub fn authenticate_user(headers: &HeaderMap, authority: Authority<'_>) -> Resul
 ///
 /// # Errors
 /// When no valid agent's key was sent.
-pub fn authenticate_agent<'a>(headers: &HeaderMap, authority: Authority<'a>) -> Result<&'a Credential, AuthError> {
+pub(crate) fn authenticate_agent<'a>(
+    headers: &impl Headers,
+    authority: Authority<'a>,
+) -> Result<&'a Credential, AuthError> {
     let text = presented::bearer(headers)?;
     match KeyKind::of(text) {
         Some(KeyKind::Agent) => {
@@ -242,7 +250,7 @@ pub(crate) fn principal_of_permit(permit: &Permit, authority: Authority<'_>) -> 
     }
 }
 
-fn principal_of_token(text: &str, headers: &HeaderMap, authority: Authority<'_>) -> Result<Principal, AuthError> {
+fn principal_of_token(text: &str, headers: &impl Headers, authority: Authority<'_>) -> Result<Principal, AuthError> {
     let TokenHolder { user_id, sign_in } = holder_of_token(text, authority)?;
     let team_id = team_of(headers)?;
     let role = authority.credentials.role(user_id, team_id).ok_or(AuthError::NotInTeam)?;
@@ -254,8 +262,8 @@ fn holder_of_token(text: &str, authority: Authority<'_>) -> Result<TokenHolder, 
     if authority.credentials.has_ended(holder.sign_in) { Err(AuthError::Token(TokenError::Ended)) } else { Ok(holder) }
 }
 
-fn team_of(headers: &HeaderMap) -> Result<TeamId, AuthError> {
-    let mut values = headers.get_all(X_TEAM_ID).iter();
+fn team_of(headers: &impl Headers) -> Result<TeamId, AuthError> {
+    let mut values = headers.get_all(X_TEAM_ID);
     let value = values.next().ok_or(AuthError::TeamRequired)?;
     if values.next().is_some() {
         return Err(AuthError::InvalidTeam);

@@ -381,9 +381,9 @@ fn poll_piece(
             }
             Piece::Framing(count) | Piece::Extension(count) => connection.inbox.bytes.advance(count),
             Piece::Trailers(count) => {
-                let (trailers, _) = connection.body.take_trailers(&connection.inbox.bytes[..count])?;
+                let trailers = connection.body.take_trailers(&connection.inbox.bytes[..count])?;
                 connection.inbox.bytes.advance(count);
-                return Poll::Ready(Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers))));
+                return Poll::Ready(Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers.into_map()))));
             }
             Piece::End => return Poll::Ready(Ok(None)),
             Piece::NeedMore => match ready!(connection.poll_fill(cx)) {

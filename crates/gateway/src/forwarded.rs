@@ -6,9 +6,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::{BufMut, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use http::{HeaderName, HeaderValue, Version, header};
 
-use crate::h1::spare;
+use crate::{fields::Headers, h1::spare};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -64,10 +64,10 @@ impl std::str::FromStr for AddressRange {
 
 /// The address of whoever sent a request that came from this one: read from the right, the first in `X-Forwarded-For` that is
 /// no trusted proxy. `Forwarded` is not asked, because most proxies pass on what a client writes there.
-pub(crate) fn client_address(peer: IpAddr, trusted: &[AddressRange], headers: &HeaderMap) -> IpAddr {
+pub(crate) fn client_address(peer: IpAddr, trusted: &[AddressRange], headers: &impl Headers) -> IpAddr {
     let is_trusted = |address| trusted.iter().any(|range| range.contains(address));
     let mut client = peer.to_canonical();
-    let lists = headers.get_all(X_FORWARDED_FOR).iter().rev();
+    let lists = headers.get_all(X_FORWARDED_FOR).rev();
     let mut way = lists.flat_map(|list| list.to_str().unwrap_or_default().rsplit(','));
     while is_trusted(client) {
         // What a proxy has not written properly says nothing about who stands behind it.
@@ -103,7 +103,7 @@ pub(crate) struct Hop<'a> {
 
 impl Hop<'_> {
     /// Writes the way into the headers of the request to the container.
-    pub(crate) fn put(&self, headers: &mut HeaderMap) {
+    pub(crate) fn put(&self, headers: &mut impl Headers) {
         headers.append(header::VIA, via(self.version));
         let forwarded = self.forwarded();
         if self.trusted {
@@ -163,7 +163,7 @@ fn via(version: Version) -> HeaderValue {
     })
 }
 
-fn replace(headers: &mut HeaderMap, name: HeaderName, value: Option<&HeaderValue>) {
+fn replace(headers: &mut impl Headers, name: HeaderName, value: Option<&HeaderValue>) {
     match value {
         Some(value) => {
             headers.insert(name, value.clone());
@@ -174,13 +174,13 @@ fn replace(headers: &mut HeaderMap, name: HeaderName, value: Option<&HeaderValue
     }
 }
 
-fn keep(headers: &mut HeaderMap, name: HeaderName, value: Option<&HeaderValue>) {
+fn keep(headers: &mut impl Headers, name: HeaderName, value: Option<&HeaderValue>) {
     if !headers.contains_key(&name) {
         replace(headers, name, value);
     }
 }
 
-fn add(headers: &mut HeaderMap, name: HeaderName, value: Option<&HeaderValue>) {
+fn add(headers: &mut impl Headers, name: HeaderName, value: Option<&HeaderValue>) {
     let Some(value) = value else { return };
     headers.append(name, value.clone());
 }
@@ -191,6 +191,8 @@ fn join(first: &HeaderValue, between: &[u8], second: &HeaderValue) -> Option<Hea
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     fn put(address: &'static str, trusted: bool, sent: &[(&'static str, &'static str)]) -> Vec<(String, String)> {

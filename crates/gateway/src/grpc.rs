@@ -11,6 +11,7 @@ use towline_model::ErrorCode;
 use crate::{
     body::ResponseBody,
     error::{ExchangeError, ExchangeFailure, GatewayError},
+    fields::Headers,
 };
 
 /// Names the service of a request whose path does not.
@@ -28,7 +29,7 @@ pub(crate) fn named_service(version: Version, uri: &Uri, headers: &HeaderMap) ->
 }
 
 /// Whether it is a message of gRPC, not of gRPC-Web.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+pub(crate) fn is_grpc(headers: &impl Headers) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
     kind.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }

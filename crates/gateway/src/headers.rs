@@ -10,14 +10,11 @@
 //!   further requests pass on the same connection that nobody has looked at (and RFC 9113 has retired it).
 //! * `Proxy-Authenticate` and `Proxy-Authorization` are not touched: a gateway is not the proxy that they speak to.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
+
+use crate::fields::Headers;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-/// The fields that are for this hop alone, beside those that `Connection` names.
-const HOPS: [HeaderName; 6] =
-    [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE, HTTP2_SETTINGS];
 
 /// What a request's hop-by-hop fields said.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -38,7 +35,7 @@ pub(crate) struct ResponseHops {
 }
 
 /// Removes a request's hop-by-hop fields and says what they were.
-pub(crate) fn take_request_hops(headers: &mut HeaderMap) -> RequestHops {
+pub(crate) fn take_request_hops(headers: &mut impl Headers) -> RequestHops {
     if !has_hops(headers) {
         return RequestHops::default();
     }
@@ -51,7 +48,7 @@ pub(crate) fn take_request_hops(headers: &mut HeaderMap) -> RequestHops {
 }
 
 /// Removes a response's hop-by-hop fields and says what they were.
-pub(crate) fn take_response_hops(headers: &mut HeaderMap) -> ResponseHops {
+pub(crate) fn take_response_hops(headers: &mut impl Headers) -> ResponseHops {
     if !has_hops(headers) {
         return ResponseHops::default();
     }
@@ -64,7 +61,7 @@ pub(crate) fn take_response_hops(headers: &mut HeaderMap) -> ResponseHops {
 }
 
 /// Adds the hop-by-hop fields of a request to a container.
-pub(crate) fn put_request_hops(headers: &mut HeaderMap, hops: &RequestHops) {
+pub(crate) fn put_request_hops(headers: &mut impl Headers, hops: &RequestHops) {
     let connection = match (&hops.upgrade, hops.takes_trailers) {
         (None, false) => return,
         (Some(_), false) => "Upgrade",
@@ -81,35 +78,31 @@ pub(crate) fn put_request_hops(headers: &mut HeaderMap, hops: &RequestHops) {
 }
 
 /// Adds the hop-by-hop fields of a `101 Switching Protocols` to a caller.
-pub(crate) fn put_switching_hops(headers: &mut HeaderMap, protocol: HeaderValue) {
+pub(crate) fn put_switching_hops(headers: &mut impl Headers, protocol: HeaderValue) {
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, protocol);
 }
 
 /// Joins the crumbs that an HTTP/2 caller may split its `Cookie` into (RFC 9113 §8.2.3).
-pub(crate) fn join_cookie_crumbs(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(header::COOKIE).iter();
-    if crumbs.next().is_none() || crumbs.next().is_none() {
+pub(crate) fn join_cookie_crumbs(headers: &mut impl Headers) {
+    if headers.get_all(header::COOKIE).nth(1).is_none() {
         return;
     }
-    let parts: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let parts: Vec<&[u8]> = headers.get_all(header::COOKIE).map(HeaderValue::as_bytes).collect();
     if let Ok(joined) = HeaderValue::from_bytes(&parts.join(&b"; "[..])) {
         headers.insert(header::COOKIE, joined);
     }
 }
 
 /// Whether a `Transfer-Encoding` is exactly `chunked`. Any other coding cannot be passed on as it is.
-pub(crate) fn is_plain_chunked(headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) => value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
-        _ => false,
-    }
+pub(crate) fn is_plain_chunked(headers: &impl Headers) -> bool {
+    let value = headers.only(header::TRANSFER_ENCODING);
+    value.is_some_and(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// Whether the field of that name has the token in its comma-separated list, in any of its lines, in any case.
-pub(crate) fn header_has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    headers.get_all(name).iter().any(|value| tokens(value).any(|t| t.eq_ignore_ascii_case(token.as_bytes())))
+pub(crate) fn header_has_token(headers: &impl Headers, name: &HeaderName, token: &str) -> bool {
+    headers.get_all(name).any(|value| tokens(value).any(|t| t.eq_ignore_ascii_case(token.as_bytes())))
 }
 
 /// Whether a field by its nature reaches the container or the caller, so that `Connection` cannot take it away.
@@ -146,47 +139,45 @@ pub(crate) fn is_end_to_end(name: &HeaderName) -> bool {
             .any(|prefix| text.starts_with(prefix))
 }
 
-/// Whether there is any field for this hop alone. Most messages have none, and one look at all names costs less than looking
-/// each of these up.
-fn has_hops(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| *name == header::CONNECTION || HOPS.contains(name))
+/// Whether there is any field for this hop alone. Most messages have none.
+fn has_hops(headers: &impl Headers) -> bool {
+    headers.keys().any(is_hop)
 }
 
-fn remove_hops(headers: &mut HeaderMap) {
-    if headers.contains_key(header::CONNECTION) {
-        remove_nominated(headers);
-        headers.remove(header::CONNECTION);
-    }
-    for name in HOPS {
-        headers.remove(name);
-    }
+/// Whether a field is for this hop alone, beside those that `Connection` names.
+fn is_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection" | "http2-settings" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
+    )
 }
 
-fn remove_nominated(headers: &mut HeaderMap) {
-    let nominated: Vec<HeaderName> = headers
+fn remove_hops(headers: &mut impl Headers) {
+    let nominated = nominated(headers);
+    headers.retain(|name| !is_hop(name) && !nominated.contains(name));
+}
+
+/// The fields that `Connection` takes away.
+fn nominated(headers: &impl Headers) -> Vec<HeaderName> {
+    headers
         .get_all(header::CONNECTION)
-        .iter()
         .flat_map(tokens)
         .filter(|token| ![&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|t| t.eq_ignore_ascii_case(token)))
         .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| !is_end_to_end(name))
-        .collect();
-    for name in nominated {
-        headers.remove(name);
-    }
+        .collect()
 }
 
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
-fn single(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next()?;
-    if values.next().is_none() {
-        return Some(first.clone());
+fn single(headers: &impl Headers, name: &HeaderName) -> Option<HeaderValue> {
+    if let Some(only) = headers.only(name) {
+        return Some(only.clone());
     }
-    let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    headers.get(name)?;
+    let lines: Vec<&[u8]> = headers.get_all(name).map(HeaderValue::as_bytes).collect();
     HeaderValue::from_bytes(&lines.join(&b", "[..])).ok()
 }
 
@@ -204,6 +195,7 @@ fn keep_alive_timeout(value: &HeaderValue) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
     use proptest::prelude::*;
 
     use super::*;

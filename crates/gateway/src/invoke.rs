@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, uri::PathAndQuery};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, uri::PathAndQuery};
 use http_body::Body;
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
@@ -26,9 +26,10 @@ use crate::{
     caller_body::CallerBody,
     dispatch::{Answer, Outbound, dispatch},
     error::{ExchangeError, ExchangeFailure, GatewayError},
+    fields::{Fields, Headers as _},
     forwarded::Hop,
     gateway::Shared,
-    h1::head::{Order, write_fields, write_request_line},
+    h1::head::{write_fields, write_request_line},
     headers::{take_request_hops, take_response_hops},
     outgoing::{NoSource, Outgoing},
     pool,
@@ -93,7 +94,7 @@ pub struct InvokeResponse {
 pub(crate) struct Described {
     pub method: Method,
     pub path: PathAndQuery,
-    pub headers: HeaderMap,
+    pub headers: Fields,
     pub body: Bytes,
 }
 
@@ -158,7 +159,7 @@ fn outbound(
     }
     let mut text = BytesMut::with_capacity(body.len() + 1024);
     write_request_line(&mut text, &method, target.as_bytes());
-    write_fields(&mut text, &headers, &Order::default());
+    write_fields(&mut text, &headers);
     text.extend_from_slice(&body);
     Ok(Outbound { method, request: Outgoing::complete(text, NoSource), upgrade: false, preference })
 }
@@ -237,9 +238,9 @@ fn malformed_body(field: &str, message: &str) -> GatewayError {
 }
 
 /// Takes the described fields, without those that are dropped by contract §5.
-fn describe_headers(described: BTreeMap<String, String>, checks: &mut Checks) -> HeaderMap {
+fn describe_headers(described: BTreeMap<String, String>, checks: &mut Checks) -> Fields {
     checks.require(described.len() <= MAX_FIELDS, "headers", "must have at most 100 fields");
-    let mut headers = HeaderMap::with_capacity(described.len().min(MAX_FIELDS));
+    let mut headers = Fields::default();
     for (name, value) in described {
         let field = || format!("headers.{}", name.chars().take(100).collect::<String>());
         let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
@@ -254,13 +255,8 @@ fn describe_headers(described: BTreeMap<String, String>, checks: &mut Checks) ->
     }
     take_request_hops(&mut headers);
     // A described body has no trailers that `Trailer` could announce.
-    for name in [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::TRAILER] {
-        headers.remove(name);
-    }
-    let proxy: Vec<_> = headers.keys().filter(|name| name.as_str().starts_with("proxy-")).cloned().collect();
-    for name in proxy {
-        headers.remove(name);
-    }
+    let dropped = [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::TRAILER];
+    headers.retain(|name| !dropped.contains(name) && !name.as_str().starts_with("proxy-"));
     headers
 }
 
@@ -314,11 +310,11 @@ async fn read_body(
     Ok(bytes)
 }
 
-fn describe_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> InvokeResponse {
+fn describe_answer(status: StatusCode, headers: &Fields, body: &[u8]) -> InvokeResponse {
     let mut joined = BTreeMap::new();
     let mut repeated = BTreeMap::new();
     for name in headers.keys() {
-        let lines: Vec<String> = headers.get_all(name).iter().map(text_of).collect();
+        let lines: Vec<String> = headers.get_all(name).map(text_of).collect();
         joined.insert(name.to_string(), lines.join(", "));
         if lines.len() > 1 || name == header::SET_COOKIE {
             repeated.insert(name.to_string(), lines);
@@ -369,7 +365,7 @@ mod tests {
         let mut names: Vec<_> = request.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-type", "x-kept"]);
-        assert_eq!(request.headers["x-kept"].as_bytes(), "ü".as_bytes());
+        assert_eq!(request.headers.get(HeaderName::from_static("x-kept")).unwrap().as_bytes(), "ü".as_bytes());
         assert_eq!(request.body, "hi");
     }
 
@@ -424,11 +420,11 @@ mod tests {
 
     #[test]
     fn repeated_headers_are_listed_whole() {
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::default();
         for (name, value) in [("x-a", "1"), ("x-a", "2, 3"), ("set-cookie", "a=b"), ("x-b", "only")] {
-            headers.append(name, HeaderValue::from_static(value));
+            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        headers.append("x-latin", HeaderValue::from_bytes(b"\xe9").unwrap());
+        headers.append(HeaderName::from_static("x-latin"), HeaderValue::from_bytes(b"\xe9").unwrap());
         let described = describe_answer(StatusCode::OK, &headers, b"hi");
         let value = serde_json::to_value(&described).unwrap();
         assert_eq!(
@@ -440,8 +436,7 @@ mod tests {
                 "body_base64": "aGk=",
             })
         );
-        headers.remove("x-a");
-        headers.remove("set-cookie");
+        headers.retain(|name| !["x-a", "set-cookie"].contains(&name.as_str()));
         let value = serde_json::to_value(describe_answer(StatusCode::OK, &headers, b"")).unwrap();
         assert!(value.get("multi_value_headers").is_none());
     }

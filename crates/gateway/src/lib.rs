@@ -40,6 +40,7 @@ mod dispatch;
 pub mod error;
 pub mod error_answer;
 pub mod external;
+mod fields;
 pub mod forwarded;
 pub mod gateway;
 mod grpc;

@@ -15,7 +15,7 @@ use tokio::io::AsyncWrite;
 
 use crate::{
     external::Socket,
-    h1::head::{Order, ResponseHead, write_fields},
+    h1::head::{ResponseHead, write_map},
 };
 
 /// Bytes of a body that are kept.
@@ -292,7 +292,7 @@ pub(crate) fn write_chunk_size(out: &mut BytesMut, size: usize) {
 /// Writes the last chunk with its trailers.
 pub(crate) fn write_last_chunk(out: &mut BytesMut, trailers: &HeaderMap) {
     out.put_slice(b"0\r\n");
-    write_fields(out, trailers, &Order::default());
+    write_map(out, trailers);
 }
 
 #[cfg(test)]

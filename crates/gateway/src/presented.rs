@@ -17,12 +17,13 @@
 use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 use towline_model::{KeyHash, KeyKind, RawKey, Secret, key::KeyError};
 
 use crate::{
     access_token::TokenError,
     authenticate::{AuthError, Authority},
+    fields::Headers,
 };
 
 /// The header that is for Towline alone.
@@ -75,7 +76,7 @@ impl fmt::Debug for Presented<'_> {
 
 /// Finds the credential that the request is to be judged by.
 pub(crate) fn find<'a>(
-    headers: &'a HeaderMap,
+    headers: &'a impl Headers,
     doors: Doors,
     authority: Authority<'_>,
 ) -> Result<Presented<'a>, AuthError> {
@@ -96,22 +97,19 @@ pub(crate) fn find<'a>(
     }
 }
 
-fn own_header(headers: &HeaderMap) -> Result<Presented<'_>, AuthError> {
-    let mut values = headers.get_all(X_TOWLINE_KEY).iter();
-    match (values.next().and_then(word), values.next()) {
-        (Some(text), None) => Ok(sent(text, X_TOWLINE_KEY)),
-        _ => Err(AuthError::MalformedKeyHeader),
-    }
+fn own_header(headers: &impl Headers) -> Result<Presented<'_>, AuthError> {
+    let text = headers.only(X_TOWLINE_KEY).and_then(word).ok_or(AuthError::MalformedKeyHeader)?;
+    Ok(sent(text, X_TOWLINE_KEY))
 }
 
 /// Of keys in vendors' headers and passwords, the first; it must be the only line of its header, because all go with it.
 fn the_first<'a>(
     keys: Vec<Presented<'a>>,
-    headers: &HeaderMap,
+    headers: &impl Headers,
     authority: Authority<'_>,
 ) -> Result<Presented<'a>, AuthError> {
     let Some(header) = keys.first().map(|first| first.header.clone()) else { return Err(AuthError::Missing) };
-    if headers.get_all(&header).iter().count() > 1 {
+    if headers.get_all(&header).count() > 1 {
         return Err(AuthError::Repeated { header });
     }
     refuse_another(headers, Some(&header), authority)?;
@@ -119,14 +117,14 @@ fn the_first<'a>(
 }
 
 /// Everything with the form of a key that is not in the place of a Bearer's.
-fn keys_elsewhere(headers: &HeaderMap, doors: Doors) -> Vec<Presented<'_>> {
+fn keys_elsewhere(headers: &impl Headers, doors: Doors) -> Vec<Presented<'_>> {
     let mut found = Vec::new();
     for (name, _) in VENDORS {
-        let keys = headers.get_all(&name).iter().filter_map(word).map(|text| sent(text, name.clone()));
+        let keys = headers.get_all(&name).filter_map(word).map(|text| sent(text, name.clone()));
         found.extend(keys.filter(Presented::is_key));
     }
     if doors == Doors::Calls {
-        let passwords = headers.get_all(header::AUTHORIZATION).iter().filter_map(password);
+        let passwords = headers.get_all(header::AUTHORIZATION).filter_map(password);
         found.extend(passwords.filter(Presented::is_key));
     }
     found
@@ -134,16 +132,16 @@ fn keys_elsewhere(headers: &HeaderMap, doors: Doors) -> Vec<Presented<'_>> {
 
 /// Refuses a request that carries a key of this server in a header that is passed on. `opened` is the one that is not.
 pub(crate) fn refuse_another(
-    headers: &HeaderMap,
+    headers: &impl Headers,
     opened: Option<&HeaderName>,
     authority: Authority<'_>,
 ) -> Result<(), AuthError> {
-    let bearers = headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| bearer_word(value.to_str().ok()?));
+    let bearers = headers.get_all(header::AUTHORIZATION).filter_map(|value| bearer_word(value.to_str().ok()?));
     let bearers = bearers.map(|text| sent(text, header::AUTHORIZATION));
     // A key alone is no `Authorization`, and opens nothing there, but the container would see it all the same.
     let bare = [header::AUTHORIZATION, X_TOWLINE_KEY]
         .into_iter()
-        .flat_map(|name| headers.get_all(&name).iter().filter_map(word).map(move |text| sent(text, name.clone())));
+        .flat_map(|name| headers.get_all(name.clone()).filter_map(word).map(move |text| sent(text, name.clone())));
     let words = bearers.chain(bare);
     let is_live = |key: &Presented<'_>| authority.credentials.key(&KeyHash::of(key.text())).is_some();
     let mut keys = keys_elsewhere(headers, Doors::Calls).into_iter().chain(words);
@@ -159,10 +157,10 @@ fn counts(word: &str, authority: Authority<'_>) -> bool {
 }
 
 /// A mistyped key is worth more words than that no key is there.
-fn explain(error: AuthError, headers: &HeaderMap, doors: Doors) -> AuthError {
+fn explain(error: AuthError, headers: &impl Headers, doors: Doors) -> AuthError {
     let looks_like_a_key = |text: &str| KeyKind::of(text).is_some();
     let vendor = VENDORS.iter().flat_map(|(name, _)| headers.get_all(name)).filter_map(word).any(looks_like_a_key);
-    let basic = headers.get_all(header::AUTHORIZATION).iter().filter_map(password);
+    let basic = headers.get_all(header::AUTHORIZATION).filter_map(password);
     let basic = doors == Doors::Calls && basic.into_iter().any(|password| looks_like_a_key(password.text()));
     if vendor || basic { AuthError::Mistyped(KeyError::Mistyped) } else { error }
 }
@@ -171,8 +169,8 @@ fn explain(error: AuthError, headers: &HeaderMap, doors: Doors) -> AuthError {
 ///
 /// # Errors
 /// When there is none, more than one, or one of another form.
-pub(crate) fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+pub(crate) fn bearer(headers: &impl Headers) -> Result<&str, AuthError> {
+    let mut values = headers.get_all(header::AUTHORIZATION);
     let value = values.next().ok_or(AuthError::Missing)?;
     if values.next().is_some() {
         return Err(AuthError::Malformed);
@@ -183,8 +181,7 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
 fn bearer_word(text: &str) -> Option<&str> {
     let (scheme, rest) = text.split_once(' ')?;
     let word = rest.trim_matches(' ');
-    let is_one = !word.is_empty() && !word.contains([' ', '\t', ',']);
-    (scheme.eq_ignore_ascii_case("bearer") && is_one).then_some(word)
+    (scheme.eq_ignore_ascii_case("bearer") && is_one_word(word)).then_some(word)
 }
 
 /// The password of `Basic` (RFC 7617 §2): everything behind the first colon.
@@ -200,7 +197,11 @@ fn password(value: &HeaderValue) -> Option<Presented<'_>> {
 
 /// A value that is one word of visible ASCII.
 fn word(value: &HeaderValue) -> Option<&str> {
-    value.to_str().ok().filter(|text| !text.is_empty() && !text.contains([' ', '\t', ',']))
+    value.to_str().ok().filter(|text| is_one_word(text))
+}
+
+fn is_one_word(text: &str) -> bool {
+    !text.is_empty() && !text.bytes().any(|byte| matches!(byte, b' ' | b'\t' | b','))
 }
 
 const fn sent(text: &str, header: HeaderName) -> Presented<'_> {

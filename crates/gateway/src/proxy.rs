@@ -4,7 +4,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
 use http_body::Body as _;
 use tokio::time::Instant;
 use towline_model::{Action, InstanceId, Principal, Secret};
@@ -20,11 +20,12 @@ use crate::{
     caller_http2::reply::{Reply, ReplySource},
     dispatch::{Answer, Outbound, dispatch},
     error::{ExchangeError, ExchangeFailure, GatewayError},
+    fields::{Fields, Headers},
     forwarded::{Hop, X_FORWARDED_PREFIX},
     gateway::Shared,
     h1::{
         framing::content_length,
-        head::{HeadFault, Order, write_fields, write_request_line},
+        head::{HeadFault, write_fields, write_request_line},
     },
     headers::{RequestHops, join_cookie_crumbs, put_request_hops, take_request_hops, take_response_hops},
     http2::websocket,
@@ -57,7 +58,7 @@ impl Admitted {
 }
 
 /// Decides whether a caller may call the service of that slug now: contract §5, in this order.
-pub(crate) fn admit(shared: &Shared, headers: &HeaderMap, slug: &str) -> Result<Admitted, GatewayError> {
+pub(crate) fn admit(shared: &Shared, headers: &impl Headers, slug: &str) -> Result<Admitted, GatewayError> {
     let state = shared.state.load();
     let authority = shared.authority(&state);
     let Authenticated { principal, consumed } = authenticate::authenticate(headers, Doors::Calls, authority)?;
@@ -67,7 +68,7 @@ pub(crate) fn admit(shared: &Shared, headers: &HeaderMap, slug: &str) -> Result<
 }
 
 /// The same for a WebSocket with a ticket. No header of it is for us; one that holds a key of ours is not passed on.
-fn admit_ticket(shared: &Shared, headers: &HeaderMap, door: &TicketDoor, slug: &str) -> Result<Admitted, GatewayError> {
+fn admit_ticket(shared: &Shared, headers: &Fields, door: &TicketDoor, slug: &str) -> Result<Admitted, GatewayError> {
     let state = shared.state.load();
     let authority = shared.authority(&state);
     presented::refuse_another(headers, None, authority)?;
@@ -121,7 +122,7 @@ pub(crate) struct Additions<'a> {
 }
 
 impl Additions<'_> {
-    pub(crate) fn put(&self, headers: &mut HeaderMap, instance: InstanceId) {
+    pub(crate) fn put(&self, headers: &mut impl Headers, instance: InstanceId) {
         headers.insert(X_TOWLINE_REQUEST_ID, self.id.value().clone());
         if let Some(affinity) = self.affinity {
             affinity.tell(headers, instance, &self.prefix);
@@ -137,13 +138,30 @@ impl Additions<'_> {
     }
 
     /// The same for a `101`.
-    pub(crate) fn put_switching(&self, headers: &mut HeaderMap, instance: InstanceId) {
+    pub(crate) fn put_switching(&self, headers: &mut Fields, instance: InstanceId) {
         self.put(headers, instance);
         if let Some(protocol) = &self.protocol
             && !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL)
         {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol.clone());
         }
+    }
+}
+
+/// The head of a call, as the container is to see it in the end.
+#[derive(Debug)]
+pub(crate) struct CallHead {
+    pub method: Method,
+    pub version: Version,
+    /// The host in the target, which counts more than `Host` (RFC 9112 §3.2.2).
+    pub authority: Option<HeaderValue>,
+    pub headers: Fields,
+}
+
+impl From<Parts> for CallHead {
+    fn from(parts: Parts) -> Self {
+        let Parts { method, uri, version, headers, .. } = parts;
+        Self { method, version, authority: authority_of(&uri), headers: headers.into() }
     }
 }
 
@@ -172,23 +190,23 @@ pub(crate) struct Prepared<'a> {
 
 impl<'a> Call<'a> {
     /// Decides whether the call may go on, and changes its headers to those that the container gets.
-    pub(crate) fn prepare(&self, parts: &mut Parts, is_chunked: bool) -> Result<Prepared<'a>, GatewayError> {
+    pub(crate) fn prepare(&self, head: &mut CallHead, is_chunked: bool) -> Result<Prepared<'a>, GatewayError> {
         let Self { shared, slug, target, .. } = *self;
-        let door = ticket_door::find(parts, target)?;
+        let door = ticket_door::find(head, target)?;
         let admitted = match &door {
-            None => admit(shared, &parts.headers, slug).map_err(|error| explain_ticket(error, target))?,
-            Some(door) => admit_ticket(shared, &parts.headers, door, slug)?,
+            None => admit(shared, &head.headers, slug).map_err(|error| explain_ticket(error, target))?,
+            Some(door) => admit_ticket(shared, &head.headers, door, slug)?,
         };
         let (target, protocol) = match &door {
             None => (Cow::Borrowed(target), None),
-            Some(door) => door.take_from(&mut parts.headers, target),
+            Some(door) => door.take_from(&mut head.headers, target),
         };
         let target = match target {
             Cow::Borrowed(target) => admitted.service.target(target)?,
             Cow::Owned(target) => Cow::Owned(admitted.service.target(&target)?.into_owned()),
         };
-        let (upgrade, affinity) = self.change_headers(parts, is_chunked, &admitted)?;
-        let prefix = parts.headers.get(X_FORWARDED_PREFIX).unwrap_or(&admitted.service.prefix).clone();
+        let (upgrade, affinity) = self.change_headers(head, is_chunked, &admitted)?;
+        let prefix = head.headers.get(X_FORWARDED_PREFIX).unwrap_or(&admitted.service.prefix).clone();
         let additions = Additions { id: self.id, affinity, prefix, protocol };
         Ok(Prepared { admitted, target, upgrade, preference: Affinity::preference(affinity), additions })
     }
@@ -197,14 +215,14 @@ impl<'a> Call<'a> {
     /// caller wants.
     fn change_headers(
         &self,
-        parts: &mut Parts,
+        head: &mut CallHead,
         is_chunked: bool,
         admitted: &Admitted,
     ) -> Result<(bool, Option<Affinity>), GatewayError> {
         let is_http2 = admitted.service.is_http2();
-        let wants_websocket = is_http2 && websocket::is_wanted(parts, is_chunked)?;
-        let Parts { uri, version, headers, .. } = parts;
-        let host = authority_of(uri).or_else(|| headers.get(header::HOST).cloned());
+        let wants_websocket = is_http2 && websocket::is_wanted(head, is_chunked)?;
+        let CallHead { version, authority, headers, .. } = head;
+        let host = authority.take().or_else(|| headers.get(header::HOST).cloned());
         if let Some(consumed) = &admitted.consumed {
             headers.remove(consumed);
         }
@@ -239,20 +257,21 @@ impl<'a> Call<'a> {
         request: Request<CallerBody>,
         reply: Option<Reply>,
     ) -> Result<Response<ResponseBody>, GatewayError> {
-        let (mut parts, body) = request.into_parts();
+        let (parts, body) = request.into_parts();
+        let mut head = CallHead::from(parts);
         let malformed = |fault: HeadFault| GatewayError::MalformedRequest(fault.to_string());
-        let framed = match content_length(&parts.headers).map_err(malformed)? {
+        let framed = match content_length(&head.headers).map_err(malformed)? {
             _ if body.is_end_stream() => Framed::Length(0),
             Some(length) => Framed::Length(length),
             None => Framed::Chunked,
         };
         let Prepared { admitted, target, preference, additions, .. } =
-            self.prepare(&mut parts, framed == Framed::Chunked)?;
+            self.prepare(&mut head, framed == Framed::Chunked)?;
         let terms = admitted.terms();
-        let method = parts.method;
+        let CallHead { method, headers, .. } = head;
         let mut text = BytesMut::new();
         write_request_line(&mut text, &method, target.as_bytes());
-        write_fields(&mut text, &parts.headers, &Order::default());
+        write_fields(&mut text, &headers);
         let request = Outgoing::new(text, ReplySource::new(body, framed, reply));
         let outbound = Outbound { method: method.clone(), request, upgrade: false, preference };
         let answer = dispatch(self.shared, &admitted.service, outbound, &terms, &mut Alarm::default()).await;
@@ -277,7 +296,7 @@ fn explain_ticket(error: GatewayError, target: &str) -> GatewayError {
 
 /// Adds what the container is told beside what the caller said.
 fn finish_headers(
-    headers: &mut HeaderMap,
+    headers: &mut Fields,
     hops: &RequestHops,
     active: &Active,
     admitted: &Admitted,
@@ -325,7 +344,7 @@ pub(crate) fn inbound<S: Source + Send + 'static>(
     let body = ContainerBody::new(connection, is_sent, in_flight, &terms);
     let mut response = Response::new(ResponseBody::container(body, terms, &shared.tasks));
     *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers;
+    *response.headers_mut() = head.headers.into_map();
     response
 }
 

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::{Builder, NoContext, Timestamp, Uuid};
 
-use crate::h1::spare;
+use crate::{fields::Headers, h1::spare};
 
 /// The header that carries a request's id, from callers, to containers, and in answers of ours.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -18,9 +18,13 @@ impl RequestIdText {
     /// The caller's id, or a new one when there is none, more than one, or a malformed one.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
-        let mut values = headers.get_all(X_REQUEST_ID).iter();
-        match (values.next(), values.next()) {
-            (Some(value), None) if is_well_formed(value) => Self(value.clone()),
+        Self::sent_in(headers)
+    }
+
+    /// The same for a head of any kind.
+    pub(crate) fn sent_in(headers: &impl Headers) -> Self {
+        match headers.only(X_REQUEST_ID) {
+            Some(value) if is_well_formed(value) => Self(value.clone()),
             _ => Self::generate(),
         }
     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, header};
+use http::{HeaderValue, Method, Request, Response, Uri, Version, header};
 use http_body::Body;
 use tower::{Service, ServiceExt as _};
 use towline_model::{Clock, ErrorCode, Problem};
@@ -21,6 +21,7 @@ use crate::{
     caller_http2::reply::Reply,
     error::GatewayError,
     error_answer::problem_response,
+    fields::Headers,
     gateway::{BoxError, CallerAddr, Shared},
     grpc,
     headers::header_has_token,
@@ -190,11 +191,11 @@ pub(crate) fn date(clock: &dyn Clock) -> HeaderValue {
 }
 
 /// What is wrong with a request before it is looked at where it goes (RFC 9112 §3.2, §3.2.3).
-pub(crate) fn check_target(method: &Method, version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
+pub(crate) fn check_target(method: &Method, version: Version, headers: &impl Headers) -> Result<(), &'static str> {
     if *method == Method::CONNECT {
         return Err("CONNECT is not possible here: this is no proxy to other hosts");
     }
-    let mut hosts = headers.get_all(header::HOST).iter();
+    let mut hosts = headers.get_all(header::HOST);
     let (first, second) = (hosts.next(), hosts.next());
     if second.is_some() {
         return Err("Host was sent more than once");
@@ -212,6 +213,8 @@ fn is_host(value: &HeaderValue) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use http::{HeaderMap, HeaderValue, header, uri::PathAndQuery};
+use http::{HeaderValue, header, uri::PathAndQuery};
 use tokio::time::Instant;
 use towline_model::{InstanceId, service::AppProtocol};
 
@@ -17,6 +17,7 @@ use crate::{
     agents::slot::AgentSlot,
     error::GatewayError,
     external::External,
+    fields::{Fields, Headers as _},
     health::{Health, Trial},
     http2::connection::Connections,
     line::{Line, Slot},
@@ -124,7 +125,7 @@ impl Service {
     }
 
     /// Writes the fields that are this service's own into the head of a request.
-    pub(crate) fn put_own_headers(&self, headers: &mut HeaderMap) {
+    pub(crate) fn put_own_headers(&self, headers: &mut Fields) {
         headers.insert(header::HOST, self.host.clone());
         if let Some(value) = self.external.as_ref().and_then(|external| external.authorization.as_ref()) {
             headers.insert(header::AUTHORIZATION, value.clone());

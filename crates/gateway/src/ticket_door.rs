@@ -11,10 +11,15 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderValue, Method, Version, header, request::Parts};
+use http::{HeaderValue, Method, Version, header};
 use towline_model::Secret;
 
-use crate::{error::GatewayError, headers::header_has_token};
+use crate::{
+    error::GatewayError,
+    fields::{Fields, Headers},
+    headers::header_has_token,
+    proxy::CallHead,
+};
 
 const PARAMETER: &str = "towline_ticket=";
 const PROTOCOL: &str = "towline.ticket.";
@@ -27,12 +32,12 @@ pub(crate) struct TicketDoor {
 }
 
 /// Finds the ticket of a handshake. Everything else has none.
-pub(crate) fn find(parts: &Parts, target: &str) -> Result<Option<TicketDoor>, GatewayError> {
-    if !is_handshake(parts) {
+pub(crate) fn find(head: &CallHead, target: &str) -> Result<Option<TicketDoor>, GatewayError> {
+    if !is_handshake(head) {
         return Ok(None);
     }
     let in_query = parameters(target).map(|ticket| (ticket, true));
-    let protocols = parts.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter();
+    let protocols = head.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
     let in_protocols = protocols
         .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
         .filter_map(|name| std::str::from_utf8(name.trim_ascii()).ok()?.strip_prefix(PROTOCOL))
@@ -52,17 +57,13 @@ pub(crate) fn is_in_query(target: &str) -> bool {
 
 impl TicketDoor {
     /// Takes the ticket out: gives the target without it, and the subprotocol that the answer has to name.
-    pub(crate) fn take_from<'t>(
-        &self,
-        headers: &mut HeaderMap,
-        target: &'t str,
-    ) -> (Cow<'t, str>, Option<HeaderValue>) {
+    pub(crate) fn take_from<'t>(&self, headers: &mut Fields, target: &'t str) -> (Cow<'t, str>, Option<HeaderValue>) {
         if self.in_query {
             return (Cow::Owned(without_parameter(target)), None);
         }
         let name = format!("{PROTOCOL}{}", self.ticket.expose());
         let lines: Vec<HeaderValue> =
-            headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| without(line, &name)).collect();
+            headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).filter_map(|line| without(line, &name)).collect();
         headers.remove(header::SEC_WEBSOCKET_PROTOCOL);
         let answer = if lines.is_empty() { HeaderValue::try_from(name).ok() } else { None };
         for line in lines {
@@ -73,13 +74,13 @@ impl TicketDoor {
 }
 
 /// Whether a request is the opening handshake of a WebSocket (RFC 6455 §4.1).
-pub(crate) fn is_handshake(parts: &Parts) -> bool {
-    parts.headers.contains_key(header::UPGRADE)
-        && parts.method == Method::GET
+pub(crate) fn is_handshake(head: &CallHead) -> bool {
+    head.headers.contains_key(header::UPGRADE)
+        && head.method == Method::GET
         // One that came over HTTP/2 was made this (RFC 8441): nothing else of HTTP/2 has such fields.
-        && parts.version != Version::HTTP_10
-        && header_has_token(&parts.headers, &header::UPGRADE, "websocket")
-        && header_has_token(&parts.headers, &header::CONNECTION, "upgrade")
+        && head.version != Version::HTTP_10
+        && header_has_token(&head.headers, &header::UPGRADE, "websocket")
+        && header_has_token(&head.headers, &header::CONNECTION, "upgrade")
 }
 
 fn parameters(target: &str) -> impl Iterator<Item = &str> {
@@ -112,22 +113,22 @@ mod tests {
 
     use super::*;
 
-    fn handshake(protocols: &[&str]) -> Parts {
+    fn handshake(protocols: &[&str]) -> CallHead {
         let mut request = Request::get("/").header("connection", "keep-alive, Upgrade").header("upgrade", "WebSocket");
         for line in protocols {
             request = request.header("sec-websocket-protocol", *line);
         }
-        request.body(()).unwrap().into_parts().0
+        request.body(()).unwrap().into_parts().0.into()
     }
 
     /// What is left of the target and of the subprotocols, and what is sent back.
     fn taken(target: &str, protocols: &[&str]) -> Option<(String, Vec<String>, Option<String>)> {
-        let mut parts = handshake(protocols);
-        let door = find(&parts, target).unwrap()?;
+        let mut head = handshake(protocols);
+        let door = find(&head, target).unwrap()?;
         assert_eq!(door.ticket.expose(), "T");
-        let (target, answer) = door.take_from(&mut parts.headers, target);
+        let (target, answer) = door.take_from(&mut head.headers, target);
         let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
-        let left = parts.headers.get_all("sec-websocket-protocol").iter().map(text).collect();
+        let left = head.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).map(text).collect();
         Some((target.into_owned(), left, answer.as_ref().map(text)))
     }
 
@@ -175,13 +176,13 @@ mod tests {
         ] {
             assert!(find(&handshake(protocols), target).is_err(), "{target}");
         }
-        let mut parts = handshake(&[]);
-        parts.method = Method::POST;
-        assert!(find(&parts, "/?towline_ticket=T").unwrap().is_none());
-        for (name, value) in [("upgrade", "h2c"), ("connection", "close")] {
-            let mut parts = handshake(&[]);
-            parts.headers.insert(name, HeaderValue::from_static(value));
-            assert!(find(&parts, "/?towline_ticket=T").unwrap().is_none(), "{name}: {value}");
+        let mut head = handshake(&[]);
+        head.method = Method::POST;
+        assert!(find(&head, "/?towline_ticket=T").unwrap().is_none());
+        for (name, value) in [(header::UPGRADE, "h2c"), (header::CONNECTION, "close")] {
+            let mut head = handshake(&[]);
+            head.headers.insert(name.clone(), HeaderValue::from_static(value));
+            assert!(find(&head, "/?towline_ticket=T").unwrap().is_none(), "{name}: {value}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use bytes::BytesMut;
 use h2::{Reason, RecvStream, ext::Protocol};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts, uri::PathAndQuery};
+use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts, uri::PathAndQuery};
 use towline_tunnel::websocket::{derive_accept_key, generate_key};
 
 use super::{
@@ -22,13 +22,14 @@ use crate::{
     caller_body::CallerBody,
     dispatch::{Answer, Outbound, dispatch},
     error::GatewayError,
+    fields::Headers as _,
     gateway::Shared,
     grpc,
-    h1::head::{Order, ResponseHead, write_fields, write_request_line},
+    h1::head::{ResponseHead, write_fields, write_request_line},
     headers::{header_has_token, take_response_hops},
     outgoing::{Framed, Outgoing},
     path::{Destination, destination},
-    proxy::{Call, broke_http, inbound},
+    proxy::{Call, CallHead, broke_http, inbound},
     request_id::RequestIdText,
     route,
     stream_io::StreamIo,
@@ -47,11 +48,11 @@ enum Opened {
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     active: Active,
-    (protocol, mut parts, stream): (Protocol, Parts, RecvStream),
+    (protocol, parts, stream): (Protocol, Parts, RecvStream),
     reply: &Reply,
 ) {
     let id = RequestIdText::of(&parts.headers);
-    let opened = unless_reset(reply, open(shared, (&active, &id), (&protocol, &mut parts), reply)).await;
+    let opened = unless_reset(reply, open(shared, (&active, &id), (&protocol, parts), reply)).await;
     let answer = match opened {
         None => return,
         Some(Ok(Opened::Switched(switched))) => return relay(shared, *switched, stream, reply).await,
@@ -65,14 +66,14 @@ pub(super) async fn serve(
 async fn open(
     shared: &Arc<Shared>,
     (active, id): (&Active, &RequestIdText),
-    (protocol, parts): (&Protocol, &mut Parts),
+    (protocol, mut parts): (&Protocol, Parts),
     reply: &Reply,
 ) -> Result<Opened, GatewayError> {
     if !protocol.as_str().eq_ignore_ascii_case("websocket") {
         let named = protocol.as_str().chars().take(100).collect();
         return Err(GatewayError::ProtocolNotSupported { protocol: named });
     }
-    let key = become_handshake(parts)?;
+    let key = become_handshake(&mut parts)?;
     let uri = parts.uri.clone();
     let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
     let named = grpc::named_service(parts.version, &uri, &parts.headers);
@@ -82,21 +83,23 @@ async fn open(
         (None, _) => return Err(GatewayError::NoWebSocketsHere),
     };
     let call = Call { shared, active, id, slug, target, is_named: named.is_some() };
-    let prepared = call.prepare(parts, false)?;
+    let mut head = CallHead::from(parts);
+    let prepared = call.prepare(&mut head, false)?;
     let terms = prepared.admitted.terms();
     let mut text = BytesMut::new();
-    write_request_line(&mut text, &parts.method, prepared.target.as_bytes());
-    write_fields(&mut text, &parts.headers, &Order::default());
+    let CallHead { method, headers, .. } = head;
+    write_request_line(&mut text, &method, prepared.target.as_bytes());
+    write_fields(&mut text, &headers);
     let source = ReplySource::new(CallerBody::empty(), Framed::Length(0), Some(reply.clone()));
     let (upgrade, preference) = (prepared.upgrade, prepared.preference);
     let request = Outgoing::complete(text, source);
-    let outbound = Outbound { method: parts.method.clone(), request, upgrade, preference };
+    let outbound = Outbound { method: method.clone(), request, upgrade, preference };
     let answer = dispatch(shared, &prepared.admitted.service, outbound, &terms, &mut Alarm::default()).await;
     let mut answer = answer.map_err(|error| prepared.additions.explain(error))?;
     let instance = answer.in_flight.instance().id;
     match answer.head.status {
         StatusCode::SWITCHING_PROTOCOLS => {
-            check(&answer.head, &key).map_err(|fault| broke_http(&parts.method, fault))?;
+            check(&answer.head, &key).map_err(|fault| broke_http(&method, fault))?;
             let headers = &mut answer.head.headers;
             take_response_hops(headers);
             // RFC 8441 §5: there is none here. And a 101 has no body, whatever its head says (RFC 9110 §8.6).
@@ -109,7 +112,7 @@ async fn open(
         status if status.is_success() => {
             let fault =
                 format!("it was asked for a WebSocket, and answered {} without switching to it", status.as_u16());
-            Err(broke_http(&parts.method, &fault))
+            Err(broke_http(&method, &fault))
         }
         _ => {
             let mut response = inbound(shared, answer, terms);
@@ -138,16 +141,14 @@ fn become_handshake(parts: &mut Parts) -> Result<HeaderValue, GatewayError> {
 /// Whether the container has switched to what it was asked for (RFC 6455 §4.1, the client's items 2 to 4). Whether it has
 /// chosen extensions and a subprotocol that were offered is for the caller to see, as without us.
 fn check(head: &ResponseHead, key: &HeaderValue) -> Result<(), &'static str> {
-    let only = |headers: &HeaderMap, name| {
-        let mut values = headers.get_all(name).iter();
-        values.next().filter(|_| values.next().is_none()).cloned()
-    };
-    let is_upgrade = only(&head.headers, header::UPGRADE)
+    let is_upgrade = head
+        .headers
+        .only(header::UPGRADE)
         .is_some_and(|protocol| protocol.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket"));
     if !is_upgrade || !header_has_token(&head.headers, &header::CONNECTION, "upgrade") {
         return Err("it was asked for a WebSocket, and switched to something else");
     }
-    let accept = only(&head.headers, header::SEC_WEBSOCKET_ACCEPT);
+    let accept = head.headers.only(header::SEC_WEBSOCKET_ACCEPT);
     match accept.is_some_and(|accept| accept.as_bytes().trim_ascii() == derive_accept_key(key.as_bytes()).as_bytes()) {
         true => Ok(()),
         false => Err("its Sec-WebSocket-Accept is not the one that belongs to the key that it was sent"),
@@ -160,7 +161,7 @@ async fn relay(shared: &Shared, (answer, terms): (Answer<ReplySource>, Terms), s
     drop(request);
     connection.mark_long_lived();
     let mut response = Response::new(());
-    *response.headers_mut() = head.headers;
+    *response.headers_mut() = head.headers.into_map();
     let Some(send) = reply.send(response, false) else { return };
     let io = StreamIo::new(stream, send);
     let sending = io.sending();
@@ -182,6 +183,8 @@ async fn relay(shared: &Shared, (answer, terms): (Answer<ReplySource>, Terms), s
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     #[test]
@@ -202,8 +205,7 @@ mod tests {
                 status: StatusCode::SWITCHING_PROTOCOLS,
                 reason: bytes::Bytes::new(),
                 version: http::Version::HTTP_11,
-                headers,
-                order: Order::default(),
+                headers: headers.into(),
             }
         };
         assert!(check(&head(&good), &key).is_ok());

@@ -229,9 +229,9 @@ impl CallerConn {
                 Piece::Extension(count) => self.inbox.bytes.advance(count),
                 Piece::Trailers(count) => {
                     let read = body.take_trailers(&self.inbox.bytes[..count]);
-                    let (trailers, order) = read.map_err(|_| SourceFault)?;
+                    let trailers = read.map_err(|_| SourceFault)?;
                     self.inbox.bytes.advance(count);
-                    write_fields(out, &trailers, &order);
+                    write_fields(out, &trailers);
                     return Poll::Ready(Ok(More::End));
                 }
                 Piece::End => return Poll::Ready(Ok(More::End)),
@@ -255,9 +255,9 @@ impl CallerConn {
                 Piece::Framing(count) | Piece::Extension(count) => self.inbox.bytes.advance(count),
                 Piece::Trailers(count) => {
                     let read = body.take_trailers(&self.inbox.bytes[..count]);
-                    let (trailers, _) = read.map_err(|_| SourceFault)?;
+                    let trailers = read.map_err(|_| SourceFault)?;
                     self.inbox.bytes.advance(count);
-                    return Poll::Ready(Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers))));
+                    return Poll::Ready(Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers.into_map()))));
                 }
                 Piece::End => return Poll::Ready(Ok(None)),
                 Piece::NeedMore => ready!(self.poll_more_body(cx))?,
@@ -338,6 +338,6 @@ impl Source for CallerSource<'_> {
         }
         take_response_hops(&mut head.headers);
         write_status_line(&mut self.conn.out, head.status, &head.reason);
-        write_fields(&mut self.conn.out, &head.headers, &head.order);
+        write_fields(&mut self.conn.out, &head.headers);
     }
 }

@@ -3,13 +3,13 @@
 use std::{future::poll_fn, task::Poll};
 
 use bytes::BytesMut;
-use http::{HeaderValue, StatusCode, Version, header, request::Parts};
+use http::{HeaderValue, StatusCode, Version, header};
 use tokio::time::Instant;
 
 use super::{
     conn::{CallerConn, CallerSource},
     framing::BodyReader,
-    head::{Order, ResponseHead, write_fields, write_request_line, write_status_line},
+    head::{ResponseHead, write_fields, write_request_line, write_status_line},
     relay::{Mode, Outcome, Relay},
     respond::wants_to_last,
     spare,
@@ -19,10 +19,11 @@ use crate::{
     body::{Cut, Terms},
     dispatch::{Answer, Outbound, dispatch},
     error::{ExchangeFailure, GatewayError},
+    fields::Headers,
     headers::{header_has_token, put_switching_hops, take_response_hops},
     outgoing::Outgoing,
     pool,
-    proxy::{Additions, Call, broke_http},
+    proxy::{Additions, Call, CallHead, broke_http},
     rewound::Rewound,
     switch::switch,
 };
@@ -42,30 +43,31 @@ pub(super) enum After {
 pub(super) async fn forward(
     call: &Call<'_>,
     conn: &mut CallerConn,
-    (mut parts, order): (Parts, Order),
+    mut head: CallHead,
     (body, alarm): (&mut BodyReader, &mut Alarm),
 ) -> Result<After, GatewayError> {
-    let lasts = wants_to_last(parts.version, &parts.headers);
-    let expects = header_has_token(&parts.headers, &header::EXPECT, "100-continue") && !body.is_over();
-    let prepared = call.prepare(&mut parts, body.is_chunked())?;
+    let lasts = wants_to_last(head.version, &head.headers);
+    let expects = header_has_token(&head.headers, &header::EXPECT, "100-continue") && !body.is_over();
+    let prepared = call.prepare(&mut head, body.is_chunked())?;
     let mut terms = prepared.admitted.terms();
     let mut text = BytesMut::new();
-    write_request_line(&mut text, &parts.method, prepared.target.as_bytes());
-    write_fields(&mut text, &parts.headers, &order);
-    spare::give_back(std::mem::take(&mut parts.headers));
+    let CallHead { method, version, headers, .. } = head;
+    write_request_line(&mut text, &method, prepared.target.as_bytes());
+    write_fields(&mut text, &headers);
+    spare::give_back(headers);
     // This connection looks at it itself; nothing needs to wait for it.
     let standing = terms.standing.take();
-    let interims = parts.version == Version::HTTP_11;
+    let interims = version == Version::HTTP_11;
     let source = CallerSource { conn, body, interims, standing: standing.clone() };
     let request = Outgoing::new(text, source);
     let (upgrade, preference) = (prepared.upgrade, prepared.preference);
-    let outbound = Outbound { method: parts.method.clone(), request, upgrade, preference };
+    let outbound = Outbound { method: method.clone(), request, upgrade, preference };
     let answer = dispatch(call.shared, &prepared.admitted.service, outbound, &terms, alarm).await;
     let answer = answer.map_err(|error| prepared.additions.explain(error))?;
-    let returning = Returning { call, additions: &prepared.additions, version: parts.version };
+    let returning = Returning { call, additions: &prepared.additions, version };
     if answer.head.status == StatusCode::SWITCHING_PROTOCOLS {
         if !upgrade {
-            return Err(broke_http(&parts.method, "it switches to another protocol without having been asked"));
+            return Err(broke_http(&method, "it switches to another protocol without having been asked"));
         }
         return Ok(returning.switch(answer, Terms { standing, ..terms }).await);
     }
@@ -100,7 +102,7 @@ impl Returning<'_> {
         self.finish_head(&mut head, &connection.body, mode, lasts);
         self.additions.put(&mut head.headers, in_flight.instance().id);
         write_status_line(&mut conn.out, head.status, &head.reason);
-        write_fields(&mut conn.out, &head.headers, &head.order);
+        write_fields(&mut conn.out, &head.headers);
         spare::give_back(head.headers);
 
         let mut relay = Relay::new(mode, &terms);
@@ -182,7 +184,7 @@ impl Returning<'_> {
         head.headers.remove(header::CONTENT_LENGTH);
         self.additions.put_switching(&mut head.headers, in_flight.instance().id);
         write_status_line(&mut conn.out, head.status, &head.reason);
-        write_fields(&mut conn.out, &head.headers, &head.order);
+        write_fields(&mut conn.out, &head.headers);
         if poll_fn(|cx| conn.poll_flush(cx)).await.is_err() {
             return After::Drop;
         }

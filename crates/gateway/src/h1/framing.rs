@@ -2,13 +2,16 @@
 //!
 //! Whatever could be read in two ways is a fault: both lengths, a length twice, a coding that is not `chunked` alone.
 
-use http::{HeaderMap, HeaderName, Method, StatusCode, Version, header};
+use http::{HeaderName, Method, StatusCode, Version, header};
 
 use super::{
     chunked::{ChunkDecoder, ChunkFault, Piece},
-    head::{HeadFault, Order, RequestHead, ResponseHead},
+    head::{HeadFault, RequestHead, ResponseHead},
 };
-use crate::headers::is_plain_chunked;
+use crate::{
+    fields::{Fields, Headers},
+    headers::is_plain_chunked,
+};
 
 /// Takes the body of one message out of the bytes that come.
 #[derive(Debug)]
@@ -47,20 +50,17 @@ impl BodyReader {
     }
 
     /// Reads the trailers that [`next`](Self::next) has found, without those that do not belong there; the body is over.
-    pub(crate) fn take_trailers(&mut self, text: &[u8]) -> Result<(HeaderMap, Order), ChunkFault> {
-        let Self::Chunked(decoder) = self else { return Ok(Default::default()) };
+    pub(crate) fn take_trailers(&mut self, text: &[u8]) -> Result<Fields, ChunkFault> {
+        let Self::Chunked(decoder) = self else { return Ok(Fields::default()) };
         let parser = decoder.take_trailers();
         *self = Self::Over;
-        let Some(mut parser) = parser else { return Ok(Default::default()) };
+        let Some(mut parser) = parser else { return Ok(Fields::default()) };
         if text == b"\r\n" {
-            return Ok(Default::default());
+            return Ok(Fields::default());
         }
-        let (mut fields, order) = parser.finish_trailers(text, text.len())?;
-        let misplaced: Vec<HeaderName> = fields.keys().filter(|name| !may_be_trailer(name)).cloned().collect();
-        for name in misplaced {
-            fields.remove(name);
-        }
-        Ok((fields, order))
+        let mut fields = parser.finish_trailers(text, text.len())?;
+        fields.retain(may_be_trailer);
+        Ok(fields)
     }
 }
 
@@ -143,8 +143,8 @@ pub(crate) fn response_body(head: &ResponseHead, method: &Method) -> Result<Body
 }
 
 /// The only `Content-Length`: digits and nothing else (RFC 9110 §8.6).
-pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, HeadFault> {
-    let mut values = headers.get_all(header::CONTENT_LENGTH).iter();
+pub(crate) fn content_length(headers: &impl Headers) -> Result<Option<u64>, HeadFault> {
+    let mut values = headers.get_all(header::CONTENT_LENGTH);
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(HeadFault::Malformed("Content-Length was sent more than once"));

@@ -1,13 +1,14 @@
 //! Heads of HTTP/1.1 messages, callers' and containers': read strictly, written faithfully. No I/O.
 //!
 //! A head that breaks RFC 9112 is a fault and never repaired: what one parser repairs, the next one may read in another
-//! way. A head that is good keeps its bytes: [`Order`] remembers how names were spelt and in which order fields stood,
-//! so that [`write_fields`] gives them back like that, whatever was taken out or added in between.
+//! way. A head that is good keeps its bytes: its [`Fields`] know how their names were spelt and in which order they stood, so
+//! that [`write_fields`] gives them back like that, whatever was taken out or added in between.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 
 use super::spare;
+use crate::fields::Fields;
 
 /// Bytes that a head may have unless another limit is set, and that a trailer section may have.
 pub(crate) const MAX_HEAD: usize = 64 << 10;
@@ -46,7 +47,7 @@ enum Kind {
 
 /// Bytes in a head, by their places.
 #[derive(Debug, Clone, Copy)]
-struct Span {
+pub(crate) struct Span {
     from: u32,
     to: u32,
 }
@@ -58,7 +59,7 @@ impl Span {
         Self { from: place(from), to: place(to) }
     }
 
-    fn of(self, text: &[u8]) -> &[u8] {
+    pub(crate) fn of(self, text: &[u8]) -> &[u8] {
         &text[self.from as usize..self.to as usize]
     }
 }
@@ -93,8 +94,7 @@ pub(crate) struct RequestHead {
     /// As it was sent.
     pub target: Bytes,
     pub version: Version,
-    pub headers: HeaderMap,
-    pub order: Order,
+    pub headers: Fields,
 }
 
 /// The head of an answer.
@@ -104,24 +104,7 @@ pub(crate) struct ResponseHead {
     /// As it was sent; may be empty.
     pub reason: Bytes,
     pub version: Version,
-    pub headers: HeaderMap,
-    pub order: Order,
-}
-
-/// How the names of a head's fields were spelt, in their order.
-#[derive(Debug, Default)]
-pub(crate) struct Order {
-    text: Bytes,
-    fields: Vec<Spelt>,
-}
-
-/// One line of a head.
-#[derive(Debug)]
-struct Spelt {
-    name: HeaderName,
-    spelling: Span,
-    /// How many lines before it have the same name.
-    earlier: usize,
+    pub headers: Fields,
 }
 
 impl HeadParser {
@@ -221,8 +204,8 @@ impl HeadParser {
         let method = Method::from_bytes(method.of(text)).map_err(|_| HeadFault::Malformed("the method is no token"))?;
         let text = spare::text(&text[..length]);
         let target = text.slice(target.from as usize..target.to as usize);
-        let (headers, order) = self.fields(text, ADDED_TO_REQUEST)?;
-        Ok(RequestHead { method, target, version, headers, order })
+        let headers = self.fields(text, ADDED_TO_REQUEST)?;
+        Ok(RequestHead { method, target, version, headers })
     }
 
     /// The answer whose head has been read whole, and is the beginning of `text`.
@@ -232,37 +215,28 @@ impl HeadParser {
         };
         let text = spare::text(&text[..length]);
         let reason = text.slice(reason.from as usize..reason.to as usize);
-        let (headers, order) = self.fields(text, ADDED_TO_RESPONSE)?;
-        Ok(ResponseHead { status, reason, version, headers, order })
+        let headers = self.fields(text, ADDED_TO_RESPONSE)?;
+        Ok(ResponseHead { status, reason, version, headers })
     }
 
     /// The trailer section that has been read whole, and is the beginning of `text`.
-    pub(crate) fn finish_trailers(&mut self, text: &[u8], length: usize) -> Result<(HeaderMap, Order), HeadFault> {
+    pub(crate) fn finish_trailers(&mut self, text: &[u8], length: usize) -> Result<Fields, HeadFault> {
         self.fields(Bytes::copy_from_slice(&text[..length]), 0)
     }
 
     /// The fields, with room for more.
-    fn fields(&mut self, text: Bytes, more: usize) -> Result<(HeaderMap, Order), HeadFault> {
-        let mut headers = spare::map(self.fields.len() + more);
-        let mut fields: Vec<Spelt> = Vec::with_capacity(self.fields.len());
+    fn fields(&mut self, text: Bytes, more: usize) -> Result<Fields, HeadFault> {
+        let mut headers = Fields::of(text, self.fields.len() + more);
         for &(spelling, value) in &self.fields {
-            let name = HeaderName::from_bytes(spelling.of(&text))
+            let text = headers.text();
+            let name = HeaderName::from_bytes(spelling.of(text))
                 .map_err(|_| HeadFault::Malformed("the name of a field is no token"))?;
             let value = HeaderValue::from_maybe_shared(text.slice(value.from as usize..value.to as usize))
                 .map_err(|_| HeadFault::Malformed("a field has a control byte in its value"))?;
-            let is_again = headers.append(name.clone(), value);
-            let earlier = if is_again { fields.iter().filter(|line| line.name == name).count() } else { 0 };
-            fields.push(Spelt { name, spelling, earlier });
+            headers.push(name, value, spelling);
         }
         self.restart();
-        Ok((headers, Order { text, fields }))
-    }
-}
-
-impl Order {
-    /// How many lines of that name were there.
-    fn count(&self, name: &HeaderName) -> usize {
-        self.fields.iter().filter(|line| line.name == *name).count()
+        Ok(headers)
     }
 }
 
@@ -374,28 +348,21 @@ pub(crate) fn write_status_line(out: &mut BytesMut, status: StatusCode, reason: 
     out.put_slice(b"\r\n");
 }
 
-/// Writes fields and the empty line behind them. Those that were in `order` stand where they stood and are spelt as
-/// they were; those that have been added since come last.
-pub(crate) fn write_fields(out: &mut BytesMut, headers: &HeaderMap, order: &Order) {
-    out.reserve(order.text.len() + 256);
-    for Spelt { name, spelling, earlier } in &order.fields {
-        // Most names come once, which is found faster.
-        let value = if *earlier == 0 { headers.get(name) } else { headers.get_all(name).iter().nth(*earlier) };
-        if let Some(value) = value {
-            write_field(out, spelling.of(&order.text), value);
-        }
-    }
-    // The values of one name follow each other.
-    let mut current: Option<&HeaderName> = None;
-    let mut written = 0;
-    for (name, value) in headers {
-        if current != Some(name) {
-            (current, written) = (Some(name), order.count(name));
-        }
-        match written {
-            0 => write_field(out, name.as_str().as_bytes(), value),
-            _ => written -= 1,
-        }
+/// Writes fields and the empty line behind them, spelt as they were read and in their order.
+pub(crate) fn write_fields(out: &mut BytesMut, fields: &Fields) {
+    write_all(out, fields.written());
+}
+
+/// The same for fields that were made here.
+pub(crate) fn write_map(out: &mut BytesMut, fields: &HeaderMap) {
+    write_all(out, fields.iter().map(|(name, value)| (name.as_str().as_bytes(), value)));
+}
+
+fn write_all<'a>(out: &mut BytesMut, fields: impl Iterator<Item = (&'a [u8], &'a HeaderValue)>) {
+    // Of most heads all of it.
+    out.reserve(1 << 10);
+    for (name, value) in fields {
+        write_field(out, name, value);
     }
     out.put_slice(b"\r\n");
 }
@@ -410,9 +377,11 @@ fn write_field(out: &mut BytesMut, name: &[u8], value: &HeaderValue) {
 
 #[cfg(test)]
 mod tests {
+    use http::header;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fields::Headers as _;
 
     fn request(text: &[u8]) -> Result<Option<(RequestHead, usize)>, HeadFault> {
         let mut parser = HeadParser::request();
@@ -481,12 +450,13 @@ mod tests {
         assert_eq!(&text[length..], b"rest");
         assert_eq!((head.method.as_str(), &head.target[..]), ("X-MINE", &b"/a?b#!\xff"[..]));
         assert_eq!(head.version, Version::HTTP_10);
-        assert_eq!(head.headers["host"], "a");
-        assert_eq!(
-            head.headers.get_all("x-a").iter().map(HeaderValue::as_bytes).collect::<Vec<_>>(),
-            [&b"1"[..], b"\xe9,\t2"]
-        );
-        assert_eq!(head.headers["empty"], "");
+        let values = |name| {
+            let name = HeaderName::from_static(name);
+            head.headers.get_all(name).map(HeaderValue::as_bytes).collect::<Vec<_>>()
+        };
+        assert_eq!(values("host"), [b"a"]);
+        assert_eq!(values("x-a"), [&b"1"[..], b"\xe9,\t2"]);
+        assert_eq!(values("empty"), [b""]);
     }
 
     #[test]
@@ -536,12 +506,13 @@ mod tests {
     fn fields_are_written_as_they_were_read() {
         let text = b"GET / HTTP/1.1\r\nHost: a\r\nX-B: 1\r\nx-a: 2\r\nX-b: 3\r\nGone: 4\r\nVia: 1.0 x\r\n\r\n";
         let (mut head, _) = request(text).unwrap().unwrap();
-        head.headers.remove("gone");
-        head.headers.insert("host", HeaderValue::from_static("localhost"));
-        head.headers.append("via", HeaderValue::from_static("1.1 towline"));
-        head.headers.insert("x-new", HeaderValue::from_static("5"));
+        let (gone, new) = (HeaderName::from_static("gone"), HeaderName::from_static("x-new"));
+        head.headers.remove(gone);
+        head.headers.insert(header::HOST, HeaderValue::from_static("localhost"));
+        head.headers.append(header::VIA, HeaderValue::from_static("1.1 towline"));
+        head.headers.insert(new, HeaderValue::from_static("5"));
         let mut out = BytesMut::new();
-        write_fields(&mut out, &head.headers, &head.order);
+        write_fields(&mut out, &head.headers);
         assert_eq!(
             std::str::from_utf8(&out).unwrap(),
             "Host: localhost\r\nX-B: 1\r\nx-a: 2\r\nX-b: 3\r\nVia: 1.0 x\r\nvia: 1.1 towline\r\nx-new: 5\r\n\r\n"

@@ -226,9 +226,9 @@ impl Relay {
             Err(fault) => self.cut = Some(Cut::Exchange(fault.into())),
             Ok(_) if self.mode == Mode::Bare => self.leave_out(connection, count),
             Ok(_) if count == 2 => self.direct += count,
-            Ok((trailers, order)) => {
+            Ok(trailers) => {
                 let mut text = BytesMut::new();
-                write_fields(&mut text, &trailers, &order);
+                write_fields(&mut text, &trailers);
                 let rest = connection.inbox.bytes.split_off(self.direct + count);
                 connection.inbox.bytes.truncate(self.direct);
                 connection.inbox.bytes.extend_from_slice(&text);

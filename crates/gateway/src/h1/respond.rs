@@ -19,11 +19,12 @@ use super::{
     conn::CallerConn,
     forward::After,
     framing::BodyReader,
-    head::{Order, write_fields, write_status_line},
+    head::{write_map, write_status_line},
 };
 use crate::{
     body::ResponseBody,
     caller_body::{BrokenBody, CallerBody, Feeder},
+    fields::Headers,
     gateway::{BoxError, Shared},
     headers::header_has_token,
     outgoing::{write_chunk, write_last_chunk},
@@ -44,7 +45,7 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub(super) fn of(method: &Method, version: Version, headers: &http::HeaderMap) -> Self {
+    pub(super) fn of(method: &Method, version: Version, headers: &impl Headers) -> Self {
         let says = |token| header_has_token(headers, &header::CONNECTION, token);
         // What follows the wish for another protocol is no next request.
         let lasts = wants_to_last(version, headers) && !says("upgrade");
@@ -58,7 +59,7 @@ impl Exchange {
 }
 
 /// Whether the caller would send another request on the connection (RFC 9112 §9.3).
-pub(super) fn wants_to_last(version: Version, headers: &http::HeaderMap) -> bool {
+pub(super) fn wants_to_last(version: Version, headers: &impl Headers) -> bool {
     let says = |token| header_has_token(headers, &header::CONNECTION, token);
     !says("close") && (version == Version::HTTP_11 || says("keep-alive"))
 }
@@ -120,7 +121,7 @@ where
         return Some((conn, after));
     }
     write_status_line(&mut conn.out, answer.status(), b"Switching Protocols");
-    write_fields(&mut conn.out, answer.headers(), &Order::default());
+    write_map(&mut conn.out, answer.headers());
     drop(answer);
     if poll_fn(|cx| conn.poll_flush(cx)).await.is_ok() {
         // Whoever does not wait any more has let it go.
@@ -305,7 +306,7 @@ fn write_head(
     }
     let reason = parts.status.canonical_reason().unwrap_or_default();
     write_status_line(&mut conn.out, parts.status, reason.as_bytes());
-    write_fields(&mut conn.out, headers, &Order::default());
+    write_map(&mut conn.out, headers);
 }
 
 /// `close`, beside what `Connection` says already: a `426` names the protocol that is wanted.

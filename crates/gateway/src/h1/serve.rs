@@ -22,7 +22,7 @@ use crate::{
     error_answer::{PROXY_STATUS, problem_response, proxy_status},
     gateway::{BoxError, Shared},
     path::{Destination, destination},
-    proxy::Call,
+    proxy::{Call, CallHead, authority_of},
     request_id::RequestIdText,
     route,
 };
@@ -61,7 +61,7 @@ where
                 Box::pin(respond::other(&shared, &mut conn, request(head, uri), body, api.clone())).await
             }
             Err((uri, fault)) => {
-                let id = RequestIdText::of(&head.headers);
+                let id = RequestIdText::sent_in(&head.headers);
                 let answer = route::malformed(&shared, (&head.method, &uri), fault, &id);
                 conn.caller.note_nonsense();
                 respond::write(&mut conn, answer, Exchange::last(), &mut body).await
@@ -129,7 +129,7 @@ fn request(head: RequestHead, uri: Uri) -> Request<()> {
     *request.method_mut() = head.method;
     *request.uri_mut() = uri;
     *request.version_mut() = head.version;
-    *request.headers_mut() = head.headers;
+    *request.headers_mut() = head.headers.into_map();
     request
 }
 
@@ -137,24 +137,22 @@ fn request(head: RequestHead, uri: Uri) -> Request<()> {
 async fn call_service(
     shared: &Arc<Shared>,
     conn: &mut CallerConn,
-    (mut head, uri): (RequestHead, Uri),
+    (head, uri): (RequestHead, Uri),
     body: &mut BodyReader,
     alarm: &mut Alarm,
 ) -> After {
     let active = conn.caller.begin(!body.is_over());
-    let id = RequestIdText::of(&head.headers);
+    let id = RequestIdText::sent_in(&head.headers);
     let exchange = Exchange::of(&head.method, head.version, &head.headers);
-    let RequestHead { order, .. } = &mut head;
-    let order = std::mem::take(order);
-    let path = uri.clone();
-    let (parts, ()) = request(head, uri).into_parts();
+    let RequestHead { method, version, headers, .. } = head;
     let Destination::Proxy { slug, target } =
-        destination(&parts.method, path.path_and_query().map_or("", PathAndQuery::as_str))
+        destination(&method, uri.path_and_query().map_or("", PathAndQuery::as_str))
     else {
         return After::Drop;
     };
+    let head = CallHead { method, version, authority: authority_of(&uri), headers };
     let call = Call { shared, active: &active, id: &id, slug, target, is_named: false };
-    let error = match forward(&call, conn, (parts, order), (&mut *body, alarm)).await {
+    let error = match forward(&call, conn, head, (&mut *body, alarm)).await {
         Ok(after) => return after,
         Err(_) if conn.is_broken() => return After::Drop,
         Err(error) => error,

@@ -6,20 +6,21 @@
 use std::cell::RefCell;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+
+use crate::fields::{Fields, Line};
 
 /// Bytes of a block that heads are copied into, one behind the other.
 const BLOCK: usize = 4 << 10;
 /// Longer heads have memory of their own, so that none of them keeps much more than itself.
 const LONGEST: usize = 1 << 10;
-/// Maps that are kept, and fields that one may have room for.
-const MAPS: usize = 8;
-const MAP_ROOM: usize = 64;
+/// Lists of fields that are kept, and fields that one may have room for.
+const LISTS: usize = 8;
+const LIST_ROOM: usize = 64;
 
 #[derive(Default)]
 struct Spare {
     block: BytesMut,
-    maps: Vec<HeaderMap>,
+    lists: Vec<Vec<Line>>,
 }
 
 thread_local! {
@@ -47,23 +48,24 @@ pub(crate) fn write(length: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
     })
 }
 
-/// An empty map with room for so many fields.
-pub(crate) fn map(fields: usize) -> HeaderMap {
-    let mut map = SPARE.with_borrow_mut(|spare| spare.maps.pop()).unwrap_or_default();
-    map.reserve(fields);
-    map
+/// An empty list with room for so many fields.
+pub(crate) fn lines(fields: usize) -> Vec<Line> {
+    let mut lines = SPARE.with_borrow_mut(|spare| spare.lists.pop()).unwrap_or_default();
+    lines.reserve(fields);
+    lines
 }
 
-/// Takes a map back that is not needed any more.
-pub(crate) fn give_back(mut map: HeaderMap) {
-    if map.capacity() > MAP_ROOM {
+/// Takes the list of fields back that are not needed any more.
+pub(crate) fn give_back(fields: Fields) {
+    let mut lines = fields.into_lines();
+    if lines.capacity() > LIST_ROOM {
         return;
     }
-    // First, so that nothing that is dropped here could look for a map.
-    map.clear();
+    // First, so that nothing that is dropped here could look for a list.
+    lines.clear();
     SPARE.with_borrow_mut(|spare| {
-        if spare.maps.len() < MAPS {
-            spare.maps.push(map);
+        if spare.lists.len() < LISTS {
+            spare.lists.push(lines);
         }
     });
 }
@@ -73,6 +75,7 @@ mod tests {
     use http::{HeaderValue, header};
 
     use super::*;
+    use crate::fields::Headers as _;
 
     #[test]
     fn what_is_held_stays_as_it_is() {
@@ -93,13 +96,12 @@ mod tests {
     }
 
     #[test]
-    fn a_map_comes_back_empty() {
-        let mut used = map(4);
+    fn a_list_comes_back_empty() {
+        let mut used = Fields::of(Bytes::new(), 4);
         used.append(header::COOKIE, HeaderValue::from_static("a"));
         used.append(header::COOKIE, HeaderValue::from_static("b"));
         give_back(used);
-        let map = map(1);
-        assert!(map.is_empty() && map.capacity() >= 4);
-        assert!(!map.contains_key(header::COOKIE));
+        let lines = lines(1);
+        assert!(lines.is_empty() && lines.capacity() >= 4);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{Error, Reason, RecvStream, SendStream, client::ResponseFuture};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::{
@@ -20,11 +20,12 @@ use super::{
     websocket::{become_connect, become_switching},
 };
 use crate::{
+    fields::{Fields, Headers as _},
     grpc,
     h1::{
         chunked::{ChunkDecoder, Piece},
         framing::{BodyReader, content_length, request_body},
-        head::{HeadFault, HeadParser, Order, RequestHead, ResponseHead},
+        head::{HeadFault, HeadParser, RequestHead, ResponseHead},
     },
     headers::take_request_hops,
     outgoing::{write_chunk, write_last_chunk},
@@ -233,11 +234,11 @@ impl State {
                         Piece::Framing(count) | Piece::Extension(count) => self.text.advance(count),
                         Piece::Trailers(count) => {
                             let read = reader.take_trailers(&self.text[..count]);
-                            let (trailers, _) = read.map_err(|fault| io::Error::other(fault.to_string()))?;
+                            let trailers = read.map_err(|fault| io::Error::other(fault.to_string()))?;
                             self.text.advance(count);
                             let sent = match trailers.is_empty() {
                                 true => stream.send_data(Bytes::new(), true),
-                                false => stream.send_trailers(trailers),
+                                false => stream.send_trailers(trailers.into_map()),
                             };
                             self.sent(true, sent);
                         }
@@ -378,7 +379,7 @@ impl State {
 }
 
 /// Whether trailers have to be expected behind an answer whose length is known.
-fn has_trailers(headers: &HeaderMap) -> bool {
+fn has_trailers(headers: &Fields) -> bool {
     headers.contains_key(header::TRAILER) || grpc::is_grpc(headers)
 }
 
@@ -397,7 +398,7 @@ fn request(head: RequestHead) -> io::Result<(Request<()>, Option<HeaderValue>)> 
     *request.method_mut() = method;
     *request.uri_mut() = uri.build().map_err(|_| io::ErrorKind::InvalidInput)?;
     *request.version_mut() = Version::HTTP_2;
-    *request.headers_mut() = headers;
+    *request.headers_mut() = headers.into_map();
     let accept = hops.upgrade.and_then(|_| become_connect(&mut request));
     Ok((request, accept))
 }
@@ -408,8 +409,7 @@ fn response_head(parts: http::response::Parts) -> ResponseHead {
         status: parts.status,
         reason: Bytes::from_static(parts.status.canonical_reason().unwrap_or_default().as_bytes()),
         version: Version::HTTP_11,
-        headers: parts.headers,
-        order: Order::default(),
+        headers: parts.headers.into(),
     }
 }
 

@@ -6,12 +6,14 @@
 //! for us to look at it as a server does. Versions, subprotocols and extensions are the container's affair.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request::Parts};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use towline_tunnel::websocket::derive_accept_key;
 
 use crate::{
     error::GatewayError,
+    fields::{Fields, Headers as _},
     h1::{framing::content_length, head::ResponseHead},
+    proxy::CallHead,
     ticket_door::is_handshake,
 };
 
@@ -22,24 +24,23 @@ pub(crate) const PROTOCOL: &str = "websocket";
 ///
 /// # Errors
 /// When it does, and could not be answered as RFC 6455 §4.2 says, or passed on.
-pub(crate) fn is_wanted(parts: &Parts, is_chunked: bool) -> Result<bool, GatewayError> {
-    if !is_handshake(parts) {
+pub(crate) fn is_wanted(head: &CallHead, is_chunked: bool) -> Result<bool, GatewayError> {
+    if !is_handshake(head) {
         return Ok(false);
     }
     let fault = |fault: &str| Err(GatewayError::MalformedRequest(fault.to_owned()));
-    if is_chunked || content_length(&parts.headers).is_ok_and(|length| length.is_some_and(|length| length > 0)) {
+    if is_chunked || content_length(&head.headers).is_ok_and(|length| length.is_some_and(|length| length > 0)) {
         return fault("the opening handshake of a WebSocket to a container of HTTP/2 cannot have a body");
     }
-    match has_key(&parts.headers) {
+    match has_key(&head.headers) {
         true => Ok(true),
         false => fault("a WebSocket is opened with one Sec-WebSocket-Key, 16 bytes in base64 (RFC 6455 §4.2.1)"),
     }
 }
 
-fn has_key(headers: &HeaderMap) -> bool {
-    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).iter();
+fn has_key(headers: &Fields) -> bool {
     let is_key = |key: &HeaderValue| STANDARD.decode(key.as_bytes().trim_ascii()).is_ok_and(|key| key.len() == 16);
-    keys.next().is_some_and(is_key) && keys.next().is_none()
+    headers.only(header::SEC_WEBSOCKET_KEY).is_some_and(is_key)
 }
 
 /// Makes a handshake of HTTP/1.1 one of HTTP/2, and gives the `Sec-WebSocket-Accept` that belongs to its key.
@@ -64,20 +65,22 @@ pub(super) fn become_switching(head: &mut ResponseHead, accept: HeaderValue) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
-    fn wanted(change: impl FnOnce(&mut Parts)) -> Result<bool, GatewayError> {
+    fn wanted(change: impl FnOnce(&mut CallHead)) -> Result<bool, GatewayError> {
         let request = Request::get("/")
             .header("connection", "keep-alive, Upgrade")
             .header("upgrade", "WebSocket")
             .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
-        let mut parts = request.body(()).unwrap().into_parts().0;
-        change(&mut parts);
-        is_wanted(&parts, parts.headers.contains_key("transfer-encoding"))
+        let mut head = request.body(()).unwrap().into_parts().0.into();
+        change(&mut head);
+        is_wanted(&head, head.headers.contains_key(header::TRANSFER_ENCODING))
     }
 
-    fn set(name: &'static str, value: &'static str) -> impl FnOnce(&mut Parts) {
-        move |parts| drop(parts.headers.insert(name, HeaderValue::from_static(value)))
+    fn set(name: &'static str, value: &'static str) -> impl FnOnce(&mut CallHead) {
+        move |head| head.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value))
     }
 
     #[test]
@@ -88,8 +91,8 @@ mod tests {
         for (name, value) in [("upgrade", "x/1"), ("connection", "close")] {
             assert!(!wanted(set(name, value)).unwrap(), "{name}: {value}");
         }
-        assert!(!wanted(|parts| parts.method = Method::POST).unwrap());
-        assert!(!wanted(|parts| parts.version = http::Version::HTTP_10).unwrap());
+        assert!(!wanted(|head| head.method = Method::POST).unwrap());
+        assert!(!wanted(|head| head.version = http::Version::HTTP_10).unwrap());
         for (name, value) in [
             ("content-length", "1"),
             ("transfer-encoding", "chunked"),
@@ -102,8 +105,8 @@ mod tests {
             assert!(wanted(set(name, value)).is_err(), "{name}: {value}");
         }
         let twice = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
-        assert!(wanted(|parts| assert!(parts.headers.append("sec-websocket-key", twice))).is_err());
-        assert!(wanted(|parts| drop(parts.headers.remove("sec-websocket-key"))).is_err());
+        assert!(wanted(|head| head.headers.append(header::SEC_WEBSOCKET_KEY, twice)).is_err());
+        assert!(wanted(|head| drop(head.headers.remove(header::SEC_WEBSOCKET_KEY))).is_err());
     }
 
     #[test]

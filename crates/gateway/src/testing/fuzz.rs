@@ -10,10 +10,13 @@ use http::Version;
 
 pub use self::fields::{invoke, key, request_fields};
 
-use crate::h1::{
-    chunked::{ChunkDecoder, ChunkFault, Piece},
-    framing::{BodyReader, request_body},
-    head::{HeadParser, write_fields, write_request_line},
+use crate::{
+    fields::Headers as _,
+    h1::{
+        chunked::{ChunkDecoder, ChunkFault, Piece},
+        framing::{BodyReader, request_body},
+        head::{HeadParser, write_fields, write_request_line},
+    },
 };
 
 /// Reads a request's head, in one piece and byte by byte.
@@ -31,7 +34,7 @@ pub fn request_head(data: &[u8]) {
     let Ok(head) = parser.finish_request(data, length) else { return };
     let mut text = BytesMut::new();
     write_request_line(&mut text, &head.method, &head.target);
-    write_fields(&mut text, &head.headers, &head.order);
+    write_fields(&mut text, &head.headers);
     let again = HeadParser::request().advance(&text);
     assert!(matches!(again, Ok(Some(length)) if length == text.len()), "{data:?}");
 }
@@ -86,7 +89,7 @@ pub fn whole_path(data: &[u8]) {
             head.headers.insert(http::header::TRANSFER_ENCODING, http::HeaderValue::from_static("chunked"));
         }
         write_request_line(&mut out, &head.method, &head.target);
-        write_fields(&mut out, &head.headers, &head.order);
+        write_fields(&mut out, &head.headers);
         out.extend_from_slice(&read.relayed);
         sent.push((head.target.clone(), read.content));
         rest = &rest[length + read.length..];
@@ -126,9 +129,9 @@ fn body(framing: &mut BodyReader, data: &[u8], step: usize) -> Result<Option<Rea
             }
             Piece::Extension(count) => at += count,
             Piece::Trailers(count) => {
-                let (trailers, order) = framing.take_trailers(&input[..count])?;
+                let trailers = framing.take_trailers(&input[..count])?;
                 let mut text = BytesMut::new();
-                write_fields(&mut text, &trailers, &order);
+                write_fields(&mut text, &trailers);
                 read.relayed.extend_from_slice(&text);
                 at += count;
             }

@@ -11,9 +11,8 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::BytesMut;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Version,
+    HeaderMap, HeaderName, HeaderValue, Version,
     header::{self, AUTHORIZATION, COOKIE, FORWARDED, SEC_WEBSOCKET_PROTOCOL, VIA},
-    request::Parts,
 };
 use rand::{SeedableRng as _, rngs::StdRng};
 use towline_model::{CredentialId, KeyKind, RawKey, Scope, TeamId, Timestamp};
@@ -24,11 +23,13 @@ use crate::{
     affinity::Affinity,
     agents::accept::accept_websocket,
     authenticate::{Authority, authenticate},
+    fields::{Fields, Headers as _},
     forwarded::{AddressRange, Hop, X_FORWARDED_PREFIX, client_address},
-    h1::head::{HeadParser, Order, RequestHead, write_fields, write_request_line},
+    h1::head::{HeadParser, RequestHead, write_fields, write_request_line},
     invoke::describe,
     path::{Destination, INVOKE_PREFIX, PROXY_PREFIX, destination},
     presented::X_TOWLINE_KEY,
+    proxy::CallHead,
     ticket_door,
 };
 
@@ -53,7 +54,7 @@ pub fn request_fields(data: &[u8]) {
     way(&head.headers, origin);
     credentials(&head.headers);
     ticket(&head, target);
-    upgrade(&head.headers);
+    upgrade(&head.headers.clone().into_map());
     // A rule that is broken shows in what was asked for, not in a panic.
     let _ = Affinity::of(&head.headers);
 }
@@ -73,13 +74,13 @@ pub fn invoke(data: &[u8]) {
     }
     let mut text = BytesMut::new();
     write_request_line(&mut text, &described.method, path.as_bytes());
-    write_fields(&mut text, &described.headers, &Order::default());
+    write_fields(&mut text, &described.headers);
     let mut parser = HeadParser::written();
     assert_eq!(parser.advance(&text), Ok(Some(text.len())), "{data:?}");
     let again = parser.finish_request(&text, text.len()).expect("what was written can be read");
     assert_eq!((&again.method, &again.target[..]), (&described.method, path.as_bytes()));
-    let trimmed = |headers: &HeaderMap| -> Vec<(HeaderName, Vec<u8>)> {
-        headers.iter().map(|(name, value)| (name.clone(), value.as_bytes().trim_ascii().to_vec())).collect()
+    let trimmed = |headers: &Fields| -> Vec<(Vec<u8>, Vec<u8>)> {
+        headers.written().map(|(name, value)| (name.to_vec(), value.as_bytes().trim_ascii().to_vec())).collect()
     };
     assert_eq!(trimmed(&again.headers), trimmed(&described.headers), "{data:?}");
 }
@@ -102,13 +103,13 @@ fn path(head: &RequestHead, target: &str) {
 }
 
 /// Our cookies are gone, all others are there in their order, and no other field was touched.
-fn cookies(headers: &HeaderMap) {
+fn cookies(headers: &Fields) {
     let is_ours = |pair: &&[u8]| {
         let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
         pair.contains(&b'=') && [&b"towline_affinity"[..], b"towline_instance"].contains(&name.trim_ascii())
     };
-    let pairs = |headers: &HeaderMap| -> Vec<Vec<u8>> {
-        let lines = headers.get_all(COOKIE).iter();
+    let pairs = |headers: &Fields| -> Vec<Vec<u8>> {
+        let lines = headers.get_all(COOKIE);
         let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
         let others = pairs.map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty() && !is_ours(pair));
         others.map(<[u8]>::to_vec).collect()
@@ -116,20 +117,20 @@ fn cookies(headers: &HeaderMap) {
     let mut left = headers.clone();
     let asked = Affinity::take_cookies(&mut left);
     assert_eq!(pairs(&left), pairs(headers));
-    let lines = left.get_all(COOKIE).iter();
+    let lines = left.get_all(COOKIE);
     assert!(!lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).any(|pair| is_ours(&pair)));
-    assert!(asked.is_none() || left.get_all(COOKIE) != headers.get_all(COOKIE), "there was no cookie that asks");
+    assert!(asked.is_none() || left.get_all(COOKIE).ne(headers.get_all(COOKIE)), "there was no cookie that asks");
     assert_eq!(without(&left, &[COOKIE]), without(headers, &[COOKIE]));
 }
 
 /// The container learns the address that the request came from, and reads the host as it was sent.
-fn way(headers: &HeaderMap, origin: u8) {
+fn way(headers: &Fields, origin: u8) {
     let trusted = origin & 1 == 1;
     let peer = if origin & 2 == 0 { Ipv4Addr::new(10, 0, 0, 1).into() } else { IpAddr::V6(Ipv6Addr::LOCALHOST) };
     let ranges: Vec<AddressRange> = if trusted { vec![range("10.0.0.0/8"), range("::1")] } else { Vec::new() };
     let client = client_address(peer, &ranges, headers);
     if client != peer {
-        let lines = headers.get_all(X_FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
+        let lines = headers.get_all(X_FORWARDED_FOR).filter_map(|line| line.to_str().ok());
         let mut named = lines.flat_map(|line| line.split(','));
         assert!(trusted && named.any(|hop| mentions(hop, client)), "{client} is said by nobody");
     }
@@ -141,7 +142,7 @@ fn way(headers: &HeaderMap, origin: u8) {
     hop.put(&mut put);
     let ours = [FORWARDED, VIA, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PREFIX];
     assert_eq!(without(&put, &ours), without(headers, &ours));
-    let lines = |headers: &HeaderMap, name: &HeaderName| headers.get_all(name).iter().cloned().collect::<Vec<_>>();
+    let lines = |headers: &Fields, name: &HeaderName| headers.get_all(name).cloned().collect::<Vec<_>>();
     for (name, kept) in [(&VIA, true), (&X_FORWARDED_FOR, trusted), (&FORWARDED, trusted)] {
         let before = if kept { lines(headers, name) } else { Vec::new() };
         assert!(lines(&put, name).strip_prefix(&before[..]).is_some_and(|added| added.len() <= 1), "{name}");
@@ -214,11 +215,11 @@ pub fn key() -> &'static str {
 }
 
 /// Whoever is let in has sent the key, and what is passed on does not hold it.
-fn credentials(headers: &HeaderMap) {
+fn credentials(headers: &Fields) {
     let authority =
         Authority { credentials: &KEY.credentials, tokens: &KEY.tokens, now: Timestamp::from_micros(1_000_000) };
     let Ok(authenticated) = authenticate(headers, Doors::Calls, authority) else { return };
-    assert!(headers.get_all(&authenticated.consumed).iter().any(holds_key), "{headers:?}");
+    assert!(headers.get_all(&authenticated.consumed).any(holds_key), "{headers:?}");
     if authenticated.consumed == X_TOWLINE_KEY {
         // Whoever sends it says that everything else is for the container.
         return;
@@ -229,7 +230,7 @@ fn credentials(headers: &HeaderMap) {
         .into_iter()
         .chain(["x-api-key", "api-key", "x-goog-api-key"].map(HeaderName::from_static))
     {
-        assert!(!left.get_all(&name).iter().any(holds_key), "{headers:?}");
+        assert!(!left.get_all(&name).any(holds_key), "{headers:?}");
     }
 }
 
@@ -246,15 +247,16 @@ fn holds_key(value: &HeaderValue) -> bool {
 
 /// A ticket is taken out; the rest of the query and all other subprotocols stay.
 fn ticket(head: &RequestHead, target: &str) {
-    let mut parts = parts(head);
-    let Ok(Some(door)) = ticket_door::find(&parts, target) else { return };
-    let (left, _) = door.take_from(&mut parts.headers, target);
+    let (method, headers) = (head.method.clone(), head.headers.clone());
+    let mut call = CallHead { method, version: head.version, authority: None, headers };
+    let Ok(Some(door)) = ticket_door::find(&call, target) else { return };
+    let (left, _) = door.take_from(&mut call.headers, target);
     let parameters = |target: &str| -> Vec<String> {
         let query = target.split_once('?').map_or("", |(_, query)| query);
         query.split('&').filter(|part| !part.starts_with("towline_ticket=")).map(str::to_owned).collect()
     };
-    let protocols = |headers: &HeaderMap| -> Vec<Vec<u8>> {
-        let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    let protocols = |headers: &Fields| -> Vec<Vec<u8>> {
+        let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL);
         let names = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
         names.filter(|name| !name.is_empty() && !name.starts_with(b"towline.ticket.")).map(<[u8]>::to_vec).collect()
     };
@@ -262,9 +264,9 @@ fn ticket(head: &RequestHead, target: &str) {
     assert_eq!(left.split('?').next(), target.split('?').next());
     let (is, was) = (parameters(&left), parameters(target));
     assert!(is == was || (was.is_empty() && is == [""]), "{target} became {left}");
-    assert_eq!(protocols(&parts.headers), protocols(&head.headers));
+    assert_eq!(protocols(&call.headers), protocols(&head.headers));
     let ours = [SEC_WEBSOCKET_PROTOCOL];
-    assert_eq!(without(&parts.headers, &ours), without(&head.headers, &ours));
+    assert_eq!(without(&call.headers, &ours), without(&head.headers, &ours));
 }
 
 /// What answers an agent's WebSocket was asked for with a nonce (RFC 6455 §4.2.1).
@@ -276,14 +278,8 @@ fn upgrade(headers: &HeaderMap) {
     }
 }
 
-fn parts(head: &RequestHead) -> Parts {
-    let (mut parts, ()) = Request::new(()).into_parts();
-    (parts.method, parts.version, parts.headers) = (head.method.clone(), head.version, head.headers.clone());
-    parts
-}
-
-fn without(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
-    let mut left = headers.clone();
+fn without(headers: &Fields, names: &[HeaderName]) -> HeaderMap {
+    let mut left = headers.clone().into_map();
     for name in names {
         left.remove(name);
     }
