@@ -3,26 +3,30 @@
 //! What counts are ratios: all subjects have the same origin and the same load, take turns within every round, and the median
 //! of all rounds is told. It is no test: nothing fails for being slow.
 
-mod certificate;
+pub mod certificate;
 mod demands;
 mod h2load;
 mod load;
 mod measure;
 mod plot;
 mod process;
-mod provision;
+pub mod provision;
 mod report;
 mod results;
 mod stats;
-mod subject;
-mod wan;
+pub mod subject;
+pub mod wan;
+pub mod work;
 mod wrk;
 
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::{measure::Bench, results::Results};
-use crate::tools::{self, step};
+use crate::{
+    release::{self, ReleaseArgs},
+    tools::{self, step},
+};
 
 /// Open files that the load needs: ten thousand idle connections, and some.
 const OPEN_FILES: u64 = 15_000;
@@ -92,11 +96,12 @@ impl BenchArgs {
 /// # Errors
 /// When something that is needed cannot be had, or a subject does not start. A load that fails is told in the tables.
 pub fn run(arguments: &BenchArgs) -> Result<()> {
-    let programs = provision::provision()?;
+    let rivals = provision::rivals()?;
+    let programs = provision::programs(&release::program(&ReleaseArgs::default())?)?;
     raise_limit()?;
     let scratch = tools::target().join("bench/scratch");
     let mut results = Results::default();
-    Bench::new(&programs, &scratch, arguments)?.run(&mut results)?;
+    Bench::new((&programs, &rivals), &scratch, arguments)?.run(&mut results)?;
     let raw = tools::target().join("bench/results.json");
     std::fs::write(&raw, serde_json::to_vec_pretty(&results.raw())?).context("cannot write the raw figures")?;
     let text = report::tables(&results, arguments.rounds());

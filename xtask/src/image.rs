@@ -5,7 +5,6 @@
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
@@ -60,7 +59,7 @@ fn build_program() -> Result<PathBuf> {
             "the image holds a Linux program, which is built on Linux only: run `cargo xtask image` in a Linux machine that shares this engine"
         );
     }
-    let target = host_target()?;
+    let target = tools::host()?;
     let directory = tools::target().join("static");
     step(&format!("building {PROGRAM} as a static program"));
     let mut build = tools::cargo();
@@ -80,13 +79,6 @@ fn build_program() -> Result<PathBuf> {
 
 const STATIC_LIBRARY: &str =
     "If the linker misses `-lc`, install the C library's archive: libc6-dev on Debian, glibc-static on Fedora";
-
-fn host_target() -> Result<String> {
-    let rustc = tools::variable("RUSTC").unwrap_or_else(|| "rustc".to_owned());
-    let version = tools::output(Command::new(rustc).arg("-vV"))?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.context("`rustc -vV` does not name its host")?.to_owned())
-}
 
 /// Looks for the request for a dynamic loader, which an empty image does not have. Without this the only sign is "no such file" at the start.
 fn ensure_static(elf: &[u8]) -> Result<()> {

@@ -10,6 +10,7 @@ mod image;
 mod openapi;
 mod podman;
 mod postgres;
+mod release;
 mod sdk;
 mod test;
 mod tools;
@@ -43,6 +44,9 @@ enum Task {
     /// Rewrite openapi.json from the code
     #[command(after_help = "Example: cargo xtask openapi && git diff openapi.json")]
     Openapi,
+    /// Build the program as it is installed, guided by a profile, and print where it is
+    #[command(after_help = "Example: cargo xtask release --retrain")]
+    Release(release::ReleaseArgs),
     /// Bring everything that the tests need, then run all of them
     #[command(after_help = "Example: cargo xtask test -- reconcile")]
     Test(test::TestArgs),
@@ -68,6 +72,7 @@ fn run(task: Task) -> Result<()> {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Openapi => openapi::run(),
+        Task::Release(arguments) => release::run(&arguments),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
     }

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 /// Something that must be on the machine.
+#[derive(Clone, Copy)]
 pub struct Need {
     /// What it is called in messages.
     pub name: &'static str,
@@ -134,6 +135,23 @@ pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
     command
+}
+
+/// `rustc` as cargo calls it.
+pub fn rustc() -> Command {
+    let mut command = Command::new(variable("RUSTC").unwrap_or_else(|| "rustc".to_owned()));
+    command.current_dir(root());
+    command
+}
+
+/// The target that programs for this machine are built for, such as `x86_64-unknown-linux-gnu`.
+///
+/// # Errors
+/// When rustc does not say.
+pub fn host() -> Result<String> {
+    let version = output(rustc().arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("`rustc -vV` does not name its host")?.to_owned())
 }
 
 /// The repository.

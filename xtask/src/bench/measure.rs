@@ -1,22 +1,19 @@
 //! The course of the benchmark: which loads there are, and in which order subjects get them.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
-use anyhow::{Context, Result};
-use tokio::runtime::Runtime;
+use anyhow::Result;
 
 use super::{
     BenchArgs, Measure,
     certificate::Certificate,
-    h2load,
-    load::{body, idle, sse, websocket},
+    load::{idle, sse},
     process::open_files,
-    provision::Programs,
+    provision::{Programs, Rivals},
     results::{Results, Scenario},
-    stats,
     subject::{Kind, Origin, Speech, Stage, Subject},
     wan::{Place, Wan},
-    wrk::{self, Figures, Load},
+    work::{Callers, Large, UPLOAD, Work},
 };
 use crate::tools::step;
 
@@ -24,8 +21,6 @@ use crate::tools::step;
 const STREAMS: usize = 1000;
 /// Idle connections.
 const IDLE: usize = 10_000;
-/// How long streams of events are listened to.
-const LISTEN: Duration = Duration::from_secs(3);
 /// The largest bodies.
 const LARGE: Large = Large { path: "/100m", mib: 100, times: 2 };
 /// What a slow link can be asked to carry.
@@ -36,48 +31,13 @@ const FAR_KINDS: [Kind; 5] = [Kind::Direct, Kind::Nginx, Kind::NginxTwice, Kind:
 const STREAM_KINDS: [Kind; 4] = [Kind::Direct, Kind::Nginx, Kind::Rathole, Kind::Towline];
 /// Rounds of idle connections at most: memory is the same every time.
 const IDLE_ROUNDS: u32 = 2;
-/// Where an origin takes bodies and reads them to their end.
-const UPLOAD: &str = "/upload?digest=0";
-
-/// A large body, and how often it is sent at a time, one after the other.
-#[derive(Debug, Clone, Copy)]
-struct Large {
-    path: &'static str,
-    mib: usize,
-    times: usize,
-}
-
-/// What is done to a subject.
-#[derive(Debug, Clone, Copy)]
-enum Work {
-    Requests(Load<'static>),
-    OverHttp2(h2load::Load<'static>),
-    Download(Large),
-    Upload(Large),
-    /// Over so many connections.
-    Echo(usize),
-}
-
-/// What came of it.
-struct Outcome {
-    /// What CPU time is told for, how often: a hundred thousand requests or messages, or a GiB.
-    units: f64,
-    figures: Vec<(&'static str, f64)>,
-}
-
-impl Outcome {
-    fn of_requests(figures: Figures) -> Self {
-        let named = vec![("rate", figures.rate()), ("p50", figures.p50), ("p99", figures.p99)];
-        Self { units: figures.requests as f64 / 1e5, figures: named }
-    }
-}
-
 /// What all measurements need.
 pub struct Bench<'a> {
     programs: &'a Programs,
+    rivals: &'a Rivals,
     scratch: &'a Path,
     arguments: &'a BenchArgs,
-    runtime: Runtime,
+    callers: Callers<'a>,
     here: Place,
     certificate: Certificate,
 }
@@ -87,10 +47,14 @@ impl<'a> Bench<'a> {
     ///
     /// # Errors
     /// When no runtime can be had, or no certificate.
-    pub fn new(programs: &'a Programs, scratch: &'a Path, arguments: &'a BenchArgs) -> Result<Self> {
-        let runtime = Runtime::new().context("cannot start a runtime")?;
+    pub fn new(
+        (programs, rivals): (&'a Programs, &'a Rivals),
+        scratch: &'a Path,
+        arguments: &'a BenchArgs,
+    ) -> Result<Self> {
+        let callers = Callers::new(programs, scratch)?;
         let certificate = Certificate::make(scratch)?;
-        Ok(Self { programs, scratch, arguments, runtime, here: Place::here(), certificate })
+        Ok(Self { programs, rivals, scratch, arguments, callers, here: Place::here(), certificate })
     }
 
     /// Measures everything that is wanted.
@@ -98,7 +62,7 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// When a subject does not start. A load that fails is noted in the results.
     pub fn run(&self, results: &mut Results) -> Result<()> {
-        let files = Origin::files(self.programs, &self.here, &self.certificate, &self.scratch.join("files"))?;
+        let files = Origin::files(&self.rivals.nginx, &self.here, &self.certificate, &self.scratch.join("files"))?;
         self.side_by_side(results, &self.stage(&files), &Kind::ALL, &self.file_loads())?;
         for (speech, loads) in [(Speech::Http2, self.http2_loads()), (Speech::Https, self.tls_loads())] {
             let stage = Stage { speech, origin_of_callers: files.port_of(speech), ..self.stage(&files) };
@@ -111,7 +75,7 @@ impl<'a> Bench<'a> {
             self.afresh(results, &self.stage(&files), (Scenario::Idle, IDLE_ROUNDS), &Kind::PROXIES, Self::idle)?;
         }
         drop(files);
-        let streams = Origin::streams(self.programs, &self.scratch.join("streams"))?;
+        let streams = Origin::streams(&self.programs.demo, &self.scratch.join("streams"))?;
         self.side_by_side(results, &self.stage(&streams), &Kind::ALL, &self.stream_loads())?;
         if self.arguments.wants(Measure::Sse) {
             self.afresh(results, &self.stage(&streams), (Scenario::Sse, u32::MAX), &STREAM_KINDS, Self::streams)?;
@@ -126,44 +90,32 @@ impl<'a> Bench<'a> {
     }
 
     fn stage(&self, origin: &Origin) -> Stage<'_> {
-        let (near, far) = (&self.here, &self.here);
-        Stage {
-            programs: self.programs,
-            near,
-            far,
-            origin: origin.port,
-            speech: Speech::Http1,
-            origin_of_callers: origin.port,
-            certificate: &self.certificate,
-            scratch: self.scratch,
-        }
+        Stage::at(&self.here, self.programs, origin, (&self.certificate, self.scratch))
     }
 
     /// With a slow and lossy link between the proxy and the origin, or within the tunnel.
     fn far(&self, results: &mut Results) -> Result<()> {
-        let wan = Wan::lay(&self.scratch.join("wan"), &self.runtime)?;
-        let files = Origin::files(self.programs, &wan.far, &self.certificate, &self.scratch.join("far-files"))?;
+        let wan = Wan::lay(&self.scratch.join("wan"), &self.callers.runtime)?;
+        let files = Origin::files(&self.rivals.nginx, &wan.far, &self.certificate, &self.scratch.join("far-files"))?;
         let stage = Stage { near: &wan.near, far: &wan.far, ..self.stage(&files) };
-        let json = |connections| {
-            (Scenario::FarJson(connections), Work::Requests(Load::get("/json", connections, self.arguments.seconds())))
-        };
+        let json =
+            |connections| (Scenario::FarJson(connections), Work::get("/json", connections, self.arguments.seconds()));
         self.side_by_side(results, &stage, &FAR_KINDS, &[json(1), json(32), (Scenario::Far2M, Work::Download(FAR))])
     }
 
     /// The loads that the origin of files answers.
     fn file_loads(&self) -> Vec<(Scenario, Work)> {
         let seconds = self.arguments.seconds();
-        let json =
-            |connections| (Scenario::Json(connections), Work::Requests(Load::get("/json", connections, seconds)));
+        let json = |connections| (Scenario::Json(connections), Work::get("/json", connections, seconds));
         let mut loads = vec![];
         if self.arguments.wants(Measure::Json) {
             loads.extend([1, 32, 256].map(json));
         }
         if self.arguments.wants(Measure::Setup) {
-            loads.push((Scenario::Setup, Work::Requests(Load { close: true, ..Load::get("/json", 8, 1) })));
+            loads.push((Scenario::Setup, Work::get_and_close("/json", 8, 1)));
         }
         if self.arguments.wants(Measure::Bodies) {
-            loads.push((Scenario::Down64K, Work::Requests(Load::get("/64k", 32, 1))));
+            loads.push((Scenario::Down64K, Work::get("/64k", 32, 1)));
             loads.push((Scenario::Down100M, Work::Download(LARGE)));
         }
         loads
@@ -173,24 +125,22 @@ impl<'a> Bench<'a> {
     fn http2_loads(&self) -> Vec<(Scenario, Work)> {
         let seconds = self.arguments.seconds();
         let load = |(connections, streams)| {
-            let load = h2load::Load { connections, streams, seconds, path: "/json" };
-            (Scenario::Http2(connections, streams), Work::OverHttp2(load))
+            (Scenario::Http2(connections, streams), Work::get_over_http2("/json", (connections, streams), seconds))
         };
         if self.arguments.wants(Measure::Http2) { [(32, 1), (4, 32)].map(load).into() } else { vec![] }
     }
 
     /// The loads by TLS.
     fn tls_loads(&self) -> Vec<(Scenario, Work)> {
-        let load = Load::get("/json", 32, self.arguments.seconds());
-        if self.arguments.wants(Measure::Tls) { vec![(Scenario::Tls, Work::Requests(load))] } else { vec![] }
+        let load = Work::get("/json", 32, self.arguments.seconds());
+        if self.arguments.wants(Measure::Tls) { vec![(Scenario::Tls, load)] } else { vec![] }
     }
 
     /// The loads that the origin of streams answers.
     fn stream_loads(&self) -> Vec<(Scenario, Work)> {
         let mut loads = vec![];
         if self.arguments.wants(Measure::Bodies) {
-            let upload = Load { upload: 64 << 10, ..Load::get(UPLOAD, 32, 1) };
-            loads.push((Scenario::Up64K, Work::Requests(upload)));
+            loads.push((Scenario::Up64K, Work::upload(32, 1)));
             loads.push((Scenario::Up100M, Work::Upload(Large { path: UPLOAD, ..LARGE })));
         }
         if self.arguments.wants(Measure::Websocket) {
@@ -210,7 +160,7 @@ impl<'a> Bench<'a> {
         if loads.is_empty() {
             return Ok(());
         }
-        let subjects = kinds.iter().map(|kind| stage.start(*kind)).collect::<Result<Vec<_>>>()?;
+        let subjects = kinds.iter().map(|kind| stage.start(self.rivals, *kind)).collect::<Result<Vec<_>>>()?;
         for round in 1..=self.arguments.rounds() {
             step(&format!("round {round} of {}", self.arguments.rounds()));
             for (scenario, work) in loads {
@@ -228,8 +178,8 @@ impl<'a> Bench<'a> {
     /// One service, and one among many, by turns.
     fn many_routes(&self, results: &mut Results, stage: &Stage<'_>) -> Result<()> {
         step("1,000 services on 100 agents");
-        let few = stage.start(Kind::Towline)?;
-        let many = match stage.start(Kind::TowlineMany) {
+        let few = stage.start(self.rivals, Kind::Towline)?;
+        let many = match stage.start(self.rivals, Kind::TowlineMany) {
             Ok(many) => many,
             Err(error) => {
                 results.failures.push(format!("{error:#}"));
@@ -238,8 +188,8 @@ impl<'a> Bench<'a> {
         };
         for _ in 0..self.arguments.rounds() {
             for subject in [&few, &many] {
-                let load = Load::get("/json", 32, self.arguments.seconds());
-                self.measure(results, Scenario::Routes, subject, Work::Requests(load));
+                let load = Work::get("/json", 32, self.arguments.seconds());
+                self.measure(results, Scenario::Routes, subject, load);
             }
         }
         Ok(())
@@ -253,7 +203,7 @@ impl<'a> Bench<'a> {
 
     fn try_measure(&self, results: &mut Results, scenario: Scenario, subject: &Subject, work: Work) -> Result<()> {
         let before = subject.cpu()?;
-        let outcome = self.perform(subject, work)?;
+        let outcome = self.callers.perform(&subject.target, work)?;
         for ((role, after), (_, before)) in subject.cpu()?.into_iter().zip(before) {
             results.add(scenario, subject.kind, format!("cpu {role}"), (after - before) / outcome.units);
         }
@@ -261,28 +211,6 @@ impl<'a> Bench<'a> {
             results.add(scenario, subject.kind, figure, value);
         }
         Ok(())
-    }
-
-    fn perform(&self, subject: &Subject, work: Work) -> Result<Outcome> {
-        let target = &subject.target;
-        match work {
-            Work::Requests(load) => wrk::run(&self.programs.wrk, target, &load, self.scratch).map(Outcome::of_requests),
-            Work::OverHttp2(load) => {
-                h2load::run(&self.programs.h2load, target, &load, self.scratch).map(Outcome::of_requests)
-            }
-            Work::Download(large) => {
-                large.repeat(|| self.runtime.block_on(body::download(target, large.path, large.mib << 20)))
-            }
-            Work::Upload(large) => {
-                large.repeat(|| self.runtime.block_on(body::upload(target, large.path, large.mib << 20)))
-            }
-            Work::Echo(connections) => {
-                let seconds = 1.0;
-                let echo = websocket::echo(target, connections, Duration::from_secs_f64(seconds));
-                let rate = self.runtime.block_on(echo)?;
-                Ok(Outcome { units: rate * seconds / 1e5, figures: vec![("rate", rate)] })
-            }
-        }
     }
 
     /// Something that is done to a subject which has just been started, so that what it has kept from before counts not:
@@ -299,7 +227,7 @@ impl<'a> Bench<'a> {
         for round in 1..=rounds {
             step(&format!("{}: round {round} of {rounds}", scenario.name()));
             for kind in kinds {
-                let subject = stage.start(*kind)?;
+                let subject = stage.start(self.rivals, *kind)?;
                 if let Err(error) = act(self, results, &subject) {
                     results.failures.push(format!("{}, {}: {error:#}", scenario.name(), kind.name()));
                 }
@@ -309,37 +237,23 @@ impl<'a> Bench<'a> {
     }
 
     fn idle(&self, results: &mut Results, subject: &Subject) -> Result<()> {
-        wrk::run(&self.programs.wrk, &subject.target, &Load::get("/json", 32, 1), self.scratch)?;
+        self.callers.perform(&subject.target, Work::get("/json", 32, 1))?;
         let before = subject.memory()?;
         // rathole opens two files for each connection, in both of its processes.
         let most = if subject.kind == Kind::Rathole { (open_files() as usize).saturating_sub(2000) / 2 } else { IDLE };
-        let connections = self.runtime.block_on(idle::open(&subject.target, most.min(IDLE)))?;
+        let connections = self.callers.runtime.block_on(idle::open(&subject.target, most.min(IDLE)))?;
         add_growth(results, Scenario::Idle, subject, &before, connections.len())
     }
 
     fn streams(&self, results: &mut Results, subject: &Subject) -> Result<()> {
-        wrk::run(&self.programs.wrk, &subject.target, &Load::get("/health", 32, 1), self.scratch)?;
+        self.callers.perform(&subject.target, Work::get("/health", 32, 1))?;
         let before = subject.memory()?;
-        let open = self.runtime.block_on(sse::open(&subject.target, STREAMS))?;
+        let open = self.callers.runtime.block_on(sse::open(&subject.target, STREAMS))?;
         add_growth(results, Scenario::Sse, subject, &before, STREAMS)?;
-        let first = open.first_millis.clone();
-        let delays = self.runtime.block_on(open.listen(LISTEN))?;
-        for (name, values, part) in
-            [("first p50", &first, 0.5), ("first p99", &first, 0.99), ("p50", &delays, 0.5), ("p99", &delays, 0.99)]
-        {
-            let value = stats::quantile(values, part).context("no event came")?;
+        for (name, value) in self.callers.listen(open)?.figures {
             results.add(Scenario::Sse, subject.kind, name, value);
         }
         Ok(())
-    }
-}
-
-impl Large {
-    fn repeat(self, mut once: impl FnMut() -> Result<Duration>) -> Result<Outcome> {
-        let seconds = (0..self.times).map(|_| Ok(once()?.as_secs_f64())).collect::<Result<Vec<_>>>()?;
-        let mib = self.mib as f64;
-        let rate = mib / stats::median(&seconds).unwrap_or(f64::INFINITY);
-        Ok(Outcome { units: mib * self.times as f64 / 1024.0, figures: vec![("rate", rate)] })
     }
 }
 

@@ -4,11 +4,11 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Resource, getrlimit};
 
 /// The kernel counts CPU time in these units (USER_HZ), whatever its own clock does.
@@ -19,6 +19,8 @@ const OPEN_FILES: u64 = 100_000;
 const START: Duration = Duration::from_secs(20);
 /// How long a process may take to end.
 const END: Duration = Duration::from_secs(5);
+/// The same for one that has something to finish.
+const LAST_WORK: Duration = Duration::from_secs(30);
 
 /// A process and its descendants. Dropping it ends them.
 #[derive(Debug)]
@@ -68,6 +70,32 @@ impl Running {
         Ok(())
     }
 
+    /// Asks it to end and waits until it has: whatever a program writes at its end is there then.
+    ///
+    /// # Errors
+    /// When it does not end in time, or not with 0; with the end of what it printed.
+    pub fn end(mut self) -> Result<()> {
+        let status = self.terminate(LAST_WORK);
+        let status = status.with_context(|| format!("the {} does not end: {}", self.role, self.last_words()))?;
+        ensure!(status.success(), "the {} ended with {status}: {}", self.role, self.last_words());
+        Ok(())
+    }
+
+    /// Sends SIGTERM, and gives the status with which it ends, if it does in time. One that has ended is not sent anything: its id may
+    /// be another's by now.
+    #[expect(clippy::disallowed_methods, reason = "a drop, which calls this, cannot await")]
+    fn terminate(&mut self, patience: Duration) -> Option<ExitStatus> {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            return Some(status);
+        }
+        let _ = Command::new("kill").arg(self.child.id().to_string()).stderr(Stdio::null()).status();
+        let started = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && started.elapsed() < patience {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.child.try_wait().ok().flatten()
+    }
+
     /// The end of what it printed.
     pub fn last_words(&self) -> String {
         let text = String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned();
@@ -101,15 +129,9 @@ impl Running {
 }
 
 impl Drop for Running {
-    #[expect(clippy::disallowed_methods, reason = "a drop cannot await")]
     fn drop(&mut self) {
         let children = descendants(self.child.id(), &parents());
-        let _ = Command::new("kill").arg(self.child.id().to_string()).stderr(Stdio::null()).status();
-        let started = Instant::now();
-        while matches!(self.child.try_wait(), Ok(None)) && started.elapsed() < END {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        if matches!(self.child.try_wait(), Ok(None)) {
+        if self.terminate(END).is_none() {
             let ids = children.iter().map(ToString::to_string);
             let _ = Command::new("kill").arg("-KILL").args(ids).stderr(Stdio::null()).status();
             let _ = self.child.kill();

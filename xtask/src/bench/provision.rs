@@ -12,20 +12,10 @@ use crate::tools::{self, Need, find, step};
 
 const RATHOLE: &str = "0.5.0";
 const ENVOY: &str = "1.40.0";
+const DEMO: &str = "towline-demo";
 
-const NEEDS: &[Need] = &[
-    Need {
-        name: "nginx",
-        package: "nginx-light",
-        purpose: "the origin, and a proxy to compare with",
-        is_met: || find("nginx").is_some(),
-    },
-    Need {
-        name: "haproxy",
-        package: "haproxy",
-        purpose: "a proxy to compare with",
-        is_met: || find("haproxy").is_some(),
-    },
+/// What a load is made with, and what a subject is started and ended with.
+const FOR_LOADS: [Need; 4] = [
     Need { name: "wrk", package: "wrk", purpose: "the load", is_met: || find("wrk").is_some() },
     Need {
         name: "h2load",
@@ -39,6 +29,22 @@ const NEEDS: &[Need] = &[
         purpose: "the limit of open files",
         is_met: || find("prlimit").is_some(),
     },
+    tools::KILL,
+];
+
+const FOR_COMPARISON: [Need; 5] = [
+    Need {
+        name: "nginx",
+        package: "nginx-light",
+        purpose: "the origin, and a proxy to compare with",
+        is_met: || find("nginx").is_some(),
+    },
+    Need {
+        name: "haproxy",
+        package: "haproxy",
+        purpose: "a proxy to compare with",
+        is_met: || find("haproxy").is_some(),
+    },
     Need {
         name: "python3 with venv",
         package: "python3-venv",
@@ -47,16 +53,28 @@ const NEEDS: &[Need] = &[
     },
     Need { name: "socat", package: "socat", purpose: "both ends of the slow link", is_met: || find("socat").is_some() },
     Need { name: "ip", package: "iproute2", purpose: "the slow link's namespace", is_met: || find("ip").is_some() },
-    tools::KILL,
 ];
 
 fn has_venv() -> bool {
     tools::output(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_ok()
 }
 
-/// The programs that take part.
+/// Ours, and what loads are made with.
 #[derive(Debug, Clone)]
 pub struct Programs {
+    /// The load generator.
+    pub wrk: PathBuf,
+    /// That of HTTP/2.
+    pub h2load: PathBuf,
+    /// The program that server and agent are.
+    pub towline: PathBuf,
+    /// The demo service, an origin.
+    pub demo: PathBuf,
+}
+
+/// What Towline is compared with. nginx is an origin, too.
+#[derive(Debug, Clone)]
+pub struct Rivals {
     /// nginx.
     pub nginx: PathBuf,
     /// HAProxy.
@@ -65,48 +83,39 @@ pub struct Programs {
     pub envoy: PathBuf,
     /// rathole.
     pub rathole: PathBuf,
-    /// The load generator.
-    pub wrk: PathBuf,
-    /// That of HTTP/2.
-    pub h2load: PathBuf,
-    /// Ours, as it is released.
-    pub towline: PathBuf,
-    /// The demo service, an origin.
-    pub demo: PathBuf,
 }
 
-/// Brings everything that is needed.
+/// Brings everything that a load on this program needs.
 ///
 /// # Errors
 /// Names what is missing and the command that gets it.
-pub fn provision() -> Result<Programs> {
-    tools::require(NEEDS)?;
-    let directory = tools::target().join("bench/tools");
-    fs::create_dir_all(&directory)?;
-    let envoy = envoy(&directory)?;
-    let rathole = rathole(&directory)?;
-    step("building towline as it is released (some minutes the first time)");
-    tools::run(tools::cargo().args([
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "towline",
-        "--package",
-        "towline-demo",
-    ]))?;
-    let found = |name: &str| find(name).with_context(|| format!("{name} is missing"));
-    let release = tools::target().join("release");
+pub fn programs(towline: &Path) -> Result<Programs> {
+    tools::require(&FOR_LOADS)?;
+    step("building the demo service, an origin");
+    tools::run(tools::cargo().args(["build", "--release", "--locked", "--package", DEMO]))?;
     Ok(Programs {
-        nginx: found("nginx")?,
-        haproxy: found("haproxy")?,
         wrk: found("wrk")?,
         h2load: found("h2load")?,
-        envoy,
-        rathole,
-        towline: release.join("towline"),
-        demo: release.join("towline-demo"),
+        towline: towline.to_owned(),
+        demo: tools::target().join("release").join(DEMO),
     })
+}
+
+/// Brings everything that a comparison needs beside that; what loads need is asked for as well, so that all that is missing is named
+/// at once.
+///
+/// # Errors
+/// Names what is missing and the command that gets it.
+pub fn rivals() -> Result<Rivals> {
+    tools::require(&[&FOR_LOADS[..], &FOR_COMPARISON].concat())?;
+    let directory = tools::target().join("bench/tools");
+    fs::create_dir_all(&directory)?;
+    let (envoy, rathole) = (envoy(&directory)?, rathole(&directory)?);
+    Ok(Rivals { nginx: found("nginx")?, haproxy: found("haproxy")?, envoy, rathole })
+}
+
+fn found(name: &str) -> Result<PathBuf> {
+    find(name).with_context(|| format!("{name} is missing"))
 }
 
 fn rathole(directory: &Path) -> Result<PathBuf> {

@@ -14,7 +14,12 @@ use std::{
 use anyhow::{Context, Result};
 
 pub use self::origin::Origin;
-use super::{certificate::Certificate, process::Running, provision::Programs, wan::Place};
+use super::{
+    certificate::Certificate,
+    process::Running,
+    provision::{Programs, Rivals},
+    wan::Place,
+};
 
 /// Where processes that need no link reach each other.
 pub const LOOPBACK: &str = "127.0.0.1";
@@ -136,6 +141,14 @@ impl Subject {
         self.by_role(|process| Ok(process.memory()? as f64))
     }
 
+    /// Ends its processes, one after the other, and waits until each has done what it does at its end.
+    ///
+    /// # Errors
+    /// When one does not end, or not well.
+    pub fn end(self) -> Result<()> {
+        self.processes.into_iter().try_for_each(Running::end)
+    }
+
     fn by_role(&self, figure: impl Fn(&Running) -> Result<f64>) -> Result<Vec<(&'static str, f64)>> {
         let mut sums: Vec<(&'static str, f64)> = vec![];
         for process in &self.processes {
@@ -170,23 +183,50 @@ pub struct Stage<'a> {
     pub scratch: &'a Path,
 }
 
-impl Stage<'_> {
+impl<'a> Stage<'a> {
+    /// All in one place, with callers of HTTP/1.1.
+    pub const fn at(
+        place: &'a Place,
+        programs: &'a Programs,
+        origin: &Origin,
+        (certificate, scratch): (&'a Certificate, &'a Path),
+    ) -> Self {
+        Self {
+            programs,
+            near: place,
+            far: place,
+            origin: origin.port,
+            speech: Speech::Http1,
+            origin_of_callers: origin.port,
+            certificate,
+            scratch,
+        }
+    }
+
+    /// Starts this project's server and agent, with the origin as their one service.
+    ///
+    /// # Errors
+    /// When they do not start; with the last that they said.
+    pub fn towline(&self) -> Result<Subject> {
+        tunnels::towline(self)
+    }
+
     /// Starts a subject and waits until it listens.
     ///
     /// # Errors
     /// When it does not start; with the last that it said.
-    pub fn start(&self, kind: Kind) -> Result<Subject> {
+    pub fn start(&self, rivals: &Rivals, kind: Kind) -> Result<Subject> {
         let started = match kind {
             Kind::Direct => {
                 let target = Target::plain(self.speech, self.far.address, self.origin_of_callers);
                 Ok(Subject { kind, processes: Vec::new(), target })
             }
-            Kind::Nginx => proxies::nginx(self),
-            Kind::Haproxy => proxies::haproxy(self),
-            Kind::Envoy => proxies::envoy(self),
-            Kind::NginxTwice => proxies::nginx_twice(self),
-            Kind::Rathole => tunnels::rathole(self),
-            Kind::Towline => tunnels::towline(self),
+            Kind::Nginx => proxies::nginx(self, rivals),
+            Kind::Haproxy => proxies::haproxy(self, rivals),
+            Kind::Envoy => proxies::envoy(self, rivals),
+            Kind::NginxTwice => proxies::nginx_twice(self, rivals),
+            Kind::Rathole => tunnels::rathole(self, rivals),
+            Kind::Towline => self.towline(),
             Kind::TowlineMany => tunnels::towline_with_many(self),
         };
         started.with_context(|| format!("cannot start {}", kind.name()))

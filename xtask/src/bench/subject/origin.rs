@@ -12,7 +12,7 @@ use super::{
     LOOPBACK, Speech, free_port,
     proxies::{nginx_frame, nginx_listen},
 };
-use crate::bench::{certificate::Certificate, process::Running, provision::Programs, wan::Place};
+use crate::bench::{certificate::Certificate, process::Running, wan::Place};
 
 /// What a small answer is.
 const SMALL: &str =
@@ -32,7 +32,7 @@ impl Origin {
     ///
     /// # Errors
     /// When it does not start.
-    pub fn files(programs: &Programs, place: &Place, certificate: &Certificate, directory: &Path) -> Result<Self> {
+    pub fn files(nginx: &Path, place: &Place, certificate: &Certificate, directory: &Path) -> Result<Self> {
         let _ = fs::remove_dir_all(directory);
         fs::create_dir_all(directory.join("files"))?;
         for (name, size) in [("64k", 64 << 10), ("2m", 2 << 20), ("100m", 100 << 20)] {
@@ -49,9 +49,9 @@ impl Origin {
         );
         let conf = directory.join("nginx.conf");
         fs::write(&conf, nginx_frame(directory, &http))?;
-        let mut nginx = place.command(&programs.nginx);
-        nginx.arg("-p").arg(directory).arg("-c").arg(&conf).arg("-e").arg(directory.join("error.log"));
-        let origin = Self::start(place.address, port, &nginx, &directory.join("nginx.log"))?;
+        let mut command = place.command(nginx);
+        command.arg("-p").arg(directory).arg("-c").arg(&conf).arg("-e").arg(directory.join("error.log"));
+        let origin = Self::start(place.address, port, &command, &directory.join("nginx.log"))?;
         Ok(Self { others, ..origin })
     }
 
@@ -60,13 +60,13 @@ impl Origin {
     ///
     /// # Errors
     /// When it does not start.
-    pub fn streams(programs: &Programs, directory: &Path) -> Result<Self> {
+    pub fn streams(demo: &Path, directory: &Path) -> Result<Self> {
         let _ = fs::remove_dir_all(directory);
         fs::create_dir_all(directory)?;
         let port = free_port()?;
-        let mut demo = Command::new(&programs.demo);
-        demo.args(["--host", LOOPBACK, "--port", &port.to_string()]);
-        Self::start(LOOPBACK, port, &demo, &directory.join("demo.log"))
+        let mut command = Command::new(demo);
+        command.args(["--host", LOOPBACK, "--port", &port.to_string()]);
+        Self::start(LOOPBACK, port, &command, &directory.join("demo.log"))
     }
 
     /// Its port for callers that speak so. The demo service has one for all that it knows.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Kind, Speech, Stage, Subject, Target, free_port, wait_for};
 use crate::{
-    bench::{certificate::Certificate, process::Running, wan::Place},
+    bench::{certificate::Certificate, process::Running, provision::Rivals, wan::Place},
     tools,
 };
 
@@ -38,24 +38,26 @@ pub fn nginx_listen(speech: Speech, at: &str, certificate: &Certificate) -> Stri
     }
 }
 
-pub fn nginx(stage: &Stage<'_>) -> Result<Subject> {
+pub fn nginx(stage: &Stage<'_>, rivals: &Rivals) -> Result<Subject> {
     let port = free_port()?;
-    let proxy = nginx_hop(stage, ("proxy", stage.near, stage.speech), (port, stage.far.address, stage.origin))?;
+    let proxy =
+        nginx_hop((stage, rivals), ("proxy", stage.near, stage.speech), (port, stage.far.address, stage.origin))?;
     let target = Target::plain(stage.speech, stage.near.address, port);
     Ok(Subject { kind: Kind::Nginx, processes: vec![proxy], target })
 }
 
-pub fn nginx_twice(stage: &Stage<'_>) -> Result<Subject> {
+pub fn nginx_twice(stage: &Stage<'_>, rivals: &Rivals) -> Result<Subject> {
     let (first, second) = (free_port()?, free_port()?);
-    let back = nginx_hop(stage, ("back", stage.far, Speech::Http1), (second, stage.far.address, stage.origin))?;
-    let front = nginx_hop(stage, ("front", stage.near, stage.speech), (first, stage.far.address, second))?;
+    let back =
+        nginx_hop((stage, rivals), ("back", stage.far, Speech::Http1), (second, stage.far.address, stage.origin))?;
+    let front = nginx_hop((stage, rivals), ("front", stage.near, stage.speech), (first, stage.far.address, second))?;
     let target = Target::plain(stage.speech, stage.near.address, first);
     Ok(Subject { kind: Kind::NginxTwice, processes: vec![front, back], target })
 }
 
 /// An nginx on a port, before an address and a port.
 fn nginx_hop(
-    stage: &Stage<'_>,
+    (stage, rivals): (&Stage<'_>, &Rivals),
     (role, place, speech): (&'static str, &Place, Speech),
     (port, next_host, next): (u16, &str, u16),
 ) -> Result<Running> {
@@ -72,14 +74,14 @@ fn nginx_hop(
     );
     let conf = directory.join("nginx.conf");
     fs::write(&conf, nginx_frame(&directory, &http))?;
-    let mut nginx = place.command(&stage.programs.nginx);
+    let mut nginx = place.command(&rivals.nginx);
     nginx.arg("-p").arg(&directory).arg("-c").arg(&conf).arg("-e").arg(directory.join("error.log"));
     let mut running = Running::start(role, &nginx, &directory.join("log"))?;
     wait_for(place, &mut running, &[port])?;
     Ok(running)
 }
 
-pub fn haproxy(stage: &Stage<'_>) -> Result<Subject> {
+pub fn haproxy(stage: &Stage<'_>, rivals: &Rivals) -> Result<Subject> {
     let directory = stage.directory("haproxy")?;
     let (port, host, next_host, next) = (free_port()?, stage.near.address, stage.far.address, stage.origin);
     let conf = directory.join("haproxy.cfg");
@@ -95,7 +97,7 @@ pub fn haproxy(stage: &Stage<'_>) -> Result<Subject> {
          backend origin\n  http-reuse always\n  server origin {next_host}:{next}\n"
     );
     fs::write(&conf, text)?;
-    let mut haproxy = stage.near.command(&stage.programs.haproxy);
+    let mut haproxy = stage.near.command(&rivals.haproxy);
     haproxy.arg("-db").arg("-f").arg(&conf);
     let mut running = Running::start("proxy", &haproxy, &directory.join("log"))?;
     wait_for(stage.near, &mut running, &[port])?;
@@ -103,7 +105,7 @@ pub fn haproxy(stage: &Stage<'_>) -> Result<Subject> {
     Ok(Subject { kind: Kind::Haproxy, processes: vec![running], target })
 }
 
-pub fn envoy(stage: &Stage<'_>) -> Result<Subject> {
+pub fn envoy(stage: &Stage<'_>, rivals: &Rivals) -> Result<Subject> {
     let directory = stage.directory("envoy")?;
     let port = free_port()?;
     let conf = directory.join("envoy.json");
@@ -112,7 +114,7 @@ pub fn envoy(stage: &Stage<'_>) -> Result<Subject> {
         "clusters": [envoy_cluster("origin", stage.far.address, stage.origin)],
     }});
     fs::write(&conf, serde_json::to_vec_pretty(&bootstrap)?)?;
-    let mut envoy = stage.near.command(&stage.programs.envoy);
+    let mut envoy = stage.near.command(&rivals.envoy);
     let cores = std::thread::available_parallelism()?.to_string();
     envoy.arg("-c").arg(&conf).args(["--concurrency", &cores, "--log-level", "error", "--disable-hot-restart"]);
     let mut running = Running::start("proxy", &envoy, &directory.join("log"))?;

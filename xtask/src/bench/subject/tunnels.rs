@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Kind, LOOPBACK, Speech, Stage, Subject, Target, free_port, wait_for};
 use crate::{
-    bench::{process::Running, wan::Place},
+    bench::{process::Running, provision::Rivals, wan::Place},
     tools,
 };
 
@@ -23,7 +23,7 @@ const SERVICES: usize = 1000;
 /// Agents that they are dealt out to.
 const AGENTS: usize = 100;
 
-pub fn rathole(stage: &Stage<'_>) -> Result<Subject> {
+pub fn rathole(stage: &Stage<'_>, rivals: &Rivals) -> Result<Subject> {
     let directory = stage.directory("rathole")?;
     let (control, port, origin) = (free_port()?, free_port()?, stage.origin_of_callers);
     let (near, far) = (stage.near.address, stage.far.address);
@@ -38,7 +38,7 @@ pub fn rathole(stage: &Stage<'_>) -> Result<Subject> {
     let start = |role, place: &Place, name: &str, text: String| {
         let conf = directory.join(name);
         fs::write(&conf, text)?;
-        let mut command = place.command(&stage.programs.rathole);
+        let mut command = place.command(&rivals.rathole);
         command.arg(&conf).env("RUST_LOG", "error");
         Running::start(role, &command, &directory.join("log"))
     };
