@@ -31,6 +31,7 @@ const FAR_KINDS: [Kind; 5] = [Kind::Direct, Kind::Nginx, Kind::NginxTwice, Kind:
 const STREAM_KINDS: [Kind; 4] = [Kind::Direct, Kind::Nginx, Kind::Rathole, Kind::Towline];
 /// Rounds of idle connections at most: memory is the same every time.
 const IDLE_ROUNDS: u32 = 2;
+
 /// What all measurements need.
 pub struct Bench<'a> {
     programs: &'a Programs,

@@ -225,4 +225,24 @@ mod tests {
         assert!(!Path::new(&format!("/proc/{id}")).exists());
         let _ = fs::remove_file(log);
     }
+
+    #[test]
+    fn one_that_is_to_end_has_done_its_last_work_and_says_so() {
+        let log = std::env::temp_dir().join(format!("xtask-bench-end-{}", std::process::id()));
+        let start = |code: u32| {
+            let mut shell = Command::new("sh");
+            shell
+                .args(["-c", &format!("trap 'echo last; exit {code}' TERM; echo ready; while :; do sleep 0.01; done")]);
+            let _ = fs::remove_file(&log);
+            let running = Running::start("shell", &shell, &log).unwrap();
+            while !running.last_words().contains("ready") {
+                std::thread::yield_now();
+            }
+            running
+        };
+        start(0).end().unwrap();
+        assert!(fs::read_to_string(&log).unwrap().ends_with("last\n"));
+        assert!(start(3).end().unwrap_err().to_string().contains("exit status: 3"));
+        let _ = fs::remove_file(log);
+    }
 }

@@ -191,16 +191,8 @@ impl<'a> Stage<'a> {
         origin: &Origin,
         (certificate, scratch): (&'a Certificate, &'a Path),
     ) -> Self {
-        Self {
-            programs,
-            near: place,
-            far: place,
-            origin: origin.port,
-            speech: Speech::Http1,
-            origin_of_callers: origin.port,
-            certificate,
-            scratch,
-        }
+        let (speech, port) = (Speech::Http1, origin.port);
+        Self { programs, near: place, far: place, origin: port, speech, origin_of_callers: port, certificate, scratch }
     }
 
     /// Starts this project's server and agent, with the origin as their one service.
