@@ -271,6 +271,15 @@ impl Agent {
         })
         .await;
     }
+
+    /// Waits until the server has seen the end of one that was stopped.
+    ///
+    /// # Panics
+    /// When that does not happen in time.
+    pub async fn wait_until_offline(&self, api: &Api) {
+        let name = &self.options.name;
+        wait_until(&format!("{name} is offline"), SOON, async || api.agent_is(name, "agent_status", "offline").await).await;
+    }
 }
 
 fn spawn_agent(options: &AgentOptions, bootstrap: &Bootstrap, directory: &Path) -> Process {

@@ -217,16 +217,24 @@ async fn agents_that_start_again_one_at_a_time_lose_no_request() {
     assert!(places.contains(&json!("left")) && places.contains(&json!("right")), "{places:?}");
 
     let api = server.api();
-    let load = Load::start(&api, "count", 8);
+    let mut load = Load::start(&api, "count", 8);
     for round in 0..2 {
         for agent in &mut agents {
             let before = counting.seen();
             let status = agent.process.terminate(FINISHED).await;
             assert!(status.success(), "round {round}: {}", agent.process.output());
+            // The server hears of the end a moment later, and until then it lists what there was.
+            agent.wait_until_offline(&api).await;
+            let printed = agent.process.output().len();
             agent.start_again();
-            agent.wait_until_online(&api).await;
+            wait_until("the agent reaches the container again", SOON, async || {
+                let said = agent.process.output().split_off(printed);
+                if said.contains("reached instance") { Ok(()) } else { Err(said) }
+            })
+            .await;
             owner.wait_for_ready(&id, 2).await;
             wait_until("callers are served all along", SOON, async || {
+                load.assert_all_run();
                 let seen = counting.seen() - before;
                 if seen > 100 { Ok(()) } else { Err(seen.to_string()) }
             })

@@ -53,6 +53,13 @@ impl Load {
         Self { callers: tasks, stop }
     }
 
+    /// None of the callers has been ended by anything.
+    pub fn assert_all_run(&mut self) {
+        if let Some(ended) = self.callers.try_join_next() {
+            panic!("a caller's end is {:?}", ended.unwrap().end);
+        }
+    }
+
     /// Stops the callers, none of which may have been ended by anything else. Gives the requests that were answered.
     pub async fn stop(self) -> Vec<String> {
         self.stop.cancel();
