@@ -278,7 +278,8 @@ impl Agent {
     /// When that does not happen in time.
     pub async fn wait_until_offline(&self, api: &Api) {
         let name = &self.options.name;
-        wait_until(&format!("{name} is offline"), SOON, async || api.agent_is(name, "agent_status", "offline").await).await;
+        wait_until(&format!("{name} is offline"), SOON, async || api.agent_is(name, "agent_status", "offline").await)
+            .await;
     }
 }
 

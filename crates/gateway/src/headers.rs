@@ -10,6 +10,8 @@
 //!   further requests pass on the same connection that nobody has looked at (and RFC 9113 has retired it).
 //! * `Proxy-Authenticate` and `Proxy-Authorization` are not touched: a gateway is not the proxy that they speak to.
 
+use std::collections::HashSet;
+
 use http::{HeaderName, HeaderValue, header};
 
 use crate::fields::Headers;
@@ -157,8 +159,8 @@ fn remove_hops(headers: &mut impl Headers) {
     headers.retain(|name| !is_hop(name) && !nominated.contains(name));
 }
 
-/// The fields that `Connection` takes away.
-fn nominated(headers: &impl Headers) -> Vec<HeaderName> {
+/// The fields that `Connection` takes away. It may name thousands, of which each line is looked for.
+fn nominated(headers: &impl Headers) -> HashSet<HeaderName> {
     headers
         .get_all(header::CONNECTION)
         .flat_map(tokens)

@@ -3,10 +3,7 @@
 use std::{fmt, io};
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::watch,
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 use towline_gateway::testing::{Container, within};
 
@@ -39,20 +36,15 @@ pub(super) async fn try_messages<S: AsyncRead + AsyncWrite + Unpin + fmt::Debug>
     assert_eq!(within("a pong", socket.next()).await.unwrap().unwrap(), Message::Pong("are you there".into()));
 }
 
-/// A container that asks for the body, of 4 bytes, when it may, and sends it back.
-pub(super) async fn continuing(go: &watch::Sender<bool>) -> Container {
-    let wait = go.subscribe();
-    Container::start(move |mut exchange, _| {
-        let mut wait = wait.clone();
-        async move {
-            let head = exchange.head().await?.unwrap();
-            assert!(head.to_lowercase().contains("\r\nexpect: 100-continue\r\n"), "{head}");
-            let _ = wait.wait_for(|go| *go).await;
-            exchange.write("HTTP/1.1 100 Continue\r\n\r\n").await?;
-            let body = exchange.exactly(4).await?;
-            exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await?;
-            exchange.write(body).await
-        }
+/// A container that asks for the body, of 4 bytes, with a field that tells that it was itself who asked, and sends it back.
+pub(super) async fn continuing() -> Container {
+    Container::start(|mut exchange, _| async move {
+        let head = exchange.head().await?.unwrap();
+        assert!(head.to_lowercase().contains("\r\nexpect: 100-continue\r\n"), "{head}");
+        exchange.write("HTTP/1.1 100 Continue\r\nSaid-By: the container\r\n\r\n").await?;
+        let body = exchange.exactly(4).await?;
+        exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n").await?;
+        exchange.write(body).await
     })
     .await
 }

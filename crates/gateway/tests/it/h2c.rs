@@ -4,9 +4,8 @@ use std::{
     future::{Future, poll_fn},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,10 +19,11 @@ use tokio::{
     net::TcpStream,
     sync::{Notify, mpsc, watch},
     task::JoinSet,
-    time::sleep,
 };
 use towline_gateway::testing::{Container, RawCaller, SimAgent, TeamSetup, World, wait_until, within};
 use towline_model::{ServiceId, service::AppProtocol};
+
+use crate::streaming::settled;
 
 pub type Got = (Request<RecvStream>, SendResponse<Bytes>);
 
@@ -402,7 +402,7 @@ async fn a_container_gets_no_more_at_a_time_on_a_connection_than_it_takes() {
 
 #[tokio::test]
 async fn an_answer_that_nobody_reads_stops_no_other_and_is_not_kept() {
-    let sent = Arc::new(AtomicUsize::new(0));
+    let sent = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&sent);
     let container = container(move |(request, mut respond), number| {
         let sent = Arc::clone(&counted);
@@ -414,7 +414,7 @@ async fn an_answer_that_nobody_reads_stops_no_other_and_is_not_kept() {
             loop {
                 stream.reserve_capacity(16 << 10);
                 let Some(Ok(room)) = poll_fn(|cx| stream.poll_capacity(cx)).await else { return };
-                sent.fetch_add(room, Ordering::SeqCst);
+                sent.fetch_add(room as u64, Ordering::SeqCst);
                 stream.send_data(vec![0; room].into(), false).unwrap();
             }
         }
@@ -429,16 +429,7 @@ async fn an_answer_that_nobody_reads_stops_no_other_and_is_not_kept() {
         raw.head().await.unwrap();
         stalled.push(raw);
     }
-    let settled = async {
-        loop {
-            let before = sent.load(Ordering::SeqCst);
-            sleep(Duration::from_millis(500)).await;
-            if sent.load(Ordering::SeqCst) == before {
-                return before;
-            }
-        }
-    };
-    let taken = within("the container waits", settled).await;
+    let taken = settled(&sent).await;
     assert!(taken < 5 * (12 << 20), "{taken} bytes were taken from it");
     let mut raw = world.caller().await;
     let line = "POST /api/v1/r/containers/hello/ HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n";

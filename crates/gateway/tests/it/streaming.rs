@@ -248,10 +248,10 @@ async fn large_bodies_pass_whole_both_ways() {
 }
 
 /// Waits until a count has not grown for a while, and gives it.
-async fn settled(count: &AtomicU64) -> u64 {
+pub(super) async fn settled(count: &AtomicU64) -> u64 {
     within("an end of the growth", async {
         let (mut last, mut since) = (count.load(Ordering::SeqCst), Instant::now());
-        while since.elapsed() < Duration::from_millis(300) {
+        while since.elapsed() < Duration::from_millis(500) {
             sleep(Duration::from_millis(10)).await;
             let now = count.load(Ordering::SeqCst);
             if now != last {
