@@ -48,6 +48,8 @@ pub struct Carriers<R> {
     next_id: AtomicU64,
     /// Cancelled when every carrier is to be closed.
     closed: CancellationToken,
+    /// Cancelled when none is to take new streams any more.
+    draining: CancellationToken,
 }
 
 /// Closes every carrier when it is dropped, so that nothing of the agent outlives whoever runs it.
@@ -63,6 +65,7 @@ impl<R> Drop for CloseOnDrop<R> {
 impl<R: Runtime> Carriers<R> {
     /// No carriers yet.
     pub fn new(dialler: Arc<Dialler>, streams: Arc<Streams<R>>, max_carriers: usize, workers: Workers) -> Self {
+        let closed = CancellationToken::new();
         Self {
             dialler,
             streams,
@@ -73,7 +76,8 @@ impl<R: Runtime> Carriers<R> {
             tasks: TaskTracker::new(),
             live: Mutex::default(),
             next_id: AtomicU64::new(0),
-            closed: CancellationToken::new(),
+            draining: closed.child_token(),
+            closed,
         }
     }
 
@@ -83,18 +87,29 @@ impl<R: Runtime> Carriers<R> {
             carriers: Arc::clone(self),
             count: Arc::default(),
             own: Arc::default(),
-            ended: self.closed.child_token(),
+            ended: self.draining.child_token(),
         }
     }
 
-    /// No new streams on any carrier; those that run may finish until the deadline, then everything is closed.
+    /// No new streams on any carrier; those that run may finish until the deadline. Then everything may be closed.
+    ///
+    /// A carrier has run dry only when the gateway has heard that, and has got what was sent last: until then it opens
+    /// streams, and a request on one that is closed before it was refused would be lost.
     pub async fn drain(&self, deadline: Duration) {
+        // In this order: a carrier that enters between the two sees that it takes no streams.
+        self.draining.cancel();
         for carrier in self.live().values() {
             carrier.go_away();
         }
         self.streams.close();
-        if timeout(deadline, self.streams.finished()).await.is_err() {
-            tracing::warn!(streams = self.streams.count(), "streams still run at the deadline and are cut");
+        self.tasks.close();
+        let run_dry = async {
+            self.streams.finished().await;
+            self.tasks.wait().await;
+        };
+        if timeout(deadline, run_dry).await.is_err() {
+            let (streams, carriers) = (self.streams.count(), self.live().len());
+            tracing::warn!(streams, carriers, "what still runs at the deadline is cut");
         }
     }
 

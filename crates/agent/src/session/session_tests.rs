@@ -241,6 +241,28 @@ async fn an_agent_that_is_told_to_stop_says_goodbye_and_finishes() {
 }
 
 #[tokio::test]
+async fn who_comes_before_the_goodbye_is_heard_is_refused_and_not_lost() {
+    let (_server, agent, _session, carrier) = ready().await;
+    agent.stop.cancel();
+    let mut late = Vec::new();
+    while let Ok(stream) = carrier.open(&OpenTarget::Instance(instance(1))) {
+        late.push((stream.monitor(), stream));
+        tokio::task::yield_now().await;
+    }
+    for (monitor, mut stream) in late {
+        if soon("an answer to OPEN", stream.opened()).await.is_ok() {
+            // The stop had not been heard of either.
+            echo(&mut stream, "in time").await;
+            stream.shutdown().await.unwrap();
+            continue;
+        }
+        let end = monitor.ended().await;
+        assert!(matches!(&end, StreamEnd::Refused(why) if why.code == RefuseCode::Draining), "{end:?}");
+    }
+    soon("the end of the agent", agent.task).await.unwrap();
+}
+
+#[tokio::test]
 async fn who_comes_before_an_agent_knows_its_instances_again_is_served() {
     let (mut server, agent, session, carrier) = ready().await;
     agent.stop.cancel();
