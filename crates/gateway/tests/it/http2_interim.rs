@@ -74,6 +74,7 @@ async fn the_containers_go_ahead_is_passed_on_and_nobody_elses() {
     let go_ahead = interim(&mut answer).await.unwrap();
     assert_eq!((go_ahead.status().as_u16(), go_ahead.headers()["said-by"].to_str().unwrap()), (100, "the container"));
     body.send_data(Bytes::from_static(b"body"), true).unwrap();
+    assert!(interim(&mut answer).await.is_none(), "it is said once");
     let mut answer = within("the answer", answer).await.unwrap();
     assert_eq!(read(answer.body_mut()).await.unwrap(), b"body");
 }
