@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -9,7 +10,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::JoinSet,
     time::timeout,
 };
@@ -37,6 +38,8 @@ pub struct TestServer {
     pub connection_lifetime_seconds: Option<u64>,
     /// What stands before the server lets pass.
     pub passes: Arc<Mutex<Passes>>,
+    /// Whether what comes over carriers is read.
+    pub reads: watch::Sender<bool>,
     _accept: AbortOnDropHandle<()>,
 }
 
@@ -64,6 +67,7 @@ struct Queues {
     /// Answered instead of a switch of protocols.
     rejection: Option<&'static str>,
     passes: Arc<Mutex<Passes>>,
+    reads: watch::Sender<bool>,
 }
 
 impl TestServer {
@@ -79,8 +83,14 @@ impl TestServer {
         let (session_sender, sessions) = mpsc::channel(16);
         let (carrier_sender, carriers) = mpsc::channel(64);
         let passes = Arc::new(Mutex::new(Passes::Everything));
-        let queues =
-            Queues { sessions: session_sender, carriers: carrier_sender, rejection, passes: Arc::clone(&passes) };
+        let reads = watch::Sender::new(true);
+        let queues = Queues {
+            sessions: session_sender,
+            carriers: carrier_sender,
+            rejection,
+            passes: Arc::clone(&passes),
+            reads: reads.clone(),
+        };
         let queues = Arc::new(queues);
         let accept = spawn_owned(async move {
             let mut connections = JoinSet::new();
@@ -96,6 +106,7 @@ impl TestServer {
             carriers,
             connection_lifetime_seconds: None,
             passes,
+            reads,
             _accept: accept,
         }
     }
@@ -218,7 +229,14 @@ where
         assert_eq!(path, CARRIER_PATH);
         let (carrier, driver) = gateway_carrier(socket, CarrierConfig::default());
         let _ = queues.carriers.send((bearer, carrier)).await;
-        driver.run().await;
+        let (mut reads, mut driver) = (queues.reads.subscribe(), pin!(driver.run()));
+        while reads.wait_for(|reads| *reads).await.is_ok() {
+            tokio::select! {
+                biased;
+                _ = reads.wait_for(|reads| !reads) => {}
+                _ = &mut driver => return,
+            }
+        }
     }
 }
 
