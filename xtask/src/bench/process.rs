@@ -22,6 +22,15 @@ const END: Duration = Duration::from_secs(5);
 /// The same for one that has something to finish.
 const LAST_WORK: Duration = Duration::from_secs(30);
 
+/// Which CPU time of a process is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CpuTime {
+    /// All of it.
+    All,
+    /// What the kernel has used for it.
+    Kernel,
+}
+
 /// A process and its descendants. Dropping it ends them.
 #[derive(Debug)]
 pub struct Running {
@@ -103,12 +112,12 @@ impl Running {
         lines[lines.len().saturating_sub(8)..].join("\n")
     }
 
-    /// CPU time that it and its living descendants have used.
+    /// Seconds of CPU time that it and its living descendants have used, of this kind.
     ///
     /// # Errors
     /// When it has ended: what it was to be measured for has failed then.
-    pub fn cpu(&self) -> Result<f64> {
-        let ticks = self.sum(|pid| parse_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?))?;
+    pub fn cpu(&self, time: CpuTime) -> Result<f64> {
+        let ticks = self.sum(|pid| parse_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, time))?;
         Ok(ticks as f64 / TICKS_PER_SECOND)
     }
 
@@ -169,9 +178,13 @@ fn fields(stat: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Fields 14 and 15 of proc_pid_stat(5): time in user mode and in the kernel.
-fn parse_ticks(stat: &str) -> Option<u64> {
-    let mut fields = fields(stat).skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+fn parse_ticks(stat: &str, time: CpuTime) -> Option<u64> {
+    let mut fields = fields(stat).skip(11).map(str::parse::<u64>);
+    let (user, kernel) = (fields.next()?.ok()?, fields.next()?.ok()?);
+    Some(match time {
+        CpuTime::All => user + kernel,
+        CpuTime::Kernel => kernel,
+    })
 }
 
 /// Field 4.
@@ -191,9 +204,10 @@ mod tests {
 
     #[test]
     fn stat_is_read_whatever_the_name() {
-        assert_eq!(parse_ticks(STAT), Some(175));
+        assert_eq!(parse_ticks(STAT, CpuTime::All), Some(175));
+        assert_eq!(parse_ticks(STAT, CpuTime::Kernel), Some(25));
         assert_eq!(parse_parent(STAT), Some(7));
-        assert_eq!(parse_ticks("garbage"), None);
+        assert_eq!(parse_ticks("garbage", CpuTime::All), None);
     }
 
     #[test]
@@ -216,7 +230,7 @@ mod tests {
         shell.args(["-c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done & wait; exec sleep 60"]);
         let running = Running::start("shell", &shell, &log).unwrap();
         // The loop runs in a child, and is counted all the same.
-        while running.cpu().unwrap() < 0.03 {
+        while running.cpu(CpuTime::All).unwrap() < 0.03 {
             std::thread::yield_now();
         }
         assert!(running.memory().unwrap() > 0);

@@ -26,22 +26,24 @@ enum Source {
     OfNginx,
     /// The figures whose name begins so, each with the rest of its name: the role of a process.
     Roles(&'static str),
+    /// CPU time by role, and in parentheses what of it the kernel has used.
+    Cpu,
 }
 
-use Source::{Figure, OfNginx, Roles};
+use Source::{Cpu, Figure, OfNginx, Roles};
 
 const RATE: Column = ("requests/s", Figure("rate"), 0);
 const OF_NGINX: Column = ("of nginx", OfNginx, 2);
 const P50: Column = ("p50 µs", Figure("p50"), 0);
 const P99: Column = ("p99 µs", Figure("p99"), 0);
-const CPU: Column = ("CPU s per 100 k", Roles("cpu "), 2);
+const CPU: Column = ("CPU s per 100 k (kernel)", Cpu, 2);
 const MIB: Column = ("MiB/s", Figure("rate"), 1);
 const MEMORY_EACH: Column = ("memory for each, KiB", Roles("memory "), 1);
 
 const REQUESTS: &[Column] = &[RATE, OF_NGINX, P50, P99, CPU];
 const REQUESTS_AND_MEMORY: &[Column] =
     &[RATE, OF_NGINX, P50, P99, CPU, ("memory afterwards, MiB", Roles("memory "), 1)];
-const LARGE: &[Column] = &[MIB, OF_NGINX, ("CPU s per GiB", Roles("cpu "), 2)];
+const LARGE: &[Column] = &[MIB, OF_NGINX, ("CPU s per GiB (kernel)", Cpu, 2)];
 const MESSAGES: &[Column] = &[("messages/s", Figure("rate"), 0), OF_NGINX, CPU];
 const EVENTS: &[Column] = &[
     ("first event p50 ms", Figure("first p50"), 1),
@@ -113,6 +115,13 @@ fn cell(results: &Results, scenario: Scenario, kind: Kind, source: Source, decim
             let each = results.with_prefix(scenario, kind, prefix);
             each.iter().map(|(role, value)| format!("{role} {value:.decimals$}")).collect::<Vec<_>>().join(", ")
         }
+        Cpu => {
+            let each = results.with_prefix(scenario, kind, "cpu ").into_iter().map(|(role, all)| {
+                let kernel = results.get(scenario, kind, &format!("kernel {role}")).unwrap_or_default();
+                format!("{role} {all:.decimals$} ({kernel:.decimals$})")
+            });
+            each.collect::<Vec<_>>().join(", ")
+        }
     }
 }
 
@@ -157,12 +166,14 @@ mod tests {
     fn a_table_has_a_row_for_what_was_measured_and_no_other() {
         let mut results = Results::default();
         for (kind, rate) in [(Kind::Nginx, 50.0), (Kind::Towline, 40.0)] {
-            for (figure, value) in [("rate", rate), ("p50", 10.0), ("p99", 20.0), ("cpu gateway", 1.0)] {
+            for (figure, value) in
+                [("rate", rate), ("p50", 10.0), ("p99", 20.0), ("cpu gateway", 1.0), ("kernel gateway", 0.5)]
+            {
                 results.add(Scenario::Json(32), kind, figure, value);
             }
         }
         let text = tables(&results, 1);
-        assert!(text.contains("| Towline | 40 | 0.80 | 10 | 20 | gateway 1.00 |\n"), "{text}");
+        assert!(text.contains("| Towline | 40 | 0.80 | 10 | 20 | gateway 1.00 (0.50) |\n"), "{text}");
         assert!(!text.contains("| Envoy |") && text.matches("### ").count() == 2, "{text}");
         assert!(text.contains("of one nginx hop | ≥ 0.9 | 0.80 | does not hold |"), "{text}");
         assert!(text.contains("of rathole | ≥ 1 | – | not measured |"), "{text}");

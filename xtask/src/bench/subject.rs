@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 pub use self::origin::Origin;
 use super::{
     certificate::Certificate,
-    process::Running,
+    process::{CpuTime, Running},
     provision::{Programs, Rivals},
     wan::Place,
 };
@@ -129,8 +129,8 @@ impl Subject {
     ///
     /// # Errors
     /// When one of them has ended.
-    pub fn cpu(&self) -> Result<Vec<(&'static str, f64)>> {
-        self.by_role(Running::cpu)
+    pub fn cpu(&self, time: CpuTime) -> Result<Vec<(&'static str, f64)>> {
+        self.by_role(|process| process.cpu(time))
     }
 
     /// KiB of memory that its processes have, by role.
