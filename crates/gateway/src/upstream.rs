@@ -9,7 +9,7 @@
 use std::{
     io,
     sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -193,12 +193,11 @@ impl Connection {
     }
 
     /// Puts it to rest after an answer that was read to its end, to a request that was sent to its end. `false` when it
-    /// cannot be used again.
+    /// cannot be used again. Whether the container has closed it is asked when it is used again, not now as well.
     pub(crate) fn rest(&mut self, is_sent: bool) -> bool {
         self.busy = None;
         let is_sent = is_sent || self.sending.take().is_some_and(|sending| sending.task.is_finished());
-        let mut cx = Context::from_waker(Waker::noop());
-        let fit = is_sent && self.lasts && self.body.is_over() && self.is_alive(&mut cx);
+        let fit = is_sent && self.lasts && self.body.is_over() && self.inbox.bytes.is_empty();
         self.inbox.rest();
         fit
     }
