@@ -13,8 +13,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(15);
 #[cfg(target_os = "linux")]
 const NOTSENT_LOWAT: u32 = 128 << 10;
 
-/// Sets `TCP_NODELAY`, and on Linux `TCP_USER_TIMEOUT`, `TCP_NOTSENT_LOWAT`, and BBR where the kernel has it and the peer is another
-/// machine.
+/// Sets `TCP_NODELAY`, and on Linux `TCP_USER_TIMEOUT`, `TCP_NOTSENT_LOWAT`, and BBR where the kernel has it.
 ///
 /// # Errors
 /// When the system refuses one of them. The connection can be used all the same.
@@ -25,19 +24,10 @@ pub fn tune(socket: &impl AsFd) -> io::Result<()> {
     {
         socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
         socket.set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-        // It does not take each lost packet for a full path. Within a machine none is lost, and what it costs to measure the path and
-        // to pace is for nothing. Kernels without it refuse, and keep what they have.
-        if !is_within_machine(&socket) {
-            let _ = socket.set_tcp_congestion(b"bbr");
-        }
+        // It does not take each lost packet for a full path. Kernels without it refuse, and keep what they have.
+        let _ = socket.set_tcp_congestion(b"bbr");
     }
     Ok(())
-}
-
-#[cfg(target_os = "linux")]
-fn is_within_machine(socket: &SockRef<'_>) -> bool {
-    let peer = socket.peer_addr().ok().and_then(|address| address.as_socket());
-    peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -50,12 +40,10 @@ mod tests {
     async fn a_connection_gets_its_options() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let socket = TcpStream::connect(listener.local_addr().expect("it is bound")).await.expect("it listens");
-        let set = SockRef::from(&socket);
-        let congestion = set.tcp_congestion().expect("it can be asked");
         tune(&socket).expect("Linux has them all");
+        let set = SockRef::from(&socket);
         assert!(set.tcp_nodelay().expect("it can be asked"));
         assert_eq!(set.tcp_user_timeout().expect("it can be asked"), Some(USER_TIMEOUT));
         assert_eq!(set.tcp_notsent_lowat().expect("it can be asked"), NOTSENT_LOWAT);
-        assert_eq!(set.tcp_congestion().expect("it can be asked"), congestion, "the peer is on this machine");
     }
 }
