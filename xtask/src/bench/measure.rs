@@ -8,7 +8,7 @@ use super::{
     BenchArgs, Measure,
     certificate::Certificate,
     load::{idle, sse},
-    process::{CpuTime, open_files},
+    process::open_files,
     provision::{Programs, Rivals},
     results::{Results, Scenario},
     subject::{Kind, Origin, Speech, Stage, Subject},
@@ -203,13 +203,12 @@ impl<'a> Bench<'a> {
     }
 
     fn try_measure(&self, results: &mut Results, scenario: Scenario, subject: &Subject, work: Work) -> Result<()> {
-        let times = [("cpu", CpuTime::All), ("kernel", CpuTime::Kernel)];
-        let before = times.map(|(name, time)| (name, time, subject.cpu(time)));
+        let before = subject.cpu()?;
         let outcome = self.callers.perform(&subject.target, work)?;
-        for (name, time, before) in before {
-            for ((role, after), (_, before)) in subject.cpu(time)?.into_iter().zip(before?) {
-                results.add(scenario, subject.kind, format!("{name} {role}"), (after - before) / outcome.units);
-            }
+        for ((role, after), (_, before)) in subject.cpu()?.into_iter().zip(before) {
+            let used = after - before;
+            results.add(scenario, subject.kind, format!("cpu {role}"), used.all() / outcome.units);
+            results.add(scenario, subject.kind, format!("kernel {role}"), used.kernel / outcome.units);
         }
         for (figure, value) in outcome.figures {
             results.add(scenario, subject.kind, figure, value);

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
+    ops::{Add, Sub},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -22,13 +23,36 @@ const END: Duration = Duration::from_secs(5);
 /// The same for one that has something to finish.
 const LAST_WORK: Duration = Duration::from_secs(30);
 
-/// Which CPU time of a process is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CpuTime {
+/// CPU time, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CpuTime {
+    /// In the program's own code.
+    pub user: f64,
+    /// In the kernel, for the program.
+    pub kernel: f64,
+}
+
+impl CpuTime {
     /// All of it.
-    All,
-    /// What the kernel has used for it.
-    Kernel,
+    pub fn all(self) -> f64 {
+        self.user + self.kernel
+    }
+}
+
+impl Add for CpuTime {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { user: self.user + other.user, kernel: self.kernel + other.kernel }
+    }
+}
+
+impl Sub for CpuTime {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self { user: self.user - other.user, kernel: self.kernel - other.kernel }
+    }
 }
 
 /// A process and its descendants. Dropping it ends them.
@@ -112,13 +136,12 @@ impl Running {
         lines[lines.len().saturating_sub(8)..].join("\n")
     }
 
-    /// Seconds of CPU time that it and its living descendants have used, of this kind.
+    /// CPU time that it and its living descendants have used.
     ///
     /// # Errors
     /// When it has ended: what it was to be measured for has failed then.
-    pub fn cpu(&self, time: CpuTime) -> Result<f64> {
-        let ticks = self.sum(|pid| parse_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, time))?;
-        Ok(ticks as f64 / TICKS_PER_SECOND)
+    pub fn cpu(&self) -> Result<CpuTime> {
+        self.sum(|pid| parse_cpu(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?))
     }
 
     /// Memory in KiB: pages of its own, and its share of those that its processes have together.
@@ -129,11 +152,11 @@ impl Running {
         self.sum(|pid| parse_pss(&fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?))
     }
 
-    fn sum(&self, figure: impl Fn(u32) -> Option<u64>) -> Result<u64> {
+    fn sum<T: Add<Output = T>>(&self, figure: impl Fn(u32) -> Option<T>) -> Result<T> {
         let id = self.child.id();
         let own = figure(id).filter(|_| Path::new(&format!("/proc/{id}/exe")).exists());
         let own = own.with_context(|| format!("the {} has ended: {}", self.role, self.last_words()))?;
-        Ok(own + descendants(id, &parents()).into_iter().filter_map(figure).sum::<u64>())
+        Ok(descendants(id, &parents()).into_iter().filter_map(figure).fold(own, T::add))
     }
 }
 
@@ -178,13 +201,9 @@ fn fields(stat: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Fields 14 and 15 of proc_pid_stat(5): time in user mode and in the kernel.
-fn parse_ticks(stat: &str, time: CpuTime) -> Option<u64> {
-    let mut fields = fields(stat).skip(11).map(str::parse::<u64>);
-    let (user, kernel) = (fields.next()?.ok()?, fields.next()?.ok()?);
-    Some(match time {
-        CpuTime::All => user + kernel,
-        CpuTime::Kernel => kernel,
-    })
+fn parse_cpu(stat: &str) -> Option<CpuTime> {
+    let mut seconds = fields(stat).skip(11).map(|ticks| Some(ticks.parse::<u64>().ok()? as f64 / TICKS_PER_SECOND));
+    Some(CpuTime { user: seconds.next()??, kernel: seconds.next()?? })
 }
 
 /// Field 4.
@@ -204,10 +223,9 @@ mod tests {
 
     #[test]
     fn stat_is_read_whatever_the_name() {
-        assert_eq!(parse_ticks(STAT, CpuTime::All), Some(175));
-        assert_eq!(parse_ticks(STAT, CpuTime::Kernel), Some(25));
+        assert_eq!(parse_cpu(STAT), Some(CpuTime { user: 1.5, kernel: 0.25 }));
         assert_eq!(parse_parent(STAT), Some(7));
-        assert_eq!(parse_ticks("garbage", CpuTime::All), None);
+        assert_eq!(parse_cpu("garbage"), None);
     }
 
     #[test]
@@ -230,7 +248,7 @@ mod tests {
         shell.args(["-c", "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done & wait; exec sleep 60"]);
         let running = Running::start("shell", &shell, &log).unwrap();
         // The loop runs in a child, and is counted all the same.
-        while running.cpu(CpuTime::All).unwrap() < 0.03 {
+        while running.cpu().unwrap().all() < 0.03 {
             std::thread::yield_now();
         }
         assert!(running.memory().unwrap() > 0);

@@ -8,6 +8,7 @@ mod tunnels;
 use std::{
     fs,
     net::TcpListener,
+    ops::Add,
     path::{Path, PathBuf},
 };
 
@@ -129,8 +130,8 @@ impl Subject {
     ///
     /// # Errors
     /// When one of them has ended.
-    pub fn cpu(&self, time: CpuTime) -> Result<Vec<(&'static str, f64)>> {
-        self.by_role(|process| process.cpu(time))
+    pub fn cpu(&self) -> Result<Vec<(&'static str, CpuTime)>> {
+        self.by_role(Running::cpu)
     }
 
     /// KiB of memory that its processes have, by role.
@@ -149,12 +150,15 @@ impl Subject {
         self.processes.into_iter().try_for_each(Running::end)
     }
 
-    fn by_role(&self, figure: impl Fn(&Running) -> Result<f64>) -> Result<Vec<(&'static str, f64)>> {
-        let mut sums: Vec<(&'static str, f64)> = vec![];
+    fn by_role<T>(&self, figure: impl Fn(&Running) -> Result<T>) -> Result<Vec<(&'static str, T)>>
+    where
+        T: Copy + Add<Output = T>,
+    {
+        let mut sums: Vec<(&'static str, T)> = vec![];
         for process in &self.processes {
             let value = figure(process)?;
             match sums.iter_mut().find(|(role, _)| *role == process.role) {
-                Some((_, sum)) => *sum += value,
+                Some((_, sum)) => *sum = *sum + value,
                 None => sums.push((process.role, value)),
             }
         }
