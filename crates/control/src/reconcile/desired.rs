@@ -79,11 +79,12 @@ struct Wanted<'a> {
 }
 
 impl DesiredSets {
-    /// Tells every agent that has a session here what it should run, unless it was told the same before.
+    /// Tells every agent that has a session here what it should run, unless it was told the same before. `false` when one
+    /// could not be told.
     ///
     /// # Errors
     /// When the database does not answer; the next pass tells what was not told.
-    pub async fn sync(&self, gateway: &Gateway, sources: Sources<'_>, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn sync(&self, gateway: &Gateway, sources: Sources<'_>, now: Timestamp) -> Result<bool, StoreError> {
         let mut wanted = wanted(sources.world);
         let sessions = gateway.sessions();
         self.lock().retain(|agent, _| sessions.iter().any(|session| session.agent_id == *agent));
@@ -100,15 +101,17 @@ impl DesiredSets {
             news.extend(self.if_new(session.agent_id, told).map(|told| (session.agent_id, told, instances)));
         }
         let opened = open(sources, news.iter().flat_map(|(.., instances)| instances)).await?;
+        let mut all_told = true;
         for (agent, told, instances) in news {
             let desired = wish(told.revision, &instances, (&opened, &sources.world.closed_secrets));
             // Remembered before it is sent, so that no report can quote what is not known here.
             self.lock().insert(agent, told);
             if !gateway.send_desired(agent, desired) {
                 self.lock().remove(&agent);
+                all_told = false;
             }
         }
-        Ok(())
+        Ok(all_told)
     }
 
     /// What the agent was told in this revision of this session. `None` when it has been told something newer since.

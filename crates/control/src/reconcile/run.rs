@@ -13,13 +13,15 @@ use super::{
     desired::{DesiredSets, Sources},
     limits::Limits,
     plan::plan,
-    sessions, team_end,
+    rest::Rest,
+    sessions,
+    team_end::{self, Ending},
     world::World,
 };
 use crate::{secrets::Vault, snapshot::Publisher};
 
-/// How long the loop sleeps when nobody wakes it: deadlines are noticed this late.
-const PERIOD: Duration = Duration::from_secs(1);
+/// How long the loop sleeps when nobody wakes it: deadlines, and what another server has written, are noticed this late.
+pub(super) const PERIOD: Duration = Duration::from_secs(1);
 
 /// Wakes the reconciler. A hint: without it the same happens within the period.
 #[derive(Debug, Clone, Default)]
@@ -48,26 +50,38 @@ pub struct Reconciler {
 impl Reconciler {
     /// Runs until `shutdown` is cancelled; a pass that has begun is finished.
     pub async fn run(self, shutdown: CancellationToken) {
+        let mut rest = None;
         loop {
-            if let Err(error) = self.pass().await {
+            rest = self.go_on(rest).await.unwrap_or_else(|error| {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "a pass of the reconciler failed; the next one follows"
                 );
-            }
+                None
+            });
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = self.wake.0.notified() => {}
+                () = self.wake.0.notified() => rest = None,
                 () = tokio::time::sleep(PERIOD) => {}
             }
         }
     }
 
-    /// One pass.
-    ///
-    /// # Errors
-    /// When the database does not answer. What was done until then stands; the rest is for the next pass.
-    pub async fn pass(&self) -> Result<(), StoreError> {
+    /// A pass, unless a rest goes on. Gives the rest that goes on or begins.
+    async fn go_on(&self, rest: Option<Rest>) -> Result<Option<Rest>, StoreError> {
+        if let Some(rest) = rest
+            && rest.lasts(self.store.revision().await?, &self.gateway.sessions(), self.clock.now())
+        {
+            return Ok(Some(rest));
+        }
+        self.pass().await
+    }
+
+    /// One pass. Gives the rest that may follow it. When the database does not answer, what was done until then stands; what
+    /// is left is for the next pass.
+    async fn pass(&self) -> Result<Option<Rest>, StoreError> {
+        // As they were before anything was read: what comes while this runs ends a rest.
+        let (sessions, revision) = (self.gateway.sessions(), self.store.revision().await?);
         let mut world = self.load().await?;
         if self.settle_sessions(&world).await? {
             world = self.load().await?;
@@ -91,11 +105,18 @@ impl Reconciler {
         // Callers are led away from what is about to stop before its agent hears of it.
         self.publisher.catch_up().await?;
         let sources = Sources { store: &self.store, vault: &self.vault, world: &world };
-        self.desired.sync(&self.gateway, sources, self.clock.now()).await?;
-        if team_end::end_teams(&self.store, &self.gateway, &self.desired, self.clock.now()).await? {
+        let is_told = self.desired.sync(&self.gateway, sources, self.clock.now()).await?;
+        let ending = team_end::end_teams(&self.store, &self.gateway, &self.desired, self.clock.now()).await?;
+        if ending == Ending::Done {
             self.publisher.catch_up().await?;
         }
-        Ok(())
+        let is_done = plans.is_empty() && is_told && ending == Ending::Nothing;
+        let is_live = |session| self.gateway.has_session(session);
+        Ok(if is_done {
+            Rest::of(&world, (revision, &sessions), is_live, self.clock.now(), &self.limits)
+        } else {
+            None
+        })
     }
 
     /// Makes the sessions that are written down those that there are. Tells whether a row has changed.

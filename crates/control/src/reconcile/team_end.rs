@@ -15,7 +15,18 @@ use super::desired::DesiredSets;
 /// How long a deleted team's agents may take to stop what they run: longer than a container gets to end.
 pub const FAREWELL: Duration = Duration::from_secs(15);
 
-/// Ends the teams whose time has come. Tells whether there was one.
+/// What became of the teams that are ending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// There is none.
+    Nothing,
+    /// For those that there are it is too early.
+    Waiting,
+    /// Nothing is left of at least one.
+    Done,
+}
+
+/// Ends the teams whose time has come.
 ///
 /// # Errors
 /// When the database does not answer; the next pass goes on.
@@ -24,13 +35,16 @@ pub(super) async fn end_teams(
     gateway: &Gateway,
     desired: &DesiredSets,
     now: Timestamp,
-) -> Result<bool, StoreError> {
+) -> Result<Ending, StoreError> {
     let mut tx = store.read().await?;
     let ending = tx.ending_teams().await?;
-    let agents = if ending.is_empty() { Vec::new() } else { tx.all_agents().await? };
+    if ending.is_empty() {
+        return Ok(Ending::Nothing);
+    }
+    let agents = tx.all_agents().await?;
     drop(tx);
     let sessions = gateway.sessions();
-    let mut ended = false;
+    let mut outcome = Ending::Waiting;
     for team in due(&ending, &agents, &sessions, |agent| desired.is_idle(agent), now) {
         let mut tx = store.write().await?;
         match tx.end_team(team).await {
@@ -40,9 +54,9 @@ pub(super) async fn end_teams(
             Err(error) => return Err(error),
         }
         tracing::info!(%team, "nothing is left of a deleted team");
-        ended = true;
+        outcome = Ending::Done;
     }
-    Ok(ended)
+    Ok(outcome)
 }
 
 fn due(

@@ -3,11 +3,13 @@
 mod cases;
 mod closed_secrets;
 mod properties;
+mod resting;
 mod simulation;
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use towline_gateway::AgentSession;
 use towline_model::{
     AgentId, InstanceId, InstancePhase, ServiceId, ServiceSpec, ServiceStatus, SessionId, TeamId, Timestamp,
 };
@@ -19,6 +21,7 @@ use super::{
     change::{Change, ServicePlan},
     limits::Limits,
     plan::plan,
+    rest::Rest,
     verdict::reason_name,
     world::{ServiceState, World},
 };
@@ -206,6 +209,13 @@ impl Scene {
         }
     }
 
+    /// For how many seconds the state need not be read again. All sessions are as they are written down.
+    fn rest(&self) -> u64 {
+        let sessions: Vec<_> = self.world.agents.iter().filter_map(session).collect();
+        let rest = Rest::of(&self.world, (0, &sessions), |_| true, self.now, &self.limits);
+        rest.map_or(0, |rest| rest.until.since(self.now).as_secs())
+    }
+
     fn wished(&self, id: ServiceId, generation: i64) -> Vec<&InstanceRow> {
         let instances = self.state(id).instances.iter();
         instances.filter(|row| row.generation == generation && row.stop_requested_at.is_none()).collect()
@@ -265,6 +275,11 @@ impl Scene {
         let generation = reachable_generation(&service.row, service.rollout.as_ref(), &service.instances)?;
         service.instances.iter().any(|row| is_ready(row, generation)).then_some(generation)
     }
+}
+
+fn session(agent: &AgentRow) -> Option<AgentSession> {
+    let session_id = agent.session_id?;
+    Some(AgentSession { agent_id: agent.id, session_id, since: agent.created_at, carriers: 4 })
 }
 
 fn no_more() -> Value {
