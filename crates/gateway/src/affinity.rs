@@ -10,7 +10,10 @@
 use http::{HeaderName, HeaderValue, header};
 use towline_model::InstanceId;
 
-use crate::{error::GatewayError, fields::Headers};
+use crate::{
+    error::GatewayError,
+    fields::{Headers, Value},
+};
 
 const X_TOWLINE_AFFINITY: HeaderName = HeaderName::from_static("x-towline-affinity");
 const X_TOWLINE_INSTANCE: HeaderName = HeaderName::from_static("x-towline-instance");
@@ -120,7 +123,7 @@ fn cookie(value: &str, prefix: &HeaderValue, more: &str) -> Option<HeaderValue> 
     HeaderValue::try_from(text).ok()
 }
 
-fn only<'a>(headers: &'a impl Headers, name: &HeaderName) -> Result<Option<&'a HeaderValue>, GatewayError> {
+fn only<'a>(headers: &'a impl Headers, name: &HeaderName) -> Result<Option<Value<'a>>, GatewayError> {
     let mut values = headers.get_all(name);
     let first = values.next();
     if values.next().is_some() {
@@ -133,7 +136,7 @@ fn instance_of(value: &[u8]) -> Option<InstanceId> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-fn pairs(line: &HeaderValue) -> impl Iterator<Item = &[u8]> + Clone {
+fn pairs(line: Value<'_>) -> impl Iterator<Item = &[u8]> + Clone {
     line.as_bytes().split(|&byte| byte == b';')
 }
 
@@ -144,9 +147,9 @@ fn our_cookie(pair: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// A line of cookies without ours; `None` when nothing is left of it.
-fn without_ours(line: &HeaderValue) -> Option<HeaderValue> {
+fn without_ours(line: Value<'_>) -> Option<HeaderValue> {
     if pairs(line).all(|pair| our_cookie(pair).is_none()) {
-        return Some(line.clone());
+        return Some(line.to_value());
     }
     let others: Vec<&[u8]> = pairs(line).filter(|pair| our_cookie(pair).is_none()).collect();
     let joined = others.join(&b';');

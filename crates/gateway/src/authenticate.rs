@@ -5,9 +5,7 @@
 //! the request.
 
 use http::{HeaderName, HeaderValue};
-use towline_model::{
-    ErrorCode, KeyHash, KeyKind, Principal, Problem, RawKey, TeamId, Timestamp, UserId, key::KeyError,
-};
+use towline_model::{ErrorCode, KeyHash, KeyKind, Principal, Problem, RawKey, TeamId, Timestamp, UserId, key::KeyError};
 
 use crate::{
     access_token::{AccessTokens, TokenError, TokenHolder},
@@ -268,5 +266,5 @@ fn team_of(headers: &impl Headers) -> Result<TeamId, AuthError> {
     if values.next().is_some() {
         return Err(AuthError::InvalidTeam);
     }
-    value.to_str().ok().and_then(|text| text.trim().parse().ok()).ok_or(AuthError::InvalidTeam)
+    value.to_str().and_then(|text| text.trim().parse().ok()).ok_or(AuthError::InvalidTeam)
 }

@@ -381,7 +381,7 @@ fn poll_piece(
             }
             Piece::Framing(count) | Piece::Extension(count) => connection.inbox.bytes.advance(count),
             Piece::Trailers(count) => {
-                let trailers = connection.body.take_trailers(&connection.inbox.bytes[..count])?;
+                let trailers = connection.body.take_trailers(&connection.inbox.bytes[..count]);
                 connection.inbox.bytes.advance(count);
                 return Poll::Ready(Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers.into_map()))));
             }

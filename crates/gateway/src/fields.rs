@@ -1,39 +1,66 @@
 //! The fields of a message's head as they pass through here: in their order, and spelt as they were.
 //!
-//! A [`HeaderMap`] finds a field among many by its hash, and knows neither. A head has a dozen fields, of which each is found
-//! sooner by looking at all of them, and written without being looked up again. Whoever speaks in [`http`] types, which are the
-//! API, HTTP/2 and all answers that are made here, has a map; what is asked of both is in [`Headers`].
+//! A [`HeaderMap`] finds a field among many by its hash, and knows neither. A head has a dozen fields that nobody asks for, and
+//! is asked for three dozen that it does not have. So its [`Fields`] stay the text that they are, and remember of each name a
+//! [mark](mark_of) that tells most of the absent ones apart. Whoever speaks in [`http`] types, which are the API, HTTP/2 and all
+//! answers that are made here, has a map; what is asked of both is in [`Headers`].
 
-use std::borrow::Borrow;
+use std::{borrow::Borrow, fmt};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::h1::{head::Span, spare};
+use crate::h1::spare;
+
+/// The value of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Value<'a>(&'a [u8]);
+
+impl<'a> Value<'a> {
+    pub(crate) const fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The value as text, if it is ASCII.
+    pub(crate) fn to_str(self) -> Option<&'a str> {
+        // There are no control bytes in it: see `HeadParser`.
+        std::str::from_utf8(self.0).ok().filter(|text| text.is_ascii())
+    }
+
+    /// A copy of it. It is held like a [`spare::text`].
+    pub(crate) fn to_value(self) -> HeaderValue {
+        HeaderValue::from_maybe_shared(spare::text(self.0)).expect("it is the value of a field already")
+    }
+}
+
+impl<'a> From<&'a HeaderValue> for Value<'a> {
+    fn from(value: &'a HeaderValue) -> Self {
+        Self(value.as_bytes())
+    }
+}
 
 /// Fields by their names.
 pub(crate) trait Headers {
     /// The values of all lines of that name, in their order.
-    fn get_all(&self, name: impl Borrow<HeaderName>) -> impl DoubleEndedIterator<Item = &HeaderValue>;
-
-    /// The names of all lines, in their order; some may come more than once.
-    fn keys(&self) -> impl Iterator<Item = &HeaderName>;
+    fn get_all(&self, name: impl Borrow<HeaderName>) -> impl DoubleEndedIterator<Item = Value<'_>>;
 
     /// Sets the only line of that name: where the first was, or behind all others.
-    fn insert(&mut self, name: HeaderName, value: HeaderValue);
+    fn insert(&mut self, name: HeaderName, value: impl Borrow<HeaderValue>);
 
     /// Adds a line.
-    fn append(&mut self, name: HeaderName, value: HeaderValue);
+    fn append(&mut self, name: HeaderName, value: impl Borrow<HeaderValue>);
 
-    /// Removes all lines of that name, and gives the value of the first.
-    fn remove(&mut self, name: impl Borrow<HeaderName>) -> Option<HeaderValue>;
-
-    /// Removes all lines whose names are not to be kept.
-    fn retain(&mut self, keeps: impl FnMut(&HeaderName) -> bool);
+    /// Removes all lines of that name.
+    fn remove(&mut self, name: impl Borrow<HeaderName>);
 
     /// The value of the first line of that name.
-    fn get(&self, name: impl Borrow<HeaderName>) -> Option<&HeaderValue> {
+    fn get(&self, name: impl Borrow<HeaderName>) -> Option<Value<'_>> {
         self.get_all(name).next()
+    }
+
+    /// Whether there is a line with one of these names.
+    fn has_any<const N: usize>(&self, names: &Names<N>) -> bool {
+        names.names.iter().any(|name| self.contains_key(name))
     }
 
     /// Whether there is a line of that name.
@@ -42,182 +69,319 @@ pub(crate) trait Headers {
     }
 
     /// The value of the line of that name, if it is the only one.
-    fn only(&self, name: impl Borrow<HeaderName>) -> Option<&HeaderValue> {
+    fn only(&self, name: impl Borrow<HeaderName>) -> Option<Value<'_>> {
         let mut values = self.get_all(name);
         values.next().filter(|_| values.next().is_none())
     }
 }
 
+/// Names that are mostly asked for together, and mostly not there.
+pub(crate) struct Names<const N: usize> {
+    pub(crate) names: [HeaderName; N],
+    /// A bit for each of their marks.
+    marks: u64,
+}
+
+impl<const N: usize> Names<N> {
+    /// These names, in lower case.
+    pub(crate) fn new(texts: [&'static str; N]) -> Self {
+        let marks = texts.iter().fold(0, |marks, text| marks | 1 << mark_of(text.as_bytes()));
+        Self { names: texts.map(HeaderName::from_static), marks }
+    }
+}
+
+/// Bytes of a text, by their places.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    from: u32,
+    to: u32,
+}
+
+impl Span {
+    pub(crate) fn new(from: usize, to: usize) -> Self {
+        // Nothing is longer than a head may be, or than the buffer that it is read into.
+        let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
+        Self { from: place(from), to: place(to) }
+    }
+
+    pub(crate) fn of(self, text: &[u8]) -> &[u8] {
+        &text[self.from as usize..self.to as usize]
+    }
+}
+
+/// A number below 64 that names have in common whatever the case of their letters, and different names mostly have not.
+fn mark_of(name: &[u8]) -> u8 {
+    let (first, last) = match name {
+        [first, .., last] => (*first | 0x20, *last | 0x20),
+        [only] => (*only | 0x20, 0),
+        [] => (0, 0),
+    };
+    let length = name.len().to_le_bytes()[0];
+    length.wrapping_add(first.wrapping_mul(7)).wrapping_add(last.wrapping_mul(13)) & 63
+}
+
+/// Whether a name is this one, of which there are no capital letters.
+fn is_spelling(spelt: &[u8], name: &[u8]) -> bool {
+    // Without a branch for each byte, so that many are compared at once.
+    spelt.len() == name.len()
+        && std::iter::zip(spelt, name).fold(true, |same, (spelt, byte)| same & (spelt.to_ascii_lowercase() == *byte))
+}
+
 /// The fields of one head.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Fields {
-    /// The head that they were read from.
-    text: Bytes,
+    /// The head that they were read from, and behind it what was added.
+    text: Vec<u8>,
     lines: Vec<Line>,
+    /// A bit for each mark that one of the lines has.
+    marks: u64,
 }
 
 /// One of them.
-#[derive(Debug, Clone)]
-pub(crate) struct Line {
-    name: HeaderName,
-    /// `None` when it was removed: what is added under that name afterwards takes its place.
-    value: Option<HeaderValue>,
-    /// Where the name stands in the text as it was spelt; nowhere if it was not read from one.
-    spelling: Option<Span>,
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    /// As it was spelt.
+    name: Span,
+    value: Span,
+    mark: u8,
+    /// Whether it stands in the text as it is to be written.
+    whole: bool,
+    /// What is added under that name afterwards takes its place.
+    removed: bool,
+    /// Whether no compression may learn the value (RFC 7541 §7.1.3).
+    sensitive: bool,
+}
+
+impl Line {
+    /// Whether it has this name, whose mark is this.
+    #[inline]
+    fn is_of(&self, mark: u8, name: &[u8], text: &[u8]) -> bool {
+        self.mark == mark && is_spelling(self.name.of(text), name)
+    }
 }
 
 impl Fields {
-    /// None yet, of a head with this text, and room for so many.
-    pub(crate) fn of(text: Bytes, room: usize) -> Self {
-        Self { text, lines: spare::lines(room) }
+    /// None.
+    pub(crate) const fn new() -> Self {
+        Self { text: Vec::new(), lines: Vec::new(), marks: 0 }
     }
 
-    /// The head that they were read from.
-    pub(crate) const fn text(&self) -> &Bytes {
-        &self.text
+    /// Notes a line of a head that is still being read, with its name. It is `whole` if nothing but `: ` is between name and
+    /// value.
+    pub(crate) fn note(&mut self, name: &[u8], (at, value): (Span, Span), whole: bool) {
+        let mark = mark_of(name);
+        self.marks |= 1 << mark;
+        self.lines.push(Line { name: at, value, mark, whole, removed: false, sensitive: false });
     }
 
-    /// Adds a line that stands in the text.
-    pub(crate) fn push(&mut self, name: HeaderName, value: HeaderValue, spelling: Span) {
-        self.lines.push(Line { name, value: Some(value), spelling: Some(spelling) });
+    /// Takes the text of the head whose lines were noted.
+    pub(crate) fn set_text(&mut self, head: &[u8]) {
+        self.text.clear();
+        self.text.extend_from_slice(head);
     }
 
-    /// Names as they are to be written, with their values.
-    pub(crate) fn written(&self) -> impl Iterator<Item = (&[u8], &HeaderValue)> {
-        self.lines.iter().filter_map(|line| {
-            let name = line.spelling.map_or(line.name.as_str().as_bytes(), |spelling| spelling.of(&self.text));
-            Some((name, line.value.as_ref()?))
-        })
+    /// How many lines there are or were.
+    pub(crate) const fn len(&self) -> usize {
+        self.lines.len()
     }
 
     /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
-        self.lines.iter().all(|line| line.value.is_none())
+        self.iter().next().is_none()
+    }
+
+    /// Names as they are to be written, with their values.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.kept().map(|line| (line.name.of(&self.text), line.value.of(&self.text)))
+    }
+
+    fn kept(&self) -> impl Iterator<Item = &Line> {
+        self.lines.iter().filter(|line| !line.removed)
+    }
+
+    /// Writes them as they were spelt and in their order, with the empty line behind them.
+    pub(crate) fn write(&self, out: &mut BytesMut) {
+        out.reserve(self.text.len() + 4 * self.lines.len() + 2);
+        // Lines that stand behind each other are written at once.
+        let mut run = Span { from: 0, to: 0 };
+        for line in self.kept() {
+            if line.whole && line.name.from == run.to {
+                run.to = line.value.to + 2;
+                continue;
+            }
+            out.put_slice(run.of(&self.text));
+            run = Span { from: line.name.from, to: line.value.to + 2 };
+            if !line.whole {
+                run = Span { from: 0, to: 0 };
+                write_line(out, line.name.of(&self.text), line.value.of(&self.text));
+            }
+        }
+        out.put_slice(run.of(&self.text));
+        out.put_slice(b"\r\n");
+    }
+
+    /// Removes all lines whose names are not to be kept.
+    pub(crate) fn retain(&mut self, mut keeps: impl FnMut(&HeaderName) -> bool) {
+        for line in &mut self.lines {
+            let name = HeaderName::from_bytes(line.name.of(&self.text));
+            line.removed |= !name.is_ok_and(|name| keeps(&name));
+        }
     }
 
     /// The same for those who need a map: lines of one name follow each other there.
     pub(crate) fn into_map(self) -> HeaderMap {
-        let mut map = HeaderMap::with_capacity(self.lines.len());
-        for line in self.lines {
-            if let Some(value) = line.value {
-                map.append(line.name, value);
-            }
+        let Self { text, lines, .. } = self;
+        let text = Bytes::from(text);
+        let mut map = HeaderMap::with_capacity(lines.len());
+        for line in lines.into_iter().filter(|line| !line.removed) {
+            let value = text.slice(line.value.from as usize..line.value.to as usize);
+            let name = HeaderName::from_bytes(line.name.of(&text)).expect("it is the name of a field already");
+            let mut value = HeaderValue::from_maybe_shared(value).expect("it is the value of a field already");
+            value.set_sensitive(line.sensitive);
+            map.append(name, value);
         }
         map
     }
 
-    /// The lines of a name, also those that were removed, which are behind all others of that name.
-    fn lines_of(&mut self, name: &HeaderName) -> impl Iterator<Item = &mut Line> {
-        self.lines.iter_mut().filter(move |line| line.name == *name)
+    /// Makes it empty, for another head.
+    pub(crate) fn clear(&mut self) {
+        self.text.clear();
+        self.lines.clear();
+        self.marks = 0;
     }
 
-    /// What is left of them when they are not needed any more.
-    pub(crate) fn into_lines(self) -> Vec<Line> {
-        self.lines
+    /// Bytes and lines that it has memory for.
+    pub(crate) const fn capacity(&self) -> (usize, usize) {
+        (self.text.capacity(), self.lines.capacity())
+    }
+
+    /// The lines that may have a name with this mark: none, or all of them.
+    fn candidates(&self, mark: u8) -> &[Line] {
+        if self.marks >> mark & 1 == 1 { &self.lines } else { &[] }
+    }
+
+    /// The places of the lines of a name, also of those that were removed.
+    fn places(&self, name: &HeaderName) -> impl Iterator<Item = usize> {
+        let name = name.as_str().as_bytes();
+        let mark = mark_of(name);
+        let lines = self.candidates(mark).iter().enumerate();
+        lines.filter(move |(_, line)| line.is_of(mark, name, &self.text)).map(|(at, _)| at)
+    }
+
+    /// Puts a value where another was.
+    fn put(&mut self, at: usize, value: &HeaderValue) {
+        let from = self.text.len();
+        self.text.extend_from_slice(value.as_bytes());
+        let line = &mut self.lines[at];
+        line.value = Span::new(from, self.text.len());
+        (line.whole, line.removed, line.sensitive) = (false, false, value.is_sensitive());
+    }
+
+    /// Adds a line behind all others.
+    fn push(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let (name, from) = (name.as_str().as_bytes(), self.text.len());
+        self.text.reserve(name.len() + value.len() + 4);
+        write_line(&mut self.text, name, value.as_bytes());
+        let value_to = self.text.len() - 2;
+        let spans = (Span::new(from, from + name.len()), Span::new(value_to - value.len(), value_to));
+        self.note(name, spans, true);
+        if let Some(line) = self.lines.last_mut() {
+            line.sensitive = value.is_sensitive();
+        }
     }
 }
 
 impl Headers for Fields {
-    fn get_all(&self, name: impl Borrow<HeaderName>) -> impl DoubleEndedIterator<Item = &HeaderValue> {
-        let lines = self.lines.iter().filter(move |line| line.name == *name.borrow());
-        lines.filter_map(|line| line.value.as_ref())
+    fn has_any<const N: usize>(&self, names: &Names<N>) -> bool {
+        self.marks & names.marks != 0 && names.names.iter().any(|name| self.contains_key(name))
     }
 
-    fn keys(&self) -> impl Iterator<Item = &HeaderName> {
-        self.lines.iter().filter(|line| line.value.is_some()).map(|line| &line.name)
+    fn get_all(&self, name: impl Borrow<HeaderName>) -> impl DoubleEndedIterator<Item = Value<'_>> {
+        let mark = mark_of(name.borrow().as_str().as_bytes());
+        self.candidates(mark).iter().filter_map(move |line| {
+            let is_it = !line.removed && line.is_of(mark, name.borrow().as_str().as_bytes(), &self.text);
+            is_it.then(|| Value(line.value.of(&self.text)))
+        })
     }
 
-    fn insert(&mut self, name: HeaderName, value: HeaderValue) {
-        let mut lines = self.lines_of(&name);
-        match lines.next() {
+    fn insert(&mut self, name: HeaderName, value: impl Borrow<HeaderValue>) {
+        let first = self.places(&name).next();
+        match first {
             Some(first) => {
-                first.value = Some(value);
-                lines.for_each(|line| line.value = None);
+                self.remove(&name);
+                self.put(first, value.borrow());
             }
-            None => {
-                drop(lines);
-                self.lines.push(Line { name, value: Some(value), spelling: None });
-            }
+            None => self.push(&name, value.borrow()),
         }
     }
 
-    fn append(&mut self, name: HeaderName, value: HeaderValue) {
-        let removed = self.lines_of(&name).find(|line| line.value.is_none());
+    fn append(&mut self, name: HeaderName, value: impl Borrow<HeaderValue>) {
+        let removed = self.places(&name).find(|&at| self.lines[at].removed);
         match removed {
-            Some(line) => line.value = Some(value),
-            None => self.lines.push(Line { name, value: Some(value), spelling: None }),
+            Some(at) => self.put(at, value.borrow()),
+            None => self.push(&name, value.borrow()),
         }
     }
 
-    fn remove(&mut self, name: impl Borrow<HeaderName>) -> Option<HeaderValue> {
-        let mut lines = self.lines_of(name.borrow());
-        let first = lines.next()?.value.take();
-        lines.for_each(|line| line.value = None);
-        first
-    }
-
-    fn retain(&mut self, mut keeps: impl FnMut(&HeaderName) -> bool) {
+    fn remove(&mut self, name: impl Borrow<HeaderName>) {
+        let name = name.borrow().as_str().as_bytes();
+        let mark = mark_of(name);
+        if self.candidates(mark).is_empty() {
+            return;
+        }
         for line in &mut self.lines {
-            if !keeps(&line.name) {
-                line.value = None;
-            }
+            line.removed |= line.is_of(mark, name, &self.text);
         }
     }
 }
 
 impl Headers for HeaderMap {
-    fn get_all(&self, name: impl Borrow<HeaderName>) -> impl DoubleEndedIterator<Item = &HeaderValue> {
-        Self::get_all(self, name.borrow()).iter()
+    fn get_all(&self, name: impl Borrow<HeaderName>) -> impl DoubleEndedIterator<Item = Value<'_>> {
+        Self::get_all(self, name.borrow()).iter().map(Value::from)
     }
 
-    fn keys(&self) -> impl Iterator<Item = &HeaderName> {
-        Self::keys(self)
+    fn insert(&mut self, name: HeaderName, value: impl Borrow<HeaderValue>) {
+        Self::insert(self, name, value.borrow().clone());
     }
 
-    fn insert(&mut self, name: HeaderName, value: HeaderValue) {
-        Self::insert(self, name, value);
+    fn append(&mut self, name: HeaderName, value: impl Borrow<HeaderValue>) {
+        Self::append(self, name, value.borrow().clone());
     }
 
-    fn append(&mut self, name: HeaderName, value: HeaderValue) {
-        Self::append(self, name, value);
-    }
-
-    fn remove(&mut self, name: impl Borrow<HeaderName>) -> Option<HeaderValue> {
-        Self::remove(self, name.borrow())
-    }
-
-    fn retain(&mut self, mut keeps: impl FnMut(&HeaderName) -> bool) {
-        let dropped: Vec<HeaderName> = Self::keys(self).filter(|name| !keeps(name)).cloned().collect();
-        for name in dropped {
-            Self::remove(self, name);
-        }
-    }
-
-    fn get(&self, name: impl Borrow<HeaderName>) -> Option<&HeaderValue> {
-        Self::get(self, name.borrow())
+    fn remove(&mut self, name: impl Borrow<HeaderName>) {
+        Self::remove(self, name.borrow());
     }
 }
 
-impl FromIterator<(HeaderName, HeaderValue)> for Fields {
-    fn from_iter<I: IntoIterator<Item = (HeaderName, HeaderValue)>>(fields: I) -> Self {
-        let lines = fields.into_iter().map(|(name, value)| Line { name, value: Some(value), spelling: None });
-        Self { text: Bytes::new(), lines: lines.collect() }
+/// Values may be secrets.
+impl fmt::Debug for Fields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(|(name, _)| name.escape_ascii().to_string())).finish()
+    }
+}
+
+impl<N: Borrow<HeaderName>, V: Borrow<HeaderValue>> FromIterator<(N, V)> for Fields {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(lines: I) -> Self {
+        let mut fields = Self::default();
+        for (name, value) in lines {
+            fields.push(name.borrow(), value.borrow());
+        }
+        fields
     }
 }
 
 impl From<HeaderMap> for Fields {
     fn from(map: HeaderMap) -> Self {
-        let mut fields = Self::of(Bytes::new(), map.len());
-        let mut current = None;
-        for (name, value) in map {
-            // A name is given with the first of its values only.
-            current = name.or(current);
-            if let Some(name) = &current {
-                fields.lines.push(Line { name: name.clone(), value: Some(value), spelling: None });
-            }
-        }
-        fields
+        map.iter().collect()
     }
+}
+
+/// Writes one line.
+pub(crate) fn write_line(out: &mut impl BufMut, name: &[u8], value: &[u8]) {
+    out.put_slice(name);
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
 }
 
 #[cfg(test)]
@@ -226,6 +390,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::h1::head::HeadParser;
 
     /// Some names, so that many lines have the same.
     const NAMES: [&str; 4] = ["host", "via", "x-a", "x-b"];
@@ -234,14 +399,35 @@ mod tests {
         HeaderName::from_static(NAMES[index % NAMES.len()])
     }
 
-    fn lines(headers: &impl Headers) -> Vec<Vec<HeaderValue>> {
-        (0..NAMES.len()).map(|index| headers.get_all(name(index)).cloned().collect()).collect()
+    fn lines(headers: &impl Headers) -> Vec<Vec<Value<'_>>> {
+        (0..NAMES.len()).map(|index| headers.get_all(name(index)).collect()).collect()
+    }
+
+    /// What is written, one line after the other.
+    fn line_by_line(fields: &Fields) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (name, value) in fields.iter() {
+            write_line(&mut out, name, value);
+        }
+        [&out[..], b"\r\n"].concat()
     }
 
     proptest! {
         #[test]
-        fn they_hold_what_a_map_holds(steps in proptest::collection::vec((0_usize..8, 0_usize..4, 0_u16..9), 0..24)) {
-            let (mut map, mut fields) = (HeaderMap::new(), Fields::default());
+        fn they_hold_what_a_map_holds(
+            read in proptest::collection::vec((0_usize..4, 0_u16..9, any::<bool>(), 0_usize..3), 0..6),
+            steps in proptest::collection::vec((0_usize..8, 0_usize..4, 0_u16..9), 0..24),
+        ) {
+            let (mut map, mut head) = (HeaderMap::new(), Vec::new());
+            for (index, value, upper, space) in read {
+                map.append(name(index), HeaderValue::from(value));
+                let name = if upper { NAMES[index].to_ascii_uppercase() } else { NAMES[index].to_owned() };
+                head.extend(format!("{name}:{}{value}\r\n", [" ", "", " \t"][space]).into_bytes());
+            }
+            head.extend(b"\r\n");
+            let mut parser = HeadParser::trailers();
+            prop_assert_eq!(parser.advance(&head), Ok(Some(head.len())));
+            let mut fields = parser.finish_trailers(&head);
             for (step, index, value) in steps {
                 let (name, value) = (name(index), HeaderValue::from(value));
                 match step {
@@ -249,9 +435,12 @@ mod tests {
                         Headers::insert(&mut map, name.clone(), value.clone());
                         fields.insert(name.clone(), value);
                     }
-                    1 => prop_assert_eq!(map.remove(&name), fields.remove(&name)),
+                    1 => {
+                        map.remove(&name);
+                        fields.remove(&name);
+                    }
                     2 => {
-                        Headers::retain(&mut map, |kept| *kept != name);
+                        map.remove(&name);
                         fields.retain(|kept| *kept != name);
                     }
                     _ => {
@@ -261,10 +450,15 @@ mod tests {
                 }
                 prop_assert_eq!(lines(&map), lines(&fields));
                 prop_assert_eq!(Headers::get(&map, &name), fields.get(&name));
+                prop_assert_eq!(map.contains_key(&name), fields.contains_key(&name));
                 prop_assert_eq!(map.only(&name), fields.only(&name));
                 prop_assert_eq!(map.is_empty(), fields.is_empty());
+                let mut out = BytesMut::new();
+                fields.write(&mut out);
+                prop_assert_eq!(&out[..], line_by_line(&fields));
             }
-            prop_assert_eq!(lines(&Fields::from(map.clone())), lines(&map));
+            let copy = Fields::from(map.clone());
+            prop_assert_eq!(lines(&copy), lines(&map));
             prop_assert_eq!(fields.into_map(), map);
         }
     }
@@ -281,9 +475,10 @@ mod tests {
         fields.retain(|name| *name != header::VIA);
         fields.append(header::VIA, HeaderValue::from_static("z"));
         fields.append(header::HOST, HeaderValue::from_static("v"));
-        let written: Vec<_> = fields.written().map(|(name, value)| (name.to_vec(), value.clone())).collect();
         let expected = [("host", "x"), ("via", "z"), ("host", "v"), ("accept", "d"), ("date", "y")];
-        let expected = expected.map(|(name, value)| (name.as_bytes().to_vec(), HeaderValue::from_static(value)));
-        assert_eq!(written, expected);
+        assert!(fields.iter().eq(expected.map(|(name, value)| (name.as_bytes(), value.as_bytes()))));
+        let mut out = BytesMut::new();
+        fields.write(&mut out);
+        assert_eq!(out, "host: x\r\nvia: z\r\nhost: v\r\naccept: d\r\ndate: y\r\n\r\n");
     }
 }

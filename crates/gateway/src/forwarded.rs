@@ -8,7 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::{BufMut, BytesMut};
 use http::{HeaderName, HeaderValue, Version, header};
 
-use crate::{fields::Headers, h1::spare};
+use crate::{
+    fields::{Headers, Value},
+    h1::spare,
+};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -111,7 +114,7 @@ impl Hop<'_> {
             add(headers, X_FORWARDED_FOR, Some(self.address));
             keep(headers, X_FORWARDED_PROTO, Some(&HeaderValue::from_static(self.scheme)));
             keep(headers, X_FORWARDED_HOST, self.host);
-            let prefix = headers.get(X_FORWARDED_PREFIX).and_then(|outer| join(outer, b"", self.prefix));
+            let prefix = headers.get(X_FORWARDED_PREFIX).and_then(|outer| join(outer, self.prefix));
             replace(headers, X_FORWARDED_PREFIX, Some(prefix.as_ref().unwrap_or(self.prefix)));
         } else {
             replace(headers, header::FORWARDED, forwarded.as_ref());
@@ -165,12 +168,8 @@ fn via(version: Version) -> HeaderValue {
 
 fn replace(headers: &mut impl Headers, name: HeaderName, value: Option<&HeaderValue>) {
     match value {
-        Some(value) => {
-            headers.insert(name, value.clone());
-        }
-        None => {
-            headers.remove(name);
-        }
+        Some(value) => headers.insert(name, value),
+        None => headers.remove(name),
     }
 }
 
@@ -182,11 +181,11 @@ fn keep(headers: &mut impl Headers, name: HeaderName, value: Option<&HeaderValue
 
 fn add(headers: &mut impl Headers, name: HeaderName, value: Option<&HeaderValue>) {
     let Some(value) = value else { return };
-    headers.append(name, value.clone());
+    headers.append(name, value);
 }
 
-fn join(first: &HeaderValue, between: &[u8], second: &HeaderValue) -> Option<HeaderValue> {
-    HeaderValue::from_bytes(&[first.as_bytes(), between, second.as_bytes()].concat()).ok()
+fn join(first: Value<'_>, second: &HeaderValue) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(&[first.as_bytes(), second.as_bytes()].concat()).ok()
 }
 
 #[cfg(test)]

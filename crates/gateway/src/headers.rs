@@ -10,13 +10,17 @@
 //!   further requests pass on the same connection that nobody has looked at (and RFC 9113 has retired it).
 //! * `Proxy-Authenticate` and `Proxy-Authorization` are not touched: a gateway is not the proxy that they speak to.
 
-use std::collections::HashSet;
+use std::sync::LazyLock;
 
 use http::{HeaderName, HeaderValue, header};
 
-use crate::fields::Headers;
+use crate::fields::{Headers, Names, Value};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// The fields that are for one hop alone, beside those that `Connection` names.
+static HOPS: LazyLock<Names<7>> = LazyLock::new(|| {
+    Names::new(["connection", "http2-settings", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"])
+});
 
 /// What a request's hop-by-hop fields said.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -38,7 +42,7 @@ pub(crate) struct ResponseHops {
 
 /// Removes a request's hop-by-hop fields and says what they were.
 pub(crate) fn take_request_hops(headers: &mut impl Headers) -> RequestHops {
-    if !has_hops(headers) {
+    if !headers.has_any(&HOPS) {
         return RequestHops::default();
     }
     let takes_trailers = header_has_token(headers, &header::TE, "trailers");
@@ -51,11 +55,11 @@ pub(crate) fn take_request_hops(headers: &mut impl Headers) -> RequestHops {
 
 /// Removes a response's hop-by-hop fields and says what they were.
 pub(crate) fn take_response_hops(headers: &mut impl Headers) -> ResponseHops {
-    if !has_hops(headers) {
+    if !headers.has_any(&HOPS) {
         return ResponseHops::default();
     }
     let hops = ResponseHops {
-        upgrade: headers.get(header::UPGRADE).cloned(),
+        upgrade: headers.get(header::UPGRADE).map(Value::to_value),
         keep_alive_seconds: headers.get(KEEP_ALIVE).and_then(keep_alive_timeout),
     };
     remove_hops(headers);
@@ -72,7 +76,7 @@ pub(crate) fn put_request_hops(headers: &mut impl Headers, hops: &RequestHops) {
     };
     headers.insert(header::CONNECTION, HeaderValue::from_static(connection));
     if let Some(protocol) = &hops.upgrade {
-        headers.insert(header::UPGRADE, protocol.clone());
+        headers.insert(header::UPGRADE, protocol);
     }
     if hops.takes_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -90,7 +94,7 @@ pub(crate) fn join_cookie_crumbs(headers: &mut impl Headers) {
     if headers.get_all(header::COOKIE).nth(1).is_none() {
         return;
     }
-    let parts: Vec<&[u8]> = headers.get_all(header::COOKIE).map(HeaderValue::as_bytes).collect();
+    let parts: Vec<&[u8]> = headers.get_all(header::COOKIE).map(Value::as_bytes).collect();
     if let Ok(joined) = HeaderValue::from_bytes(&parts.join(&b"; "[..])) {
         headers.insert(header::COOKIE, joined);
     }
@@ -141,26 +145,14 @@ pub(crate) fn is_end_to_end(name: &HeaderName) -> bool {
             .any(|prefix| text.starts_with(prefix))
 }
 
-/// Whether there is any field for this hop alone. Most messages have none.
-fn has_hops(headers: &impl Headers) -> bool {
-    headers.keys().any(is_hop)
-}
-
-/// Whether a field is for this hop alone, beside those that `Connection` names.
-fn is_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection" | "http2-settings" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade"
-    )
-}
-
 fn remove_hops(headers: &mut impl Headers) {
-    let nominated = nominated(headers);
-    headers.retain(|name| !is_hop(name) && !nominated.contains(name));
+    for name in nominated(headers).iter().chain(&HOPS.names) {
+        headers.remove(name);
+    }
 }
 
-/// The fields that `Connection` takes away. It may name thousands, of which each line is looked for.
-fn nominated(headers: &impl Headers) -> HashSet<HeaderName> {
+/// The fields that `Connection` takes away.
+fn nominated(headers: &impl Headers) -> Vec<HeaderName> {
     headers
         .get_all(header::CONNECTION)
         .flat_map(tokens)
@@ -170,24 +162,24 @@ fn nominated(headers: &impl Headers) -> HashSet<HeaderName> {
         .collect()
 }
 
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+fn tokens(value: Value<'_>) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
 fn single(headers: &impl Headers, name: &HeaderName) -> Option<HeaderValue> {
     if let Some(only) = headers.only(name) {
-        return Some(only.clone());
+        return Some(only.to_value());
     }
     headers.get(name)?;
-    let lines: Vec<&[u8]> = headers.get_all(name).map(HeaderValue::as_bytes).collect();
+    let lines: Vec<&[u8]> = headers.get_all(name).map(Value::as_bytes).collect();
     HeaderValue::from_bytes(&lines.join(&b", "[..])).ok()
 }
 
 fn names_h2c(protocol: &HeaderValue) -> bool {
-    tokens(protocol).any(|token| token.eq_ignore_ascii_case(b"h2c"))
+    tokens(protocol.into()).any(|token| token.eq_ignore_ascii_case(b"h2c"))
 }
 
-fn keep_alive_timeout(value: &HeaderValue) -> Option<u64> {
+fn keep_alive_timeout(value: Value<'_>) -> Option<u64> {
     tokens(value).find_map(|token| {
         let text = std::str::from_utf8(token).ok()?;
         let (name, seconds) = text.split_once('=')?;

@@ -14,26 +14,22 @@
 //! The header that opens the door is removed, and no other is. A second one that holds a key of this server would reach
 //! the container; such a request is refused.
 
-use std::fmt;
+use std::{fmt, sync::LazyLock};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, header};
 use towline_model::{KeyHash, KeyKind, RawKey, Secret, key::KeyError};
 
 use crate::{
     access_token::TokenError,
     authenticate::{AuthError, Authority},
-    fields::Headers,
+    fields::{Headers, Names, Value},
 };
 
 /// The header that is for Towline alone.
 pub(crate) const X_TOWLINE_KEY: HeaderName = HeaderName::from_static("x-towline-key");
-/// Where vendors' SDKs put a key, as they are called in messages.
-const VENDORS: [(HeaderName, &str); 3] = [
-    (HeaderName::from_static("x-api-key"), "X-Api-Key"),
-    (HeaderName::from_static("api-key"), "api-key"),
-    (HeaderName::from_static("x-goog-api-key"), "x-goog-api-key"),
-];
+/// Where vendors' SDKs put a key.
+static VENDORS: LazyLock<Names<3>> = LazyLock::new(|| Names::new(["x-api-key", "api-key", "x-goog-api-key"]));
 
 /// Which ways in there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +80,12 @@ pub(crate) fn find<'a>(
         return own_header(headers);
     }
     let bearer = bearer(headers);
+    if let Ok(word) = bearer
+        && !headers.has_any(&VENDORS)
+    {
+        // The only Authorization is no password, and there is no other place for a key.
+        return Ok(sent(word, header::AUTHORIZATION));
+    }
     let elsewhere = keys_elsewhere(headers, doors);
     match bearer {
         Ok(word) if elsewhere.is_empty() || counts(word, authority) => {
@@ -119,9 +121,11 @@ fn the_first<'a>(
 /// Everything with the form of a key that is not in the place of a Bearer's.
 fn keys_elsewhere(headers: &impl Headers, doors: Doors) -> Vec<Presented<'_>> {
     let mut found = Vec::new();
-    for (name, _) in VENDORS {
-        let keys = headers.get_all(&name).filter_map(word).map(|text| sent(text, name.clone()));
-        found.extend(keys.filter(Presented::is_key));
+    if headers.has_any(&VENDORS) {
+        for name in &VENDORS.names {
+            let keys = headers.get_all(name).filter_map(word).map(|text| sent(text, name.clone()));
+            found.extend(keys.filter(Presented::is_key));
+        }
     }
     if doors == Doors::Calls {
         let passwords = headers.get_all(header::AUTHORIZATION).filter_map(password);
@@ -136,7 +140,7 @@ pub(crate) fn refuse_another(
     opened: Option<&HeaderName>,
     authority: Authority<'_>,
 ) -> Result<(), AuthError> {
-    let bearers = headers.get_all(header::AUTHORIZATION).filter_map(|value| bearer_word(value.to_str().ok()?));
+    let bearers = headers.get_all(header::AUTHORIZATION).filter_map(|value| bearer_word(value.to_str()?));
     let bearers = bearers.map(|text| sent(text, header::AUTHORIZATION));
     // A key alone is no `Authorization`, and opens nothing there, but the container would see it all the same.
     let bare = [header::AUTHORIZATION, X_TOWLINE_KEY]
@@ -159,7 +163,7 @@ fn counts(word: &str, authority: Authority<'_>) -> bool {
 /// A mistyped key is worth more words than that no key is there.
 fn explain(error: AuthError, headers: &impl Headers, doors: Doors) -> AuthError {
     let looks_like_a_key = |text: &str| KeyKind::of(text).is_some();
-    let vendor = VENDORS.iter().flat_map(|(name, _)| headers.get_all(name)).filter_map(word).any(looks_like_a_key);
+    let vendor = VENDORS.names.iter().flat_map(|name| headers.get_all(name)).filter_map(word).any(looks_like_a_key);
     let basic = headers.get_all(header::AUTHORIZATION).filter_map(password);
     let basic = doors == Doors::Calls && basic.into_iter().any(|password| looks_like_a_key(password.text()));
     if vendor || basic { AuthError::Mistyped(KeyError::Mistyped) } else { error }
@@ -175,7 +179,7 @@ pub(crate) fn bearer(headers: &impl Headers) -> Result<&str, AuthError> {
     if values.next().is_some() {
         return Err(AuthError::Malformed);
     }
-    value.to_str().ok().and_then(bearer_word).ok_or(AuthError::Malformed)
+    value.to_str().and_then(bearer_word).ok_or(AuthError::Malformed)
 }
 
 fn bearer_word(text: &str) -> Option<&str> {
@@ -185,8 +189,8 @@ fn bearer_word(text: &str) -> Option<&str> {
 }
 
 /// The password of `Basic` (RFC 7617 §2): everything behind the first colon.
-fn password(value: &HeaderValue) -> Option<Presented<'_>> {
-    let (scheme, rest) = value.to_str().ok()?.split_once(' ')?;
+fn password(value: Value<'_>) -> Option<Presented<'_>> {
+    let (scheme, rest) = value.to_str()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;
     }
@@ -196,8 +200,8 @@ fn password(value: &HeaderValue) -> Option<Presented<'_>> {
 }
 
 /// A value that is one word of visible ASCII.
-fn word(value: &HeaderValue) -> Option<&str> {
-    value.to_str().ok().filter(|text| is_one_word(text))
+fn word(value: Value<'_>) -> Option<&str> {
+    value.to_str().filter(|text| is_one_word(text))
 }
 
 fn is_one_word(text: &str) -> bool {
@@ -210,10 +214,10 @@ const fn sent(text: &str, header: HeaderName) -> Presented<'_> {
 
 /// What a header is called in messages.
 pub(crate) fn shown(header: &HeaderName) -> &str {
-    match VENDORS.iter().find(|(name, _)| name == header) {
-        Some((_, shown)) => shown,
-        None if *header == header::AUTHORIZATION => "Authorization",
-        None if *header == X_TOWLINE_KEY => "X-Towline-Key",
-        None => header.as_str(),
+    match header.as_str() {
+        "authorization" => "Authorization",
+        "x-api-key" => "X-Api-Key",
+        "x-towline-key" => "X-Towline-Key",
+        other => other,
     }
 }

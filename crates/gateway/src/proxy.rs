@@ -20,12 +20,12 @@ use crate::{
     caller_http2::reply::{Reply, ReplySource},
     dispatch::{Answer, Outbound, dispatch},
     error::{ExchangeError, ExchangeFailure, GatewayError},
-    fields::{Fields, Headers},
+    fields::{Fields, Headers, Value},
     forwarded::{Hop, X_FORWARDED_PREFIX},
     gateway::Shared,
     h1::{
         framing::content_length,
-        head::{HeadFault, write_fields, write_request_line},
+        head::{HeadFault, write_request_line},
     },
     headers::{RequestHops, join_cookie_crumbs, put_request_hops, take_request_hops, take_response_hops},
     http2::websocket,
@@ -114,25 +114,24 @@ fn callable<'a>(state: &'a State, principal: &Principal, slug: &str) -> Result<&
 /// What is added to a container's answer: the request's id, and what its caller asked for.
 pub(crate) struct Additions<'a> {
     id: &'a RequestIdText,
-    affinity: Option<Affinity>,
-    /// The service's path as the caller sees it, without its last slash.
-    prefix: HeaderValue,
+    /// With the service's path as the caller sees it, without its last slash.
+    affinity: Option<(Affinity, HeaderValue)>,
     /// The subprotocol that a browser waits for.
     protocol: Option<HeaderValue>,
 }
 
 impl Additions<'_> {
     pub(crate) fn put(&self, headers: &mut impl Headers, instance: InstanceId) {
-        headers.insert(X_TOWLINE_REQUEST_ID, self.id.value().clone());
-        if let Some(affinity) = self.affinity {
-            affinity.tell(headers, instance, &self.prefix);
+        headers.insert(X_TOWLINE_REQUEST_ID, self.id.value());
+        if let Some((affinity, prefix)) = &self.affinity {
+            affinity.tell(headers, instance, prefix);
         }
     }
 
     /// A failed call's error, with what else its caller has to know.
     pub(crate) fn explain(&self, error: GatewayError) -> GatewayError {
-        match self.affinity {
-            Some(affinity) => affinity.forget(error, &self.prefix),
+        match &self.affinity {
+            Some((affinity, prefix)) => affinity.forget(error, prefix),
             None => error,
         }
     }
@@ -143,7 +142,7 @@ impl Additions<'_> {
         if let Some(protocol) = &self.protocol
             && !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL)
         {
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol.clone());
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }
     }
 }
@@ -206,8 +205,11 @@ impl<'a> Call<'a> {
             Cow::Owned(target) => Cow::Owned(admitted.service.target(&target)?.into_owned()),
         };
         let (upgrade, affinity) = self.change_headers(head, is_chunked, &admitted)?;
-        let prefix = head.headers.get(X_FORWARDED_PREFIX).unwrap_or(&admitted.service.prefix).clone();
-        let additions = Additions { id: self.id, affinity, prefix, protocol };
+        let prefix = || {
+            let seen = head.headers.get(X_FORWARDED_PREFIX);
+            seen.map_or_else(|| admitted.service.prefix.clone(), Value::to_value)
+        };
+        let additions = Additions { id: self.id, affinity: affinity.map(|affinity| (affinity, prefix())), protocol };
         Ok(Prepared { admitted, target, upgrade, preference: Affinity::preference(affinity), additions })
     }
 
@@ -222,7 +224,7 @@ impl<'a> Call<'a> {
         let is_http2 = admitted.service.is_http2();
         let wants_websocket = is_http2 && websocket::is_wanted(head, is_chunked)?;
         let CallHead { version, authority, headers, .. } = head;
-        let host = authority.take().or_else(|| headers.get(header::HOST).cloned());
+        let host = authority.take().or_else(|| headers.get(header::HOST).map(Value::to_value));
         if let Some(consumed) = &admitted.consumed {
             headers.remove(consumed);
         }
@@ -244,7 +246,7 @@ impl<'a> Call<'a> {
         if self.is_named {
             headers.remove(X_FORWARDED_PREFIX);
         }
-        headers.insert(X_REQUEST_ID, self.id.value().clone());
+        headers.insert(X_REQUEST_ID, self.id.value());
         if is_chunked {
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
@@ -271,7 +273,7 @@ impl<'a> Call<'a> {
         let CallHead { method, headers, .. } = head;
         let mut text = BytesMut::new();
         write_request_line(&mut text, &method, target.as_bytes());
-        write_fields(&mut text, &headers);
+        headers.write(&mut text);
         let request = Outgoing::new(text, ReplySource::new(body, framed, reply));
         let outbound = Outbound { method: method.clone(), request, upgrade: false, preference };
         let answer = dispatch(self.shared, &admitted.service, outbound, &terms, &mut Alarm::default()).await;

@@ -3,7 +3,10 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::{Builder, NoContext, Timestamp, Uuid};
 
-use crate::{fields::Headers, h1::spare};
+use crate::{
+    fields::{Headers, Value},
+    h1::spare,
+};
 
 /// The header that carries a request's id, from callers, to containers, and in answers of ours.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -24,7 +27,7 @@ impl RequestIdText {
     /// The same for a head of any kind.
     pub(crate) fn sent_in(headers: &impl Headers) -> Self {
         match headers.only(X_REQUEST_ID) {
-            Some(value) if is_well_formed(value) => Self(value.clone()),
+            Some(value) if is_well_formed(value) => Self(value.to_value()),
             _ => Self::generate(),
         }
     }
@@ -55,7 +58,7 @@ impl RequestIdText {
     }
 }
 
-fn is_well_formed(value: &HeaderValue) -> bool {
+fn is_well_formed(value: Value<'_>) -> bool {
     let bytes = value.as_bytes();
     (1..=128).contains(&bytes.len()) && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
 }

@@ -21,7 +21,7 @@ use crate::{
     caller_http2::reply::Reply,
     error::GatewayError,
     error_answer::problem_response,
-    fields::Headers,
+    fields::{Headers, Value},
     gateway::{BoxError, CallerAddr, Shared},
     grpc,
     headers::header_has_token,
@@ -207,7 +207,7 @@ pub(crate) fn check_target(method: &Method, version: Version, headers: &impl Hea
     }
 }
 
-fn is_host(value: &HeaderValue) -> bool {
+fn is_host(value: Value<'_>) -> bool {
     value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(byte))
 }
 

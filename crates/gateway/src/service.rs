@@ -126,9 +126,9 @@ impl Service {
 
     /// Writes the fields that are this service's own into the head of a request.
     pub(crate) fn put_own_headers(&self, headers: &mut Fields) {
-        headers.insert(header::HOST, self.host.clone());
+        headers.insert(header::HOST, &self.host);
         if let Some(value) = self.external.as_ref().and_then(|external| external.authorization.as_ref()) {
-            headers.insert(header::AUTHORIZATION, value.clone());
+            headers.insert(header::AUTHORIZATION, value);
         }
     }
 }

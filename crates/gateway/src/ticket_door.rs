@@ -16,7 +16,7 @@ use towline_model::Secret;
 
 use crate::{
     error::GatewayError,
-    fields::{Fields, Headers},
+    fields::{Fields, Headers, Value},
     headers::header_has_token,
     proxy::CallHead,
 };
@@ -95,11 +95,11 @@ fn without_parameter(target: &str) -> String {
 }
 
 /// A line of subprotocols without one of them; `None` when nothing is left of it.
-fn without(line: &HeaderValue, name: &str) -> Option<HeaderValue> {
+fn without(line: Value<'_>, name: &str) -> Option<HeaderValue> {
     let is_other = |part: &&[u8]| part.trim_ascii() != name.as_bytes();
     let all = line.as_bytes().split(|&byte| byte == b',');
     if all.clone().all(|part| is_other(&part)) {
-        return Some(line.clone());
+        return Some(line.to_value());
     }
     let others: Vec<&[u8]> = all.filter(is_other).collect();
     let joined = others.join(&b',');
@@ -127,9 +127,9 @@ mod tests {
         let door = find(&head, target).unwrap()?;
         assert_eq!(door.ticket.expose(), "T");
         let (target, answer) = door.take_from(&mut head.headers, target);
-        let text = |value: &HeaderValue| value.to_str().unwrap().to_owned();
+        let text = |value: Value<'_>| value.to_str().unwrap().to_owned();
         let left = head.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).map(text).collect();
-        Some((target.into_owned(), left, answer.as_ref().map(text)))
+        Some((target.into_owned(), left, answer.as_ref().map(Value::from).map(text)))
     }
 
     #[test]

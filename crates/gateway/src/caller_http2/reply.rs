@@ -131,8 +131,8 @@ impl Source for ReplySource {
             return;
         }
         // As RFC 9113 §10.5.1 counts.
-        let size = |(name, value): (&[u8], &http::HeaderValue)| name.len() + value.len() + 32;
-        self.waiting += 42 + head.headers.written().map(size).sum::<usize>();
+        let size = |(name, value): (&[u8], &[u8])| name.len() + value.len() + 32;
+        self.waiting += 42 + head.headers.iter().map(size).sum::<usize>();
         reply.interim(head.status, head.headers.into_map());
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     fields::Headers as _,
     gateway::Shared,
     grpc,
-    h1::head::{ResponseHead, write_fields, write_request_line},
+    h1::head::{ResponseHead, write_request_line},
     headers::{header_has_token, take_response_hops},
     outgoing::{Framed, Outgoing},
     path::{Destination, destination},
@@ -89,7 +89,7 @@ async fn open(
     let mut text = BytesMut::new();
     let CallHead { method, headers, .. } = head;
     write_request_line(&mut text, &method, prepared.target.as_bytes());
-    write_fields(&mut text, &headers);
+    headers.write(&mut text);
     let source = ReplySource::new(CallerBody::empty(), Framed::Length(0), Some(reply.clone()));
     let (upgrade, preference) = (prepared.upgrade, prepared.preference);
     let request = Outgoing::complete(text, source);

@@ -24,7 +24,7 @@ use tokio::{
 use super::{
     chunked::Piece,
     framing::BodyReader,
-    head::{HeadFault, HeadParser, RequestHead, ResponseHead, write_fields, write_status_line},
+    head::{HeadFault, HeadParser, RequestHead, ResponseHead, write_status_line},
 };
 use crate::{
     caller::{Caller, Signal},
@@ -228,10 +228,9 @@ impl CallerConn {
                 }
                 Piece::Extension(count) => self.inbox.bytes.advance(count),
                 Piece::Trailers(count) => {
-                    let read = body.take_trailers(&self.inbox.bytes[..count]);
-                    let trailers = read.map_err(|_| SourceFault)?;
+                    let trailers = body.take_trailers(&self.inbox.bytes[..count]);
                     self.inbox.bytes.advance(count);
-                    write_fields(out, &trailers);
+                    trailers.write(out);
                     return Poll::Ready(Ok(More::End));
                 }
                 Piece::End => return Poll::Ready(Ok(More::End)),
@@ -254,8 +253,7 @@ impl CallerConn {
                 }
                 Piece::Framing(count) | Piece::Extension(count) => self.inbox.bytes.advance(count),
                 Piece::Trailers(count) => {
-                    let read = body.take_trailers(&self.inbox.bytes[..count]);
-                    let trailers = read.map_err(|_| SourceFault)?;
+                    let trailers = body.take_trailers(&self.inbox.bytes[..count]);
                     self.inbox.bytes.advance(count);
                     return Poll::Ready(Ok((!trailers.is_empty()).then(|| Frame::trailers(trailers.into_map()))));
                 }
@@ -338,6 +336,6 @@ impl Source for CallerSource<'_> {
         }
         take_response_hops(&mut head.headers);
         write_status_line(&mut self.conn.out, head.status, &head.reason);
-        write_fields(&mut self.conn.out, &head.headers);
+        head.headers.write(&mut self.conn.out);
     }
 }

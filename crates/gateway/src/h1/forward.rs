@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{
     conn::{CallerConn, CallerSource},
     framing::BodyReader,
-    head::{ResponseHead, write_fields, write_request_line, write_status_line},
+    head::{ResponseHead, write_request_line, write_status_line},
     relay::{Mode, Outcome, Relay},
     respond::wants_to_last,
     spare,
@@ -53,7 +53,7 @@ pub(super) async fn forward(
     let mut text = BytesMut::new();
     let CallHead { method, version, headers, .. } = head;
     write_request_line(&mut text, &method, prepared.target.as_bytes());
-    write_fields(&mut text, &headers);
+    headers.write(&mut text);
     spare::give_back(headers);
     // This connection looks at it itself; nothing needs to wait for it.
     let standing = terms.standing.take();
@@ -102,7 +102,7 @@ impl Returning<'_> {
         self.finish_head(&mut head, &connection.body, mode, lasts);
         self.additions.put(&mut head.headers, in_flight.instance().id);
         write_status_line(&mut conn.out, head.status, &head.reason);
-        write_fields(&mut conn.out, &head.headers);
+        head.headers.write(&mut conn.out);
         spare::give_back(head.headers);
 
         let mut relay = Relay::new(mode, &terms);
@@ -184,7 +184,7 @@ impl Returning<'_> {
         head.headers.remove(header::CONTENT_LENGTH);
         self.additions.put_switching(&mut head.headers, in_flight.instance().id);
         write_status_line(&mut conn.out, head.status, &head.reason);
-        write_fields(&mut conn.out, &head.headers);
+        head.headers.write(&mut conn.out);
         if poll_fn(|cx| conn.poll_flush(cx)).await.is_err() {
             return After::Drop;
         }

@@ -50,17 +50,17 @@ impl BodyReader {
     }
 
     /// Reads the trailers that [`next`](Self::next) has found, without those that do not belong there; the body is over.
-    pub(crate) fn take_trailers(&mut self, text: &[u8]) -> Result<Fields, ChunkFault> {
-        let Self::Chunked(decoder) = self else { return Ok(Fields::default()) };
+    pub(crate) fn take_trailers(&mut self, text: &[u8]) -> Fields {
+        let Self::Chunked(decoder) = self else { return Fields::default() };
         let parser = decoder.take_trailers();
         *self = Self::Over;
-        let Some(mut parser) = parser else { return Ok(Fields::default()) };
+        let Some(mut parser) = parser else { return Fields::default() };
         if text == b"\r\n" {
-            return Ok(Fields::default());
+            return Fields::default();
         }
-        let mut fields = parser.finish_trailers(text, text.len())?;
+        let mut fields = parser.finish_trailers(text);
         fields.retain(may_be_trailer);
-        Ok(fields)
+        fields
     }
 }
 

@@ -2,13 +2,13 @@
 //!
 //! A head that breaks RFC 9112 is a fault and never repaired: what one parser repairs, the next one may read in another
 //! way. A head that is good keeps its bytes: its [`Fields`] know how their names were spelt and in which order they stood, so
-//! that [`write_fields`] gives them back like that, whatever was taken out or added in between.
+//! that [`Fields::write`] gives them back like that, whatever was taken out or added in between.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
+use http::{HeaderMap, Method, StatusCode, Version};
 
 use super::spare;
-use crate::fields::Fields;
+use crate::fields::{Fields, Span, write_line};
 
 /// Bytes that a head may have unless another limit is set, and that a trailer section may have.
 pub(crate) const MAX_HEAD: usize = 64 << 10;
@@ -18,9 +18,6 @@ pub(crate) const MAX_REQUEST_FIELDS: usize = 128;
 pub(crate) const MAX_RESPONSE_FIELDS: usize = 256;
 /// Empty lines before a request that are overlooked (RFC 9112 §2.2).
 const MAX_EMPTY_LINES: usize = 1;
-/// Fields that are mostly added to a request before a container gets it, and to an answer before a caller does.
-const ADDED_TO_REQUEST: usize = 8;
-const ADDED_TO_RESPONSE: usize = 2;
 
 /// What is wrong with a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -45,39 +42,18 @@ enum Kind {
     Trailers,
 }
 
-/// Bytes in a head, by their places.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Span {
-    from: u32,
-    to: u32,
-}
-
-impl Span {
-    fn new(from: usize, to: usize) -> Self {
-        // Nothing is longer than a head may be, or than the buffer that it is read into.
-        let place = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
-        Self { from: place(from), to: place(to) }
-    }
-
-    pub(crate) fn of(self, text: &[u8]) -> &[u8] {
-        &text[self.from as usize..self.to as usize]
-    }
-}
-
 /// Reads a head as it comes, each line once.
 #[derive(Debug)]
 pub(crate) struct HeadParser {
     kind: Kind,
     max_bytes: usize,
     max_fields: usize,
-    /// Where the first line begins.
-    begin: usize,
     /// Where the line that is not complete yet begins, and how much of it was looked at.
     line: usize,
     seen: usize,
     empty_lines: usize,
     start: Option<StartLine>,
-    fields: Vec<(Span, Span)>,
+    fields: Fields,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -126,8 +102,8 @@ impl HeadParser {
     }
 
     const fn new(kind: Kind, max_fields: usize, start: Option<StartLine>) -> Self {
-        let fields = Vec::new();
-        Self { kind, max_bytes: MAX_HEAD, max_fields, begin: 0, line: 0, seen: 0, empty_lines: 0, start, fields }
+        let fields = Fields::new();
+        Self { kind, max_bytes: MAX_HEAD, max_fields, line: 0, seen: 0, empty_lines: 0, start, fields }
     }
 
     /// With another limit of bytes.
@@ -138,36 +114,38 @@ impl HeadParser {
 
     /// Forgets what was read, for the next head.
     fn restart(&mut self) {
-        (self.begin, self.line, self.seen, self.empty_lines) = (0, 0, 0, 0);
+        (self.line, self.seen, self.empty_lines) = (0, 0, 0);
         self.start = if self.kind == Kind::Trailers { Some(StartLine::None) } else { None };
-        self.fields.clear();
     }
 
     /// Looks at the bytes that have come since the last time; `text` is all of them, from the first on. `Some` is the
     /// length of the whole head.
     pub(crate) fn advance(&mut self, text: &[u8]) -> Result<Option<usize>, HeadFault> {
-        while let Some(found) = memchr::memchr(b'\n', &text[self.seen..]) {
+        while let Some(found) = first_control(&text[self.seen..]) {
             let end = self.seen + found;
-            if end > self.max_bytes {
+            if end >= self.max_bytes {
                 return Err(HeadFault::TooLarge);
             }
-            if end == self.line || text[end - 1] != b'\r' {
-                return Err(HeadFault::Malformed("a line does not end with CR and LF"));
+            // RFC 9112 §2.2: no other may stand in a head, and neither of the two alone (RFC 9110 §5.5).
+            match (text[end], text.get(end + 1)) {
+                (b'\r', Some(b'\n')) => {}
+                // The other is still to come.
+                (b'\r', None) => {
+                    self.seen = end;
+                    return Ok(None);
+                }
+                (b'\n', _) => return Err(HeadFault::Malformed("a line does not end with CR and LF")),
+                _ => return Err(HeadFault::Malformed("the head has a control byte in it")),
             }
-            let (from, to) = (self.line, end - 1);
-            self.line = end + 1;
-            self.seen = end + 1;
-            if self.take_line(text, from, to)? {
-                return Ok(Some(end + 1));
+            let from = std::mem::replace(&mut self.line, end + 2);
+            self.seen = end + 2;
+            if self.take_line(text, from, end)? {
+                return Ok(Some(end + 2));
             }
         }
         self.seen = text.len();
         if self.seen > self.max_bytes {
             return Err(HeadFault::TooLarge);
-        }
-        // Another protocol may never send an end of line. A tab may stand in a reason (RFC 9112 §4).
-        if self.start.is_none() && text[self.line..].iter().any(|&byte| byte < b' ' && !matches!(byte, b'\r' | b'\t')) {
-            return Err(HeadFault::Malformed("the first line has a control byte in it"));
         }
         Ok(None)
     }
@@ -178,19 +156,21 @@ impl HeadParser {
         match self.start {
             None if line.is_empty() && self.kind == Kind::Request => {
                 self.empty_lines += 1;
-                self.begin = self.line;
                 if self.empty_lines > MAX_EMPTY_LINES {
                     return Err(HeadFault::Malformed("there are empty lines before the request"));
                 }
             }
-            None if self.kind == Kind::Request => self.start = Some(request_line(line, from)?),
-            None => self.start = Some(status_line(line, from)?),
+            None => {
+                let is_request = self.kind == Kind::Request;
+                self.start = Some(if is_request { request_line(line, from)? } else { status_line(line, from)? });
+                self.fields = spare::fields();
+            }
             Some(_) if line.is_empty() => return Ok(true),
             Some(_) => {
                 if self.fields.len() == self.max_fields {
                     return Err(HeadFault::TooLarge);
                 }
-                self.fields.push(field_line(line, from)?);
+                field_line(line, from, &mut self.fields)?;
             }
         }
         Ok(false)
@@ -202,9 +182,8 @@ impl HeadParser {
             return Err(HeadFault::Malformed("there is no request line"));
         };
         let method = Method::from_bytes(method.of(text)).map_err(|_| HeadFault::Malformed("the method is no token"))?;
-        let text = spare::text(&text[..length]);
-        let target = text.slice(target.from as usize..target.to as usize);
-        let headers = self.fields(text, ADDED_TO_REQUEST)?;
+        let target = spare::text(target.of(text));
+        let headers = self.finish(&text[..length]);
         Ok(RequestHead { method, target, version, headers })
     }
 
@@ -213,46 +192,63 @@ impl HeadParser {
         let Some(StartLine::Response { status, reason, version }) = self.start else {
             return Err(HeadFault::Malformed("there is no status line"));
         };
-        let text = spare::text(&text[..length]);
-        let reason = text.slice(reason.from as usize..reason.to as usize);
-        let headers = self.fields(text, ADDED_TO_RESPONSE)?;
+        let reason = reason.of(text);
+        let usual = status.canonical_reason().unwrap_or_default().as_bytes();
+        let reason = if reason == usual { Bytes::from_static(usual) } else { spare::text(reason) };
+        let headers = self.finish(&text[..length]);
         Ok(ResponseHead { status, reason, version, headers })
     }
 
-    /// The trailer section that has been read whole, and is the beginning of `text`.
-    pub(crate) fn finish_trailers(&mut self, text: &[u8], length: usize) -> Result<Fields, HeadFault> {
-        self.fields(Bytes::copy_from_slice(&text[..length]), 0)
+    /// The trailer section that has been read whole.
+    pub(crate) fn finish_trailers(&mut self, text: &[u8]) -> Fields {
+        self.finish(text)
     }
 
-    /// The fields, with room for more.
-    fn fields(&mut self, text: Bytes, more: usize) -> Result<Fields, HeadFault> {
-        let mut headers = Fields::of(text, self.fields.len() + more);
-        for &(spelling, value) in &self.fields {
-            let text = headers.text();
-            let name = HeaderName::from_bytes(spelling.of(text))
-                .map_err(|_| HeadFault::Malformed("the name of a field is no token"))?;
-            let value = HeaderValue::from_maybe_shared(text.slice(value.from as usize..value.to as usize))
-                .map_err(|_| HeadFault::Malformed("a field has a control byte in its value"))?;
-            headers.push(name, value, spelling);
-        }
+    /// The fields of a whole head.
+    fn finish(&mut self, head: &[u8]) -> Fields {
+        let mut fields = std::mem::take(&mut self.fields);
+        fields.set_text(head);
         self.restart();
-        Ok(headers)
+        fields
     }
+}
+
+/// Where the first control byte is. A tab is none: it may stand in values and in reasons.
+fn first_control(text: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    let is_control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
+    let (words, rest) = text.as_chunks::<8>();
+    for (number, word) in words.iter().enumerate() {
+        // The highest bit of each byte says whether it is less than a space, or a DEL; behind the first that is, it may be wrong.
+        let bytes = u64::from_le_bytes(*word);
+        let low = bytes.wrapping_sub(ONES * 0x20) & !bytes;
+        let not_del = bytes ^ (ONES * 0x7f);
+        let del = not_del.wrapping_sub(ONES) & !not_del;
+        let found = (low | del) & (ONES * 0x80);
+        if found == 0 {
+            continue;
+        }
+        let first = found.trailing_zeros() as usize / 8;
+        // It may be a tab.
+        if let Some(behind) = word[first..].iter().position(is_control) {
+            return Some(number * 8 + first + behind);
+        }
+    }
+    rest.iter().position(is_control).map(|at| text.len() - rest.len() + at)
 }
 
 /// `method SP target SP version` (RFC 9112 §3).
 fn request_line(line: &[u8], at: usize) -> Result<StartLine, HeadFault> {
     const SHAPE: HeadFault = HeadFault::Malformed("the request line is not a method, a target and a version");
-    let mut words = line.split(|&byte| byte == b' ');
-    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
-    else {
-        return Err(SHAPE);
-    };
+    let space = |text: &[u8]| memchr::memchr(b' ', text);
+    let method_to = space(line).ok_or(SHAPE)?;
+    let target_to = method_to + 1 + space(&line[method_to + 1..]).ok_or(SHAPE)?;
+    let (method, target, version) = (&line[..method_to], &line[method_to + 1..target_to], &line[target_to + 1..]);
     if method.is_empty() || !method.iter().all(|&byte| is_token_byte(byte)) {
         return Err(HeadFault::Malformed("the method is no token"));
     }
-    if target.is_empty() || !target.iter().all(|&byte| byte > b' ' && byte != 0x7f) {
-        return Err(HeadFault::Malformed("the request's target has a control byte in it"));
+    if target.is_empty() || memchr::memchr(b'\t', target).is_some() {
+        return Err(HeadFault::Malformed("the request's target is empty, or has a tab in it"));
     }
     let version = match version {
         b"HTTP/1.1" => Version::HTTP_11,
@@ -262,9 +258,8 @@ fn request_line(line: &[u8], at: usize) -> Result<StartLine, HeadFault> {
         }
         _ => return Err(SHAPE),
     };
-    let after = method.len() + 1;
-    let target = Span::new(at + after, at + after + target.len());
-    Ok(StartLine::Request { method: Span::new(at, at + method.len()), target, version })
+    let target = Span::new(at + method_to + 1, at + target_to);
+    Ok(StartLine::Request { method: Span::new(at, at + method_to), target, version })
 }
 
 /// `version SP status [SP reason]` (RFC 9112 §4). Many servers leave out the space when they have no reason.
@@ -279,29 +274,32 @@ fn status_line(line: &[u8], at: usize) -> Result<StartLine, HeadFault> {
     let status = StatusCode::from_bytes(digits).map_err(|_| SHAPE)?;
     let reason = match line.get(12) {
         None => Span::new(at + 12, at + 12),
-        Some(b' ') if line[13..].iter().all(|&byte| is_value_byte(byte)) => Span::new(at + 13, at + line.len()),
+        Some(b' ') => Span::new(at + 13, at + line.len()),
         Some(_) => return Err(SHAPE),
     };
     Ok(StartLine::Response { status, reason, version })
 }
 
-/// `name ":" OWS value OWS` (RFC 9112 §5). A line that begins with a space would continue the one before (§5.2).
-fn field_line(line: &[u8], at: usize) -> Result<(Span, Span), HeadFault> {
-    if matches!(line.first(), Some(b' ' | b'\t')) {
-        return Err(HeadFault::Malformed("a header field is folded over several lines"));
-    }
-    let colon = line
-        .iter()
-        .position(|&byte| !is_token_byte(byte))
-        .filter(|&end| end > 0 && line[end] == b':')
-        .ok_or(HeadFault::Malformed("a header field is not a name, a colon and a value"))?;
-    // What the value may consist of is looked at when it is made into one.
-    let value = &line[colon + 1..];
+/// `name ":" OWS value OWS` (RFC 9112 §5).
+fn field_line(line: &[u8], at: usize, fields: &mut Fields) -> Result<(), HeadFault> {
+    let colon = line.iter().position(|&byte| !is_token_byte(byte)).filter(|&end| end > 0 && line[end] == b':');
+    let colon = colon.ok_or_else(|| no_field(line))?;
+    // There is no control byte in the line.
     let is_space = |byte: &&u8| matches!(byte, b' ' | b'\t');
-    let before = value.iter().take_while(is_space).count();
-    let after = value[before..].iter().rev().take_while(is_space).count();
-    let name = Span::new(at, at + colon);
-    Ok((name, Span::new(at + colon + 1 + before, at + line.len() - after)))
+    let before = line[colon + 1..].iter().take_while(is_space).count();
+    let value = &line[colon + 1 + before..];
+    let after = value.iter().rev().take_while(is_space).count();
+    let spans = (Span::new(at, at + colon), Span::new(at + colon + 1 + before, at + line.len() - after));
+    fields.note(&line[..colon], spans, before == 1 && after == 0 && line[colon + 1] == b' ');
+    Ok(())
+}
+
+/// What is wrong with a line that is no field. One that begins with a space would continue the one before (RFC 9112 §5.2).
+const fn no_field(line: &[u8]) -> HeadFault {
+    match line.first() {
+        Some(b' ' | b'\t') => HeadFault::Malformed("a header field is folded over several lines"),
+        _ => HeadFault::Malformed("a header field is not a name, a colon and a value"),
+    }
 }
 
 /// RFC 9110 §5.6.2.
@@ -348,40 +346,23 @@ pub(crate) fn write_status_line(out: &mut BytesMut, status: StatusCode, reason: 
     out.put_slice(b"\r\n");
 }
 
-/// Writes fields and the empty line behind them, spelt as they were read and in their order.
-pub(crate) fn write_fields(out: &mut BytesMut, fields: &Fields) {
-    write_all(out, fields.written());
-}
-
-/// The same for fields that were made here.
+/// Writes fields that were made here, with the empty line behind them.
 pub(crate) fn write_map(out: &mut BytesMut, fields: &HeaderMap) {
-    write_all(out, fields.iter().map(|(name, value)| (name.as_str().as_bytes(), value)));
-}
-
-fn write_all<'a>(out: &mut BytesMut, fields: impl Iterator<Item = (&'a [u8], &'a HeaderValue)>) {
     // Of most heads all of it.
     out.reserve(1 << 10);
     for (name, value) in fields {
-        write_field(out, name, value);
+        write_line(out, name.as_str().as_bytes(), value.as_bytes());
     }
-    out.put_slice(b"\r\n");
-}
-
-fn write_field(out: &mut BytesMut, name: &[u8], value: &HeaderValue) {
-    out.reserve(name.len() + value.len() + 4);
-    out.put_slice(name);
-    out.put_slice(b": ");
-    out.put_slice(value.as_bytes());
     out.put_slice(b"\r\n");
 }
 
 #[cfg(test)]
 mod tests {
-    use http::header;
+    use http::{HeaderName, HeaderValue, header};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fields::Headers as _;
+    use crate::fields::{Headers as _, Value};
 
     fn request(text: &[u8]) -> Result<Option<(RequestHead, usize)>, HeadFault> {
         let mut parser = HeadParser::request();
@@ -452,7 +433,7 @@ mod tests {
         assert_eq!(head.version, Version::HTTP_10);
         let values = |name| {
             let name = HeaderName::from_static(name);
-            head.headers.get_all(name).map(HeaderValue::as_bytes).collect::<Vec<_>>()
+            head.headers.get_all(name).map(Value::as_bytes).collect::<Vec<_>>()
         };
         assert_eq!(values("host"), [b"a"]);
         assert_eq!(values("x-a"), [&b"1"[..], b"\xe9,\t2"]);
@@ -512,7 +493,7 @@ mod tests {
         head.headers.append(header::VIA, HeaderValue::from_static("1.1 towline"));
         head.headers.insert(new, HeaderValue::from_static("5"));
         let mut out = BytesMut::new();
-        write_fields(&mut out, &head.headers);
+        head.headers.write(&mut out);
         assert_eq!(
             std::str::from_utf8(&out).unwrap(),
             "Host: localhost\r\nX-B: 1\r\nx-a: 2\r\nX-b: 3\r\nVia: 1.0 x\r\nvia: 1.1 towline\r\nx-new: 5\r\n\r\n"

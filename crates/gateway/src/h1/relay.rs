@@ -13,7 +13,6 @@ use super::{
     chunked::Piece,
     conn::{CallerConn, CallerSource},
     framing::BodyReader,
-    head::write_fields,
 };
 use crate::{
     alarm::Alarm,
@@ -61,14 +60,15 @@ pub(super) struct Relay {
     cut: Option<Cut>,
     deadline: Option<(Instant, Duration)>,
     patience: Patience,
-    began: Instant,
+    /// When more of it than came with its head was first waited for.
+    began: Option<Instant>,
 }
 
 impl Relay {
     pub(super) fn new(mode: Mode, terms: &Terms) -> Self {
         let patience = Patience::new(terms.idle);
         let deadline = terms.deadline;
-        Self { mode, direct: 0, suffix: b"", ended: false, cut: None, deadline, patience, began: Instant::now() }
+        Self { mode, direct: 0, suffix: b"", ended: false, cut: None, deadline, patience, began: None }
     }
 
     /// Whether nothing waits to be written.
@@ -147,9 +147,10 @@ impl Relay {
             if !connection.inbox.bytes.is_empty() && self.plan(connection, conn) {
                 continue;
             }
+            let began = *self.began.get_or_insert_with(Instant::now);
             match ready!(connection.poll_fill(cx)) {
                 Ok(0) => self.end_of_stream(connection, conn),
-                Ok(_) if self.began.elapsed() >= LONG_LIVED => connection.mark_long_lived(),
+                Ok(_) if began.elapsed() >= LONG_LIVED => connection.mark_long_lived(),
                 Ok(_) => {}
                 Err(error) => self.cut = Some(Cut::Exchange(connection.body_failure(&error))),
             }
@@ -223,12 +224,11 @@ impl Relay {
         let section = connection.inbox.bytes[self.direct..self.direct + count].to_vec();
         self.ended = true;
         match connection.body.take_trailers(&section) {
-            Err(fault) => self.cut = Some(Cut::Exchange(fault.into())),
-            Ok(_) if self.mode == Mode::Bare => self.leave_out(connection, count),
-            Ok(_) if count == 2 => self.direct += count,
-            Ok(trailers) => {
+            _ if self.mode == Mode::Bare => self.leave_out(connection, count),
+            _ if count == 2 => self.direct += count,
+            trailers => {
                 let mut text = BytesMut::new();
-                write_fields(&mut text, &trailers);
+                trailers.write(&mut text);
                 let rest = connection.inbox.bytes.split_off(self.direct + count);
                 connection.inbox.bytes.truncate(self.direct);
                 connection.inbox.bytes.extend_from_slice(&text);

@@ -7,20 +7,20 @@ use std::cell::RefCell;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::fields::{Fields, Line};
+use crate::fields::Fields;
 
 /// Bytes of a block that heads are copied into, one behind the other.
 const BLOCK: usize = 4 << 10;
 /// Longer heads have memory of their own, so that none of them keeps much more than itself.
 const LONGEST: usize = 1 << 10;
-/// Lists of fields that are kept, and fields that one may have room for.
-const LISTS: usize = 8;
-const LIST_ROOM: usize = 64;
+/// Fields that are kept, and what one head of them may have memory for: bytes and lines.
+const KEPT: usize = 8;
+const ROOM: (usize, usize) = (4 << 10, 64);
 
 #[derive(Default)]
 struct Spare {
     block: BytesMut,
-    lists: Vec<Vec<Line>>,
+    fields: Vec<Fields>,
 }
 
 thread_local! {
@@ -48,24 +48,21 @@ pub(crate) fn write(length: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
     })
 }
 
-/// An empty list with room for so many fields.
-pub(crate) fn lines(fields: usize) -> Vec<Line> {
-    let mut lines = SPARE.with_borrow_mut(|spare| spare.lists.pop()).unwrap_or_default();
-    lines.reserve(fields);
-    lines
+/// No fields, with memory for some.
+pub(crate) fn fields() -> Fields {
+    SPARE.with_borrow_mut(|spare| spare.fields.pop()).unwrap_or_default()
 }
 
-/// Takes the list of fields back that are not needed any more.
-pub(crate) fn give_back(fields: Fields) {
-    let mut lines = fields.into_lines();
-    if lines.capacity() > LIST_ROOM {
+/// Takes fields back that are not needed any more.
+pub(crate) fn give_back(mut fields: Fields) {
+    let (bytes, lines) = fields.capacity();
+    if bytes > ROOM.0 || lines > ROOM.1 {
         return;
     }
-    // First, so that nothing that is dropped here could look for a list.
-    lines.clear();
+    fields.clear();
     SPARE.with_borrow_mut(|spare| {
-        if spare.lists.len() < LISTS {
-            spare.lists.push(lines);
+        if spare.fields.len() < KEPT {
+            spare.fields.push(fields);
         }
     });
 }
@@ -96,12 +93,13 @@ mod tests {
     }
 
     #[test]
-    fn a_list_comes_back_empty() {
-        let mut used = Fields::of(Bytes::new(), 4);
+    fn fields_come_back_empty() {
+        let mut used = fields();
         used.append(header::COOKIE, HeaderValue::from_static("a"));
         used.append(header::COOKIE, HeaderValue::from_static("b"));
+        let room = used.capacity();
         give_back(used);
-        let lines = lines(1);
-        assert!(lines.is_empty() && lines.capacity() >= 4);
+        let again = fields();
+        assert!(again.is_empty() && !again.contains_key(header::COOKIE) && again.capacity() == room);
     }
 }

@@ -20,7 +20,7 @@ use super::{
     websocket::{become_connect, become_switching},
 };
 use crate::{
-    fields::{Fields, Headers as _},
+    fields::{Fields, Headers as _, Value},
     grpc,
     h1::{
         chunked::{ChunkDecoder, Piece},
@@ -233,8 +233,7 @@ impl State {
                         Piece::Data(count) => *data = self.text.split_to(count).freeze(),
                         Piece::Framing(count) | Piece::Extension(count) => self.text.advance(count),
                         Piece::Trailers(count) => {
-                            let read = reader.take_trailers(&self.text[..count]);
-                            let trailers = read.map_err(|fault| io::Error::other(fault.to_string()))?;
+                            let trailers = reader.take_trailers(&self.text[..count]);
                             self.text.advance(count);
                             let sent = match trailers.is_empty() {
                                 true => stream.send_data(Bytes::new(), true),
@@ -391,9 +390,9 @@ fn request(head: RequestHead) -> io::Result<(Request<()>, Option<HeaderValue>)> 
     if hops.takes_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
-    let authority = headers.remove(header::HOST);
-    let authority = authority.as_ref().map_or(&b"localhost"[..], HeaderValue::as_bytes);
+    let authority = headers.get(header::HOST).map_or(&b"localhost"[..], Value::as_bytes);
     let uri = Uri::builder().scheme("http").authority(authority).path_and_query(&target[..]);
+    headers.remove(header::HOST);
     let mut request = Request::new(());
     *request.method_mut() = method;
     *request.uri_mut() = uri.build().map_err(|_| io::ErrorKind::InvalidInput)?;

@@ -15,7 +15,7 @@ use crate::{
     h1::{
         chunked::{ChunkDecoder, ChunkFault, Piece},
         framing::{BodyReader, request_body},
-        head::{HeadParser, write_fields, write_request_line},
+        head::{HeadParser, write_request_line},
     },
 };
 
@@ -34,7 +34,7 @@ pub fn request_head(data: &[u8]) {
     let Ok(head) = parser.finish_request(data, length) else { return };
     let mut text = BytesMut::new();
     write_request_line(&mut text, &head.method, &head.target);
-    write_fields(&mut text, &head.headers);
+    head.headers.write(&mut text);
     let again = HeadParser::request().advance(&text);
     assert!(matches!(again, Ok(Some(length)) if length == text.len()), "{data:?}");
 }
@@ -89,7 +89,7 @@ pub fn whole_path(data: &[u8]) {
             head.headers.insert(http::header::TRANSFER_ENCODING, http::HeaderValue::from_static("chunked"));
         }
         write_request_line(&mut out, &head.method, &head.target);
-        write_fields(&mut out, &head.headers);
+        head.headers.write(&mut out);
         out.extend_from_slice(&read.relayed);
         sent.push((head.target.clone(), read.content));
         rest = &rest[length + read.length..];
@@ -129,9 +129,9 @@ fn body(framing: &mut BodyReader, data: &[u8], step: usize) -> Result<Option<Rea
             }
             Piece::Extension(count) => at += count,
             Piece::Trailers(count) => {
-                let trailers = framing.take_trailers(&input[..count])?;
+                let trailers = framing.take_trailers(&input[..count]);
                 let mut text = BytesMut::new();
-                write_fields(&mut text, &trailers);
+                trailers.write(&mut text);
                 read.relayed.extend_from_slice(&text);
                 at += count;
             }

@@ -23,9 +23,9 @@ use crate::{
     affinity::Affinity,
     agents::accept::accept_websocket,
     authenticate::{Authority, authenticate},
-    fields::{Fields, Headers as _},
+    fields::{Fields, Headers as _, Value},
     forwarded::{AddressRange, Hop, X_FORWARDED_PREFIX, client_address},
-    h1::head::{HeadParser, RequestHead, write_fields, write_request_line},
+    h1::head::{HeadParser, RequestHead, write_request_line},
     invoke::describe,
     path::{Destination, INVOKE_PREFIX, PROXY_PREFIX, destination},
     presented::X_TOWLINE_KEY,
@@ -74,13 +74,13 @@ pub fn invoke(data: &[u8]) {
     }
     let mut text = BytesMut::new();
     write_request_line(&mut text, &described.method, path.as_bytes());
-    write_fields(&mut text, &described.headers);
+    described.headers.write(&mut text);
     let mut parser = HeadParser::written();
     assert_eq!(parser.advance(&text), Ok(Some(text.len())), "{data:?}");
     let again = parser.finish_request(&text, text.len()).expect("what was written can be read");
     assert_eq!((&again.method, &again.target[..]), (&described.method, path.as_bytes()));
     let trimmed = |headers: &Fields| -> Vec<(Vec<u8>, Vec<u8>)> {
-        headers.written().map(|(name, value)| (name.to_vec(), value.as_bytes().trim_ascii().to_vec())).collect()
+        headers.iter().map(|(name, value)| (name.to_vec(), value.trim_ascii().to_vec())).collect()
     };
     assert_eq!(trimmed(&again.headers), trimmed(&described.headers), "{data:?}");
 }
@@ -130,19 +130,20 @@ fn way(headers: &Fields, origin: u8) {
     let ranges: Vec<AddressRange> = if trusted { vec![range("10.0.0.0/8"), range("::1")] } else { Vec::new() };
     let client = client_address(peer, &ranges, headers);
     if client != peer {
-        let lines = headers.get_all(X_FORWARDED_FOR).filter_map(|line| line.to_str().ok());
+        let lines = headers.get_all(X_FORWARDED_FOR).filter_map(Value::to_str);
         let mut named = lines.flat_map(|line| line.split(','));
         assert!(trusted && named.any(|hop| mentions(hop, client)), "{client} is said by nobody");
     }
 
     let address = HeaderValue::try_from(peer.to_string()).expect("an address is visible ASCII");
-    let (host, prefix) = (headers.get(header::HOST), HeaderValue::from_static("/p"));
+    let (host, prefix) = (headers.get(header::HOST).map(Value::to_value), HeaderValue::from_static("/p"));
+    let host = host.as_ref();
     let hop = Hop { address: &address, trusted, scheme: "http", version: Version::HTTP_11, host, prefix: &prefix };
     let mut put = headers.clone();
     hop.put(&mut put);
     let ours = [FORWARDED, VIA, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PREFIX];
     assert_eq!(without(&put, &ours), without(headers, &ours));
-    let lines = |headers: &Fields, name: &HeaderName| headers.get_all(name).cloned().collect::<Vec<_>>();
+    let lines = |headers: &Fields, name: &HeaderName| headers.get_all(name).map(Value::to_value).collect::<Vec<_>>();
     for (name, kept) in [(&VIA, true), (&X_FORWARDED_FOR, trusted), (&FORWARDED, trusted)] {
         let before = if kept { lines(headers, name) } else { Vec::new() };
         assert!(lines(&put, name).strip_prefix(&before[..]).is_some_and(|added| added.len() <= 1), "{name}");
@@ -235,8 +236,8 @@ fn credentials(headers: &Fields) {
 }
 
 /// Whether a value is the key, alone, as `Bearer`, or as a password.
-fn holds_key(value: &HeaderValue) -> bool {
-    let Ok(text) = value.to_str() else { return false };
+fn holds_key(value: Value<'_>) -> bool {
+    let Some(text) = value.to_str() else { return false };
     let (scheme, rest) = text.split_once(' ').unwrap_or_default();
     let password = STANDARD.decode(rest.trim_matches(' ')).ok().and_then(|pair| String::from_utf8(pair).ok());
     let password = password.as_deref().and_then(|pair| pair.split_once(':')).map(|(_, password)| password);
