@@ -5,12 +5,13 @@
 //! the request.
 
 use http::{HeaderName, HeaderValue};
-use towline_model::{ErrorCode, KeyHash, KeyKind, Principal, Problem, RawKey, TeamId, Timestamp, UserId, key::KeyError};
+use towline_model::{ErrorCode, KeyKind, Principal, Problem, RawKey, TeamId, Timestamp, UserId, key::KeyError};
 
 use crate::{
     access_token::{AccessTokens, TokenError, TokenHolder},
     fields::Headers,
     presented::{self, Doors},
+    seen_keys,
     snapshot::{Credential, CredentialTable},
     tickets::{Holder, Permit},
 };
@@ -197,7 +198,7 @@ pub(crate) fn authenticate_agent<'a>(
 }
 
 fn find_key<'a>(text: &str, kind: KeyKind, authority: Authority<'a>) -> Result<&'a Credential, AuthError> {
-    let Some(credential) = authority.credentials.key(&KeyHash::of(text)) else {
+    let Some(credential) = seen_keys::look_up(text, |hash| authority.credentials.key(hash)) else {
         // Only now is it worth knowing whether the text could be a key at all.
         return Err(RawKey::parse(text).map_or_else(AuthError::Mistyped, |_| AuthError::UnknownKey));
     };

@@ -67,6 +67,7 @@ pub mod request_id;
 mod retry;
 mod rewound;
 mod route;
+mod seen_keys;
 pub mod server_tls;
 mod service;
 pub mod snapshot;
