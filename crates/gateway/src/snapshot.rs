@@ -16,6 +16,10 @@ use towline_model::{
 
 use crate::last_use::LastUse;
 
+/// A map for what is asked several times for each request. Its hash is quick, and no defence against somebody who chooses all
+/// keys of a map: those here are made by the server, or few.
+pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
 /// Everything that requests are decided by.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -115,7 +119,7 @@ pub struct InstanceRoute {
 /// The services of all teams, found by team and slug.
 #[derive(Debug, Default)]
 pub struct RouteTable {
-    teams: HashMap<TeamId, HashMap<Box<str>, Arc<ServiceRoute>>>,
+    teams: Map<TeamId, Map<Box<str>, Arc<ServiceRoute>>>,
 }
 
 impl RouteTable {
@@ -138,7 +142,7 @@ impl RouteTable {
 
     /// Every service, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<ServiceRoute>> {
-        self.teams.values().flat_map(HashMap::values)
+        self.teams.values().flat_map(Map::values)
     }
 }
 
@@ -174,9 +178,9 @@ impl Credential {
 /// The keys of all teams, found by their hash, and the members of all teams.
 #[derive(Debug, Default)]
 pub struct CredentialTable {
-    keys: HashMap<KeyHash, Credential>,
-    hashes: HashMap<CredentialId, KeyHash>,
-    roles: HashMap<(UserId, TeamId), Role>,
+    keys: Map<KeyHash, Credential>,
+    hashes: Map<CredentialId, KeyHash>,
+    roles: Map<(UserId, TeamId), Role>,
     ended_sign_ins: HashSet<SignInId>,
 }
 
@@ -187,7 +191,7 @@ impl CredentialTable {
         keys: impl IntoIterator<Item = (KeyHash, Credential)>,
         memberships: impl IntoIterator<Item = (UserId, TeamId, Role)>,
     ) -> Self {
-        let keys: HashMap<_, _> = keys.into_iter().collect();
+        let keys: Map<_, _> = keys.into_iter().collect();
         Self {
             hashes: keys.iter().map(|(hash, key)| (key.id, *hash)).collect(),
             keys,

@@ -2,7 +2,6 @@
 //! from then on only read.
 
 use std::{
-    collections::HashMap,
     hash::Hash,
     sync::{Arc, atomic::Ordering},
 };
@@ -14,7 +13,7 @@ use crate::{
     lifetime::Lifetime,
     line::Line,
     service::{Candidate, Carried, Instance, Service},
-    snapshot::{InstanceRoute, Snapshot},
+    snapshot::{InstanceRoute, Map, Snapshot},
     upstream::Connection,
 };
 
@@ -22,10 +21,10 @@ use crate::{
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub snapshot: Arc<Snapshot>,
-    teams: HashMap<TeamId, HashMap<Box<str>, Arc<Service>>>,
-    instances: HashMap<InstanceId, Arc<Instance>>,
+    teams: Map<TeamId, Map<Box<str>, Arc<Service>>>,
+    instances: Map<InstanceId, Arc<Instance>>,
     /// Requests in flight and in line, also of services that have nothing left but requests.
-    carried: HashMap<ServiceId, Carried>,
+    carried: Map<ServiceId, Carried>,
     /// For each key that can be used, how long it can.
     keys: Lifetimes<CredentialId>,
     /// For each member of each team, how long he or she may call its services.
@@ -34,7 +33,7 @@ pub(crate) struct State {
     expiring: Vec<(Timestamp, Lifetime)>,
 }
 
-type Lifetimes<K> = HashMap<K, Lifetime>;
+type Lifetimes<K> = Map<K, Lifetime>;
 
 /// What a new state has left behind.
 #[derive(Debug, Default)]
@@ -105,7 +104,7 @@ impl State {
 
     /// All services, in no order.
     pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.teams.values().flat_map(HashMap::values)
+        self.teams.values().flat_map(Map::values)
     }
 
     /// Requests of the service that are in flight.
@@ -137,7 +136,7 @@ impl State {
         self.instances.get(&instance.id).is_some_and(|known| Arc::ptr_eq(known, instance))
     }
 
-    fn still_in_flight(&self) -> HashMap<ServiceId, Carried> {
+    fn still_in_flight(&self) -> Map<ServiceId, Carried> {
         let busy = self.carried.iter().filter(|(_, carried)| Arc::strong_count(&carried.in_flight) > 1);
         busy.map(|(id, carried)| (*id, carried.clone())).collect()
     }
@@ -159,7 +158,7 @@ fn take_over<K: Copy + Eq + Hash>(
     ended: &mut Vec<Lifetime>,
 ) -> Lifetimes<K> {
     let kept = |key: &K| old.get(key).filter(|lifetime| !lifetime.has_ended()).cloned();
-    let present: HashMap<K, Option<Lifetime>> =
+    let present: Map<K, Option<Lifetime>> =
         present.map(|(key, goes_on)| (key, if goes_on { kept(&key) } else { None })).collect();
     let is_over = |key: &K| present.get(key).is_none_or(Option::is_none);
     ended.extend(old.iter().filter(|(key, _)| is_over(key)).map(|(_, lifetime)| lifetime.clone()));
