@@ -26,6 +26,8 @@ const PING_WAIT: Duration = Duration::from_secs(5);
 /// What a request needs of its connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Need<'a> {
+    /// When it was begun to look for one.
+    pub now: Instant,
     /// It asks for another protocol.
     pub upgrade: bool,
     /// It may be sent twice.
@@ -64,10 +66,11 @@ pub(crate) struct Tls<'a> {
 /// Nothing of the request was sent.
 pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Option<Box<Connection>>, FailureReason> {
     let mut deadline = None;
+    let mut now = need.now;
     // Each round but the waiting one uses up a connection or a carrier that turned out to be gone.
     for _ in 0..MAX_ROUNDS {
         if !need.fresh
-            && let Some(connection) = take_first(instance, need).await
+            && let Some(connection) = take_first(instance, need, now).await
         {
             return Ok(Some(connection));
         }
@@ -81,7 +84,7 @@ pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Optio
             replayable: need.idempotent,
             kind: need.kind(),
         };
-        match session.place(&wanted, Instant::now()) {
+        match session.place(&wanted, now) {
             Some(Way::Idle(connection)) => {
                 if let Some(connection) = begin(connection, instance).await {
                     return Ok(Some(connection));
@@ -97,14 +100,15 @@ pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Optio
                 if timeout_at(deadline, changed).await.is_err() {
                     return Ok(None);
                 }
+                now = Instant::now();
             }
         }
     }
     Ok(None)
 }
 
-async fn take_first(instance: &Instance, need: Need<'_>) -> Option<Box<Connection>> {
-    while let Some(connection) = instance.pool.take_first(need.kind(), Instant::now(), need.idempotent) {
+async fn take_first(instance: &Instance, need: Need<'_>, now: Instant) -> Option<Box<Connection>> {
+    while let Some(connection) = instance.pool.take_first(need.kind(), now, need.idempotent) {
         if let Some(connection) = begin(connection, instance).await {
             return Some(connection);
         }

@@ -160,7 +160,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
                 Err(none) => return Err(last.unwrap_or_else(|| self.unavailable(none))),
             };
             let mut in_flight = InFlight::begin(&self.service, picked.instance, now);
-            match self.try_once(&in_flight, picked.is_only).await {
+            match self.try_once(&in_flight, picked.is_only, now).await {
                 Ok(Some((head, connection))) => {
                     in_flight.trial().succeeded();
                     in_flight.hold(slot.take());
@@ -184,9 +184,11 @@ impl<'a, S: Source> Dispatch<'a, S> {
         &mut self,
         in_flight: &InFlight,
         is_only: bool,
+        now: Instant,
     ) -> Result<Option<(ResponseHead, Box<Connection>)>, Failure> {
         let service = Arc::clone(&self.service);
         let need = Need {
+            now,
             upgrade: self.upgrade,
             idempotent: self.method.is_idempotent(),
             fresh: self.fresh || in_flight.trial().decides(),
