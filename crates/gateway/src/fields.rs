@@ -199,9 +199,15 @@ impl Fields {
         self.lines.iter().filter(|line| !line.removed)
     }
 
+    /// How many bytes they take at most when they are written.
+    pub(crate) const fn most_bytes(&self) -> usize {
+        // Of each line the name and the value are in the text, once.
+        self.text.len() + 4 * self.lines.len() + 2
+    }
+
     /// Writes them as they were spelt and in their order, with the empty line behind them.
     pub(crate) fn write(&self, out: &mut BytesMut) {
-        out.reserve(self.text.len() + 4 * self.lines.len() + 2);
+        out.reserve(self.most_bytes());
         // Lines that stand behind each other are written at once.
         let mut run = Span { from: 0, to: 0 };
         for line in self.kept() {

@@ -29,7 +29,7 @@ use crate::{
     fields::{Fields, Headers as _},
     forwarded::Hop,
     gateway::Shared,
-    h1::head::write_request_line,
+    h1::head::written_request,
     headers::{take_request_hops, take_response_hops},
     outgoing::{NoSource, Outgoing},
     pool,
@@ -157,9 +157,7 @@ fn outbound(
     if !body.is_empty() || matches!(method, Method::POST | Method::PUT | Method::PATCH) {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
-    let mut text = BytesMut::with_capacity(body.len() + 1024);
-    write_request_line(&mut text, &method, target.as_bytes());
-    headers.write(&mut text);
+    let mut text = written_request(&method, target.as_bytes(), &headers, body.len());
     text.extend_from_slice(&body);
     Ok(Outbound { method, request: Outgoing::complete(text, NoSource), upgrade: false, preference })
 }

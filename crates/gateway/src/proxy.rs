@@ -3,7 +3,6 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use bytes::BytesMut;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts};
 use http_body::Body as _;
 use tokio::time::Instant;
@@ -25,7 +24,7 @@ use crate::{
     gateway::Shared,
     h1::{
         framing::content_length,
-        head::{HeadFault, write_request_line},
+        head::{HeadFault, written_request},
     },
     headers::{RequestHops, join_cookie_crumbs, put_request_hops, take_request_hops, take_response_hops},
     http2::websocket,
@@ -271,9 +270,7 @@ impl<'a> Call<'a> {
             self.prepare(&mut head, framed == Framed::Chunked)?;
         let terms = admitted.terms();
         let CallHead { method, headers, .. } = head;
-        let mut text = BytesMut::new();
-        write_request_line(&mut text, &method, target.as_bytes());
-        headers.write(&mut text);
+        let text = written_request(&method, target.as_bytes(), &headers, 0);
         let request = Outgoing::new(text, ReplySource::new(body, framed, reply));
         let outbound = Outbound { method: method.clone(), request, upgrade: false, preference };
         let answer = dispatch(self.shared, &admitted.service, outbound, &terms, &mut Alarm::default()).await;

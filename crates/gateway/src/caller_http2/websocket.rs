@@ -6,7 +6,6 @@
 
 use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
-use bytes::BytesMut;
 use h2::{Reason, RecvStream, ext::Protocol};
 use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts, uri::PathAndQuery};
 use towline_tunnel::websocket::{derive_accept_key, generate_key};
@@ -25,7 +24,7 @@ use crate::{
     fields::Headers as _,
     gateway::Shared,
     grpc,
-    h1::head::{ResponseHead, write_request_line},
+    h1::head::{ResponseHead, written_request},
     headers::{header_has_token, take_response_hops},
     outgoing::{Framed, Outgoing},
     path::{Destination, destination},
@@ -86,10 +85,8 @@ async fn open(
     let mut head = CallHead::from(parts);
     let prepared = call.prepare(&mut head, false)?;
     let terms = prepared.admitted.terms();
-    let mut text = BytesMut::new();
     let CallHead { method, headers, .. } = head;
-    write_request_line(&mut text, &method, prepared.target.as_bytes());
-    headers.write(&mut text);
+    let text = written_request(&method, prepared.target.as_bytes(), &headers, 0);
     let source = ReplySource::new(CallerBody::empty(), Framed::Length(0), Some(reply.clone()));
     let (upgrade, preference) = (prepared.upgrade, prepared.preference);
     let request = Outgoing::complete(text, source);

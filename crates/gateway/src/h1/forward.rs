@@ -2,14 +2,13 @@
 
 use std::{future::poll_fn, task::Poll};
 
-use bytes::BytesMut;
 use http::{HeaderValue, StatusCode, Version, header};
 use tokio::time::Instant;
 
 use super::{
     conn::{CallerConn, CallerSource},
     framing::BodyReader,
-    head::{ResponseHead, write_request_line, write_status_line},
+    head::{ResponseHead, write_status_line, written_request},
     relay::{Mode, Outcome, Relay},
     respond::wants_to_last,
     spare,
@@ -50,10 +49,8 @@ pub(super) async fn forward(
     let expects = header_has_token(&head.headers, &header::EXPECT, "100-continue") && !body.is_over();
     let prepared = call.prepare(&mut head, body.is_chunked())?;
     let mut terms = prepared.admitted.terms();
-    let mut text = BytesMut::new();
     let CallHead { method, version, headers, .. } = head;
-    write_request_line(&mut text, &method, prepared.target.as_bytes());
-    headers.write(&mut text);
+    let text = written_request(&method, prepared.target.as_bytes(), &headers, 0);
     spare::give_back(headers);
     // This connection looks at it itself; nothing needs to wait for it.
     let standing = terms.standing.take();

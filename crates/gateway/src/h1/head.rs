@@ -327,13 +327,16 @@ pub(crate) const fn is_value_byte(byte: u8) -> bool {
     (byte >= b' ' && byte != 0x7f) || byte == b'\t'
 }
 
-/// Writes a request line.
-pub(crate) fn write_request_line(out: &mut BytesMut, method: &Method, target: &[u8]) {
-    out.reserve(method.as_str().len() + target.len() + 12);
-    out.put_slice(method.as_str().as_bytes());
+/// The head of a request, with room for so many bytes behind it.
+pub(crate) fn written_request(method: &Method, target: &[u8], fields: &Fields, room: usize) -> BytesMut {
+    let method = method.as_str().as_bytes();
+    let mut out = BytesMut::with_capacity(method.len() + target.len() + 12 + fields.most_bytes() + room);
+    out.put_slice(method);
     out.put_u8(b' ');
     out.put_slice(target);
     out.put_slice(b" HTTP/1.1\r\n");
+    fields.write(&mut out);
+    out
 }
 
 /// Writes a status line, with the reason as it was sent.

@@ -15,7 +15,7 @@ use crate::{
     h1::{
         chunked::{ChunkDecoder, ChunkFault, Piece},
         framing::{BodyReader, request_body},
-        head::{HeadParser, write_request_line},
+        head::{HeadParser, written_request},
     },
 };
 
@@ -32,9 +32,7 @@ pub fn request_head(data: &[u8]) {
     let mut parser = HeadParser::request();
     let _ = parser.advance(data);
     let Ok(head) = parser.finish_request(data, length) else { return };
-    let mut text = BytesMut::new();
-    write_request_line(&mut text, &head.method, &head.target);
-    head.headers.write(&mut text);
+    let text = written_request(&head.method, &head.target, &head.headers, 0);
     let again = HeadParser::request().advance(&text);
     assert!(matches!(again, Ok(Some(length)) if length == text.len()), "{data:?}");
 }
@@ -88,8 +86,7 @@ pub fn whole_path(data: &[u8]) {
         if chunked {
             head.headers.insert(http::header::TRANSFER_ENCODING, http::HeaderValue::from_static("chunked"));
         }
-        write_request_line(&mut out, &head.method, &head.target);
-        head.headers.write(&mut out);
+        out.extend_from_slice(&written_request(&head.method, &head.target, &head.headers, 0));
         out.extend_from_slice(&read.relayed);
         sent.push((head.target.clone(), read.content));
         rest = &rest[length + read.length..];

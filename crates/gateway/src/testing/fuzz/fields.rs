@@ -9,7 +9,6 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{self, AUTHORIZATION, COOKIE, FORWARDED, SEC_WEBSOCKET_PROTOCOL, VIA},
@@ -25,7 +24,7 @@ use crate::{
     authenticate::{Authority, authenticate},
     fields::{Fields, Headers as _, Value},
     forwarded::{AddressRange, Hop, X_FORWARDED_PREFIX, client_address},
-    h1::head::{HeadParser, RequestHead, write_request_line},
+    h1::head::{HeadParser, RequestHead, written_request},
     invoke::describe,
     path::{Destination, INVOKE_PREFIX, PROXY_PREFIX, destination},
     presented::X_TOWLINE_KEY,
@@ -72,9 +71,7 @@ pub fn invoke(data: &[u8]) {
     for name in [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::TRANSFER_ENCODING] {
         assert!(!described.headers.contains_key(&name), "{name} is for the gateway to set");
     }
-    let mut text = BytesMut::new();
-    write_request_line(&mut text, &described.method, path.as_bytes());
-    described.headers.write(&mut text);
+    let text = written_request(&described.method, path.as_bytes(), &described.headers, 0);
     let mut parser = HeadParser::written();
     assert_eq!(parser.advance(&text), Ok(Some(text.len())), "{data:?}");
     let again = parser.finish_request(&text, text.len()).expect("what was written can be read");
