@@ -100,9 +100,10 @@ pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Optio
                 if timeout_at(deadline, changed).await.is_err() {
                     return Ok(None);
                 }
-                now = Instant::now();
             }
         }
+        // A round may have waited.
+        now = Instant::now();
     }
     Ok(None)
 }

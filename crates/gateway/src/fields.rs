@@ -53,6 +53,9 @@ pub(crate) trait Headers {
     /// Removes all lines of that name.
     fn remove(&mut self, name: impl Borrow<HeaderName>);
 
+    /// Removes all lines whose names are not to be kept.
+    fn retain(&mut self, keeps: impl FnMut(&HeaderName) -> bool);
+
     /// The value of the first line of that name.
     fn get(&self, name: impl Borrow<HeaderName>) -> Option<Value<'_>> {
         self.get_all(name).next()
@@ -180,8 +183,8 @@ impl Fields {
         self.text.extend_from_slice(head);
     }
 
-    /// How many lines there are or were.
-    pub(crate) const fn len(&self) -> usize {
+    /// How many lines were noted.
+    pub(crate) const fn noted(&self) -> usize {
         self.lines.len()
     }
 
@@ -226,19 +229,12 @@ impl Fields {
         out.put_slice(b"\r\n");
     }
 
-    /// Removes all lines whose names are not to be kept.
-    pub(crate) fn retain(&mut self, mut keeps: impl FnMut(&HeaderName) -> bool) {
-        for line in &mut self.lines {
-            let name = HeaderName::from_bytes(line.name.of(&self.text));
-            line.removed |= !name.is_ok_and(|name| keeps(&name));
-        }
-    }
-
     /// The same for those who need a map: lines of one name follow each other there.
     pub(crate) fn into_map(self) -> HeaderMap {
         let Self { text, lines, .. } = self;
         let text = Bytes::from(text);
-        let mut map = HeaderMap::with_capacity(lines.len());
+        // A map takes no more than some ten thousand names, but more lines.
+        let mut map = HeaderMap::with_capacity(lines.len().min(256));
         for line in lines.into_iter().filter(|line| !line.removed) {
             let value = text.slice(line.value.from as usize..line.value.to as usize);
             let name = HeaderName::from_bytes(line.name.of(&text)).expect("it is the name of a field already");
@@ -339,6 +335,13 @@ impl Headers for Fields {
             line.removed |= line.is_of(mark, name, &self.text);
         }
     }
+
+    fn retain(&mut self, mut keeps: impl FnMut(&HeaderName) -> bool) {
+        for line in self.lines.iter_mut().filter(|line| !line.removed) {
+            let name = HeaderName::from_bytes(line.name.of(&self.text));
+            line.removed = !name.is_ok_and(|name| keeps(&name));
+        }
+    }
 }
 
 impl Headers for HeaderMap {
@@ -356,6 +359,13 @@ impl Headers for HeaderMap {
 
     fn remove(&mut self, name: impl Borrow<HeaderName>) {
         Self::remove(self, name.borrow());
+    }
+
+    fn retain(&mut self, mut keeps: impl FnMut(&HeaderName) -> bool) {
+        let dropped: Vec<HeaderName> = self.keys().filter(|name| !keeps(name)).cloned().collect();
+        for name in dropped {
+            Self::remove(self, name);
+        }
     }
 }
 
@@ -446,7 +456,7 @@ mod tests {
                         fields.remove(&name);
                     }
                     2 => {
-                        map.remove(&name);
+                        Headers::retain(&mut map, |kept| *kept != name);
                         fields.retain(|kept| *kept != name);
                     }
                     _ => {

@@ -10,7 +10,7 @@
 //!   further requests pass on the same connection that nobody has looked at (and RFC 9113 has retired it).
 //! * `Proxy-Authenticate` and `Proxy-Authorization` are not touched: a gateway is not the proxy that they speak to.
 
-use std::sync::LazyLock;
+use std::{collections::HashSet, sync::LazyLock};
 
 use http::{HeaderName, HeaderValue, header};
 
@@ -146,13 +146,17 @@ pub(crate) fn is_end_to_end(name: &HeaderName) -> bool {
 }
 
 fn remove_hops(headers: &mut impl Headers) {
-    for name in nominated(headers).iter().chain(&HOPS.names) {
+    let nominated = nominated(headers);
+    if !nominated.is_empty() {
+        headers.retain(|name| !nominated.contains(name));
+    }
+    for name in &HOPS.names {
         headers.remove(name);
     }
 }
 
-/// The fields that `Connection` takes away.
-fn nominated(headers: &impl Headers) -> Vec<HeaderName> {
+/// The fields that `Connection` takes away. It may name thousands, of which each line is looked for.
+fn nominated(headers: &impl Headers) -> HashSet<HeaderName> {
     headers
         .get_all(header::CONNECTION)
         .flat_map(tokens)

@@ -16,8 +16,8 @@ use towline_model::{
 
 use crate::last_use::LastUse;
 
-/// A map for what is asked several times for each request. Its hash is quick, and no defence against somebody who chooses all
-/// keys of a map: those here are made by the server, or few.
+/// A map for what is asked several times for each request. Its hash is quick, and little defence against somebody who chooses
+/// thousands of a map's keys. Ids and hashes are made by the server; slugs are chosen, but nobody finds other teams' slower.
 pub(crate) type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 /// Everything that requests are decided by.

@@ -16,6 +16,8 @@ pub(crate) const MAX_HEAD: usize = 64 << 10;
 pub(crate) const MAX_REQUEST_FIELDS: usize = 128;
 /// Fields that a container's head may have.
 pub(crate) const MAX_RESPONSE_FIELDS: usize = 256;
+/// Bytes of a field's name, which `http` has no room for more of.
+const MAX_NAME: usize = u16::MAX as usize;
 /// Empty lines before a request that are overlooked (RFC 9112 §2.2).
 const MAX_EMPTY_LINES: usize = 1;
 
@@ -167,7 +169,7 @@ impl HeadParser {
             }
             Some(_) if line.is_empty() => return Ok(true),
             Some(_) => {
-                if self.fields.len() == self.max_fields {
+                if self.fields.noted() == self.max_fields {
                     return Err(HeadFault::TooLarge);
                 }
                 field_line(line, from, &mut self.fields)?;
@@ -284,6 +286,9 @@ fn status_line(line: &[u8], at: usize) -> Result<StartLine, HeadFault> {
 fn field_line(line: &[u8], at: usize, fields: &mut Fields) -> Result<(), HeadFault> {
     let colon = line.iter().position(|&byte| !is_token_byte(byte)).filter(|&end| end > 0 && line[end] == b':');
     let colon = colon.ok_or_else(|| no_field(line))?;
+    if colon > MAX_NAME {
+        return Err(HeadFault::TooLarge);
+    }
     // There is no control byte in the line.
     let is_space = |byte: &&u8| matches!(byte, b' ' | b'\t');
     let before = line[colon + 1..].iter().take_while(is_space).count();
@@ -453,6 +458,14 @@ mod tests {
         assert!(request(head(1, 65_000).as_bytes()).unwrap().is_some());
         assert_eq!(request(head(1, 66_000).as_bytes()).unwrap_err(), HeadFault::TooLarge);
         assert_eq!(request(&vec![b'x'; MAX_HEAD + 1]).unwrap_err(), HeadFault::TooLarge);
+        let named = |length: usize| {
+            let text = format!("GET / HTTP/1.1\r\n{}: 1\r\n\r\n", "a".repeat(length));
+            let mut parser = HeadParser::request().of_at_most(1 << 20);
+            let length = parser.advance(text.as_bytes())?.unwrap();
+            parser.finish_request(text.as_bytes(), length)
+        };
+        assert_eq!(named(MAX_NAME).unwrap().headers.into_map().len(), 1);
+        assert_eq!(named(MAX_NAME + 1).unwrap_err(), HeadFault::TooLarge);
     }
 
     #[test]
