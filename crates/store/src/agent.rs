@@ -193,7 +193,8 @@ impl Tx {
         Ok(cleared)
     }
 
-    /// Writes down what was heard of an agent in this session. `false` when the session is its session no more.
+    /// Writes down what was heard of an agent in this session. `false` when the session is its session no more. Moves the
+    /// revision on if its engine's state is news.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -203,16 +204,18 @@ impl Tx {
         session_id: SessionId,
         observation: &AgentObservation,
     ) -> Result<bool, StoreError> {
-        let touch = query(
-            "UPDATE agents SET last_seen_at = $1, engine_ready = $2, engine_message = $3 \
-             WHERE id = $4 AND session_id = $5",
+        let change = query(
+            "UPDATE agents SET engine_ready = $1, engine_message = $2 WHERE id = $3 AND session_id = $4 \
+             AND (engine_ready <> $1 OR engine_message IS DISTINCT FROM $2)",
         )
-        .bind(observation.seen_at)
         .bind(observation.engine_ready)
         .bind(observation.engine_message.as_ref())
         .bind(agent_id)
         .bind(session_id);
-        Ok(self.execute(touch).await? > 0)
+        let is_news = self.execute(change).await? > 0;
+        self.mark_changed_if(is_news);
+        let touch = query("UPDATE agents SET last_seen_at = $1 WHERE id = $2 AND session_id = $3");
+        Ok(self.execute(touch.bind(observation.seen_at).bind(agent_id).bind(session_id)).await? > 0)
     }
 
     /// The team's agent of that id.

@@ -14,8 +14,8 @@
 //! - After a failed statement the transaction can do nothing but end, on both engines alike
 //!   ([`StoreError::Aborted`]). A method that merely answers "no" or [`StoreError::Concurrent`] has changed nothing
 //!   and leaves the transaction usable.
-//! - What gateways hold in memory (services, placement and readiness of instances, credentials, memberships, agents'
-//!   sessions) changes together with [`Store::revision`], in the same transaction. Who has seen a revision has seen
+//! - What gateways hold in memory and the reconciler decides by (services, placement and readiness of instances,
+//!   credentials, memberships, agents' sessions, the state of their engines) changes together with [`Store::revision`], in the same transaction. Who has seen a revision has seen
 //!   every change up to it.
 //! - A text that holds NUL is stored with U+FFFD in its place, because PostgreSQL cannot store NUL.
 //!

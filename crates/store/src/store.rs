@@ -73,7 +73,8 @@ impl Store {
         self.engine.begin_write().await.map(Tx::new)
     }
 
-    /// How often something has changed that gateways hold in memory. Cheap enough to be asked several times a second.
+    /// How often something has changed that gateways hold in memory, or that the reconciler decides by. Cheap enough to be
+    /// asked several times a second.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] when the database does not answer.
@@ -95,7 +96,7 @@ impl Store {
 #[must_use = "a transaction that is not committed is rolled back"]
 pub struct Tx {
     transaction: Transaction,
-    /// Something has changed that gateways hold in memory.
+    /// Something has changed that gateways hold in memory, or that the reconciler decides by.
     changed: bool,
     /// A statement was refused or did not finish. PostgreSQL would refuse all that follow, and take a commit for a
     /// rollback without saying so.
@@ -161,7 +162,7 @@ impl Tx {
         u64::try_from(total).map_err(|_| StoreError::Corrupt("a count is negative".to_owned()))
     }
 
-    /// Notes that something has changed that gateways hold in memory.
+    /// Notes that something has changed that gateways hold in memory, or that the reconciler decides by.
     pub(crate) const fn mark_changed(&mut self) {
         self.changed = true;
     }

@@ -128,7 +128,11 @@ async fn a_session_that_was_replaced_says_nothing_more(database: &Database) {
     let row = store.read().await.unwrap().find_agent(team.id, agent.id).await.unwrap().unwrap();
     assert_eq!((row.last_seen_at, row.engine_ready), (Some(at(7)), false));
     assert_eq!(row.engine_message, heard.engine_message);
-    assert_eq!(store.revision().await.unwrap(), before, "no gateway needs to know");
+    assert_eq!(store.revision().await.unwrap(), before + 1, "what can be placed there has changed");
+    let mut tx = store.write().await.unwrap();
+    assert!(tx.touch_agent(agent.id, new, &AgentObservation { seen_at: at(8), ..heard }).await.unwrap());
+    tx.commit().await.unwrap();
+    assert_eq!(store.revision().await.unwrap(), before + 1, "nobody needs to know");
 }
 
 async fn all_sessions_are_cleared(database: &Database) {
