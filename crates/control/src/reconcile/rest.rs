@@ -23,6 +23,7 @@ pub(super) const LONGEST: u32 = 10;
 /// A rest that has begun.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Rest {
+    since: Timestamp,
     pub(super) until: Timestamp,
     revision: i64,
     sessions: Vec<SessionId>,
@@ -43,12 +44,12 @@ impl Rest {
         };
         let passes = (1..=LONGEST).map(|pass| now + PERIOD * pass);
         let until = if is_draining(world) { None } else { passes.take_while(|at| finds_nothing(*at)).last() };
-        until.map(|until| Self { until, revision, sessions: ids(current) })
+        until.map(|until| Self { since: now, until, revision, sessions: ids(current) })
     }
 
     /// Whether it goes on.
     pub(super) fn lasts(&self, revision: i64, current: &[AgentSession], now: Timestamp) -> bool {
-        now <= self.until && revision == self.revision && ids(current) == self.sessions
+        (self.since..=self.until).contains(&now) && revision == self.revision && ids(current) == self.sessions
     }
 }
 

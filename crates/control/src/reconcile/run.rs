@@ -20,10 +20,10 @@ use super::{
 };
 use crate::{secrets::Vault, snapshot::Publisher};
 
-/// How long the loop sleeps when nobody wakes it: deadlines, and what another server has written, are noticed this late.
+/// How long the loop sleeps when nobody wakes it: deadlines, and what moves the store's revision, are noticed this late.
 pub(super) const PERIOD: Duration = Duration::from_secs(1);
 
-/// Wakes the reconciler. A hint: without it the same happens within the period.
+/// Wakes the reconciler. A hint: without it the same happens within the period, or after a rest.
 #[derive(Debug, Clone, Default)]
 pub struct Wake(Arc<Notify>);
 
@@ -32,6 +32,15 @@ impl Wake {
     pub fn wake(&self) {
         self.0.notify_one();
     }
+}
+
+/// What the loop knows of its last pass.
+#[derive(Debug, Default)]
+struct Before {
+    /// The store's revision before it.
+    revision: Option<i64>,
+    /// The rest that it was followed by.
+    rest: Option<Rest>,
 }
 
 /// Everything that the reconciler works with.
@@ -50,38 +59,42 @@ pub struct Reconciler {
 impl Reconciler {
     /// Runs until `shutdown` is cancelled; a pass that has begun is finished.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut rest = None;
+        let mut before = Before::default();
         loop {
-            rest = self.go_on(rest).await.unwrap_or_else(|error| {
+            before = self.go_on(before).await.unwrap_or_else(|error| {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "a pass of the reconciler failed; the next one follows"
                 );
-                None
+                Before::default()
             });
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = self.wake.0.notified() => rest = None,
+                () = self.wake.0.notified() => before.rest = None,
                 () = tokio::time::sleep(PERIOD) => {}
             }
         }
     }
 
-    /// A pass, unless a rest goes on. Gives the rest that goes on or begins.
-    async fn go_on(&self, rest: Option<Rest>) -> Result<Option<Rest>, StoreError> {
-        if let Some(rest) = rest
-            && rest.lasts(self.store.revision().await?, &self.gateway.sessions(), self.clock.now())
-        {
-            return Ok(Some(rest));
+    /// A pass, unless a rest goes on.
+    async fn go_on(&self, before: Before) -> Result<Before, StoreError> {
+        // As they are before anything is read: what comes while a pass runs ends the rest behind it.
+        let (revision, sessions) = (self.store.revision().await?, self.gateway.sessions());
+        if before.rest.as_ref().is_some_and(|rest| rest.lasts(revision, &sessions, self.clock.now())) {
+            return Ok(before);
         }
-        self.pass().await
+        let quiet = self.pass().await?;
+        // While one thing after another is written, a rest would be over before it has paid for its beginning.
+        let rest = quiet.filter(|_| before.revision == Some(revision)).and_then(|world| {
+            let is_live = |session| self.gateway.has_session(session);
+            Rest::of(&world, (revision, &sessions), is_live, self.clock.now(), &self.limits)
+        });
+        Ok(Before { revision: Some(revision), rest })
     }
 
-    /// One pass. Gives the rest that may follow it. When the database does not answer, what was done until then stands; what
-    /// is left is for the next pass.
-    async fn pass(&self) -> Result<Option<Rest>, StoreError> {
-        // As they were before anything was read: what comes while this runs ends a rest.
-        let (sessions, revision) = (self.gateway.sessions(), self.store.revision().await?);
+    /// One pass. Gives the world if it has left nothing to do. When the database does not answer, what was done until then
+    /// stands; what is left is for the next pass.
+    async fn pass(&self) -> Result<Option<World>, StoreError> {
         let mut world = self.load().await?;
         if self.settle_sessions(&world).await? {
             world = self.load().await?;
@@ -111,12 +124,7 @@ impl Reconciler {
             self.publisher.catch_up().await?;
         }
         let is_done = plans.is_empty() && is_told && ending == Ending::Nothing;
-        let is_live = |session| self.gateway.has_session(session);
-        Ok(if is_done {
-            Rest::of(&world, (revision, &sessions), is_live, self.clock.now(), &self.limits)
-        } else {
-            None
-        })
+        Ok(is_done.then_some(world))
     }
 
     /// Makes the sessions that are written down those that there are. Tells whether a row has changed.

@@ -71,6 +71,7 @@ fn news_end_a_rest() {
     let last = scene.now + Duration::from_secs(LONGEST_REST);
     assert!(rest.lasts(0, &sessions, last));
     assert!(!rest.lasts(0, &sessions, last + Duration::from_millis(1)), "time");
+    assert!(!rest.lasts(0, &sessions, scene.now - Duration::from_secs(3600)), "the clock was set");
     assert!(!rest.lasts(1, &sessions, last), "something was written");
     assert!(!rest.lasts(0, &[], last), "an agent has gone");
     assert!(!rest.lasts(0, &[other], last), "an agent has come again");
