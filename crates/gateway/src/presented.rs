@@ -121,11 +121,9 @@ fn the_first<'a>(
 /// Everything with the form of a key that is not in the place of a Bearer's.
 fn keys_elsewhere(headers: &impl Headers, doors: Doors) -> Vec<Presented<'_>> {
     let mut found = Vec::new();
-    if headers.has_any(&VENDORS) {
-        for name in &VENDORS.names {
-            let keys = headers.get_all(name).filter_map(word).map(|text| sent(text, name.clone()));
-            found.extend(keys.filter(Presented::is_key));
-        }
+    for name in &VENDORS.names {
+        let keys = headers.get_all(name).filter_map(word).map(|text| sent(text, name.clone()));
+        found.extend(keys.filter(Presented::is_key));
     }
     if doors == Doors::Calls {
         let passwords = headers.get_all(header::AUTHORIZATION).filter_map(password);

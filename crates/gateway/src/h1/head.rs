@@ -218,7 +218,7 @@ impl HeadParser {
 /// Where the first control byte is. A tab is none: it may stand in values and in reasons.
 fn first_control(text: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
-    let is_control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
+    let is_control = |byte: &u8| !is_value_byte(*byte);
     let (words, rest) = text.as_chunks::<8>();
     for (number, word) in words.iter().enumerate() {
         // The highest bit of each byte says whether it is less than a space, or a DEL; behind the first that is, it may be wrong.
@@ -517,6 +517,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_first_control_byte_is_found(
+            text in proptest::collection::vec(prop_oneof![
+                8 => any::<u8>(), 8 => b' '..=b'~', 2 => Just(b'\t'), 1 => Just(0x7f), 1 => Just(0x1f), 1 => Just(0x80),
+            ], 0..40),
+        ) {
+            let first = text.iter().position(|&byte| !is_value_byte(byte));
+            prop_assert_eq!(first_control(&text), first);
+        }
+
         #[test]
         fn any_cut_gives_the_same_head(
             text in proptest::collection::vec(prop_oneof![
