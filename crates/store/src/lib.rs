@@ -15,8 +15,8 @@
 //!   ([`StoreError::Aborted`]). A method that merely answers "no" or [`StoreError::Concurrent`] has changed nothing
 //!   and leaves the transaction usable.
 //! - What gateways hold in memory and the reconciler decides by (services, placement and readiness of instances,
-//!   credentials, memberships, agents' sessions, the state of their engines) changes together with [`Store::revision`], in the same transaction. Who has seen a revision has seen
-//!   every change up to it.
+//!   credentials, memberships, agents' sessions, the state of their engines) changes together with [`Store::revision`],
+//!   in the same transaction. Who has seen a revision has seen every change up to it.
 //! - A text that holds NUL is stored with U+FFFD in its place, because PostgreSQL cannot store NUL.
 //!
 //! # What does not

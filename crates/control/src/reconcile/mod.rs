@@ -10,10 +10,10 @@
 //! * **No retry loops inside a pass.** The next pass is the retry. Waiting is a deadline in the state, never a sleep here.
 //! * **Every wish that is not met carries its reason in words**, in `status_reason`.
 //!
-//! [`world`] reads the state, [`plan`] decides (purely) on [`change`]s, [`apply`] writes them down, [`desired`] tells the agents, [`run`] is the
-//! loop around them, and [`rest`] says when a pass can be left out. [`placement`] and [`verdict`] are parts of the planner: where an instance can go, and what is to be
-//! thought of one that is somewhere. [`sessions`] puts right what lost events have left, [`team_end`]
-//! takes away what is left of deleted teams.
+//! [`world`] reads the state, [`plan`] decides (purely) on [`change`]s, [`apply`] writes them down, [`desired`] tells the
+//! agents, [`run`] is the loop around them, and [`rest`] says when a pass can be left out. [`placement`] and [`verdict`] are
+//! parts of the planner: where an instance can go, and what is to be thought of one that is somewhere. [`sessions`] puts right
+//! what lost events have left, [`team_end`] takes away what is left of deleted teams.
 
 pub mod apply;
 pub mod change;
