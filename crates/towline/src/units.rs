@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-/// Reads a duration: a whole number and `ms`, `s`, `m`, `h` or `d`; without a unit, seconds.
+/// Reads a duration: a whole number and `us`, `ms`, `s`, `m`, `h` or `d`; without a unit, seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a duration such as 30s, 5m, 2h or 500ms".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| wrong())?;
     let seconds = match unit {
+        "us" => return Ok(Duration::from_micros(number)),
         "ms" => return Ok(Duration::from_millis(number)),
         "" | "s" => Some(number),
         "m" => number.checked_mul(60),
@@ -27,6 +28,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 pub fn parse_connection_lifetime(text: &str) -> Result<Duration, String> {
     let limit = parse_duration(text)?;
     if limit < Duration::from_secs(5) { Err("must be at least 5s".to_owned()) } else { Ok(limit) }
+}
+
+/// Reads how long a thread looks for more before it sleeps. A longer wait is not worth a core.
+pub fn parse_busy_poll(text: &str) -> Result<Duration, String> {
+    let limit = parse_duration(text)?;
+    if limit > Duration::from_millis(1) { Err("must be at most 1ms".to_owned()) } else { Ok(limit) }
 }
 
 /// Reads a size in bytes: a whole number and nothing, `KiB`, `MiB`, `GiB` or `TiB` (also `K`, `M`, `G`, `T`), or `kB`,
@@ -83,6 +90,9 @@ mod tests {
         assert_eq!(parse_connection_lifetime("5s"), Ok(Duration::from_secs(5)));
         assert!(parse_connection_lifetime("4s").is_err());
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_busy_poll("100us"), Ok(Duration::from_micros(100)));
+        assert_eq!(parse_busy_poll("1ms"), Ok(Duration::from_millis(1)));
+        assert!(parse_busy_poll("1001us").is_err());
         for wrong in ["", "s", "-1s", "1.5h", "1 week", "99999999999999999999", "18446744073709551615d"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }

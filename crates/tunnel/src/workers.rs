@@ -5,6 +5,8 @@
 //! runs where the connection is. What does not carry bytes (the control plane, the container engine) stays on the runtime of
 //! the process.
 
+mod busy_poll;
+
 use std::{
     cell::Cell,
     fmt, io,
@@ -13,12 +15,15 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use tokio::{
     runtime::{Builder, Handle},
     sync::oneshot,
 };
+
+pub(crate) use self::busy_poll::bytes_moved;
 
 thread_local! {
     static HERE: Cell<Option<usize>> = const { Cell::new(None) };
@@ -44,23 +49,28 @@ impl fmt::Debug for Workers {
 }
 
 impl Workers {
-    /// Starts so many threads; 0 for none.
+    /// Starts so many threads; 0 for none. One whose work comes in quick succession looks for more for up to `busy_poll`
+    /// before it sleeps, as long as nobody else wants its core; zero makes it sleep at once.
     ///
     /// # Errors
     /// When the machine has no thread, or no event queue, left.
-    pub fn start(count: usize) -> io::Result<Self> {
+    pub fn start(count: usize, busy_poll: Duration) -> io::Result<Self> {
         if count == 0 {
             return Ok(Self::default());
         }
         let mut threads = Threads { handles: Vec::new(), next: AtomicUsize::new(0), _alive: Vec::new() };
         for index in 0..count {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let mut builder = Builder::new_current_thread();
+            if !busy_poll.is_zero() {
+                busy_poll::install(&mut builder);
+            }
+            let runtime = builder.enable_all().build()?;
             let (alive, ended) = oneshot::channel::<()>();
             threads.handles.push(runtime.handle().clone());
             threads._alive.push(alive);
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 HERE.set(Some(index));
-                let _ = runtime.block_on(ended);
+                let _ = runtime.block_on(busy_poll::run(busy_poll, ended));
                 // Whoever dropped the threads may have been one of their own tasks, which cannot be waited for here.
                 runtime.shutdown_background();
             })?;
@@ -79,6 +89,14 @@ impl Workers {
         threads.handles[turn % threads.handles.len()].clone()
     }
 
+    /// Whether this runs on the worker that is to use the peer's worker of that number rather than its others. If each
+    /// keeps to its own, what several of these threads carry is not all carried by one of the peer's.
+    #[must_use]
+    pub fn is_paired_with(&self, peer: usize) -> bool {
+        let count = self.0.as_ref().map_or(1, |threads| threads.handles.len());
+        Self::here() == Some(peer % count)
+    }
+
     /// Which worker this runs on; `None` elsewhere.
     #[must_use]
     pub fn here() -> Option<usize> {
@@ -92,7 +110,7 @@ mod tests {
 
     #[tokio::test]
     async fn turns_go_round() {
-        let workers = Workers::start(2).unwrap();
+        let workers = Workers::start(2, Duration::ZERO).unwrap();
         let mut seen = Vec::new();
         for _ in 0..4 {
             let (answer, answered) = oneshot::channel();
@@ -104,8 +122,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn each_is_paired_with_others_of_the_peers() {
+        let workers = Workers::start(2, Duration::ZERO).unwrap();
+        assert!(!workers.is_paired_with(0), "this is no worker");
+        for expected in [[true, false, true], [false, true, false]] {
+            let (answer, answered) = oneshot::channel();
+            let all = workers.clone();
+            workers.next().spawn(async move { answer.send([0, 1, 2].map(|peer| all.is_paired_with(peer))) });
+            assert_eq!(answered.await.unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
     async fn what_runs_on_them_ends_with_them() {
-        let workers = Workers::start(1).unwrap();
+        let workers = Workers::start(1, Duration::from_millis(1)).unwrap();
         let (started, begun) = oneshot::channel();
         let (held, dropped) = oneshot::channel::<()>();
         workers.next().spawn(async move {

@@ -105,7 +105,7 @@ impl World {
     /// Starts a gateway. It has two workers, as a gateway of the binary has some: what goes from one thread to another
     /// goes there in every test. What it cuts off has to end, and is not given up before the test is.
     pub async fn start_with(mut config: GatewayConfig) -> Self {
-        config.workers = Workers::start(2).unwrap();
+        config.workers = Workers::start(2, Duration::from_micros(100)).unwrap();
         config.cut_grace = DEADLINE * 2;
         let tokens = AccessTokens::from_pkcs8(AccessTokens::generate_pkcs8().expose()).unwrap();
         let (gateway, events) = Gateway::new(config, tokens, Arc::new(SystemClock));

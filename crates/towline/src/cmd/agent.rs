@@ -146,7 +146,8 @@ pub async fn run(args: AgentArgs, context: &Context) -> Result<(), Failure> {
         (None, _) => conventional_proxy(&context.environment),
     };
     let (ca_file, connection_lifetime) = (args.ca_file, args.connection_lifetime);
-    let workers = serve::workers()?;
+    // An agent is a guest on its machine: cores that look busy are not what its owner expects of it.
+    let workers = serve::workers(Duration::ZERO)?;
     let config =
         AgentConfig { ca_file, proxy, connection_lifetime, workers, ..config(args.server, key, &args.identity)? };
     config.validate().map_err(|error| Failure::usage(error.to_string()))?;

@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use tokio::net::TcpListener;
@@ -90,7 +91,7 @@ pub async fn start(
     let path = client::bootstrap::Bootstrap::path(&data_dir);
     let was_there = path.exists();
     let mut config = ServerConfig { bootstrap, ..args.config(&data_dir, database_url)? };
-    let workers = workers()?;
+    let workers = workers(args.busy_poll)?;
     config.gateway.workers = workers.clone();
     let started = Box::pin(Server::start(config, listener, Arc::new(SystemClock))).await;
     let mut server = started.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
@@ -104,13 +105,13 @@ pub async fn start(
     Ok(Started { server, data_dir, is_first, workers, _lock: lock })
 }
 
-/// A thread for each core that this process may use, to carry bytes.
+/// A thread for each core that this process may use, to carry bytes. It may look for more for so long before it sleeps.
 ///
 /// # Errors
 /// When the machine has no threads left.
-pub fn workers() -> Result<Workers, Failure> {
+pub fn workers(busy_poll: Duration) -> Result<Workers, Failure> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    Workers::start(cores).map_err(|error| Failure::io("cannot start the worker threads", &error))
+    Workers::start(cores, busy_poll).map_err(|error| Failure::io("cannot start the worker threads", &error))
 }
 
 /// Keeps other servers, and commands that need the server stopped, from a data directory: two servers would both decide

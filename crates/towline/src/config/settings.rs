@@ -23,6 +23,7 @@ const SHARED: &[(&str, &str, Option<&str>)] = &[
     ("listen", "TOWLINE_LISTEN", Some("listen")),
     ("metrics_listen", "TOWLINE_METRICS_LISTEN", Some("metrics_listen")),
     ("public_url", "TOWLINE_PUBLIC_URL", Some("public_url")),
+    ("busy_poll", "TOWLINE_BUSY_POLL", Some("busy_poll")),
     ("drain_timeout", "TOWLINE_DRAIN_TIMEOUT", Some("drain_timeout")),
     ("database_url", "TOWLINE_DATABASE_URL", Some("database_url")),
     ("database_url_file", "TOWLINE_DATABASE_URL_FILE", Some("database_url_file")),

@@ -10,7 +10,7 @@ use std::{
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
-use crate::{connection::Connection, end::ProtocolError, frame, mux::outbox::Outbox};
+use crate::{connection::Connection, end::ProtocolError, frame, mux::outbox::Outbox, workers::bytes_moved};
 
 /// Bytes of the first read. An idle carrier holds no more than this.
 const SMALLEST_READ: usize = 1 << 10;
@@ -95,6 +95,7 @@ impl Socket {
                 Poll::Pending => return Poll::Pending,
             }
             self.flushed = false;
+            bytes_moved();
         }
         if !self.flushed {
             std::task::ready!(Pin::new(&mut self.io).poll_flush(&mut cx))?;
@@ -113,6 +114,7 @@ impl Socket {
         }
         let mut cx = Context::from_waker(&self.waker);
         let read = std::task::ready!(pin!(self.io.read_buf(&mut self.buffer)).poll(&mut cx))?;
+        bytes_moved();
         if self.buffer.len() == self.buffer.capacity() {
             self.read_size = (self.read_size * 4).min(LARGEST_READ);
         }

@@ -24,7 +24,9 @@ use crate::{
     cli::parse_server_url,
     client::connect::read_secret_file,
     failure::Failure,
-    units::{parse_api_body_limit, parse_connection_lifetime, parse_duration, parse_head_limit, parse_size},
+    units::{
+        parse_api_body_limit, parse_busy_poll, parse_connection_lifetime, parse_duration, parse_head_limit, parse_size,
+    },
 };
 
 /// Settings of a server, whether alone or in `towline up`.
@@ -55,6 +57,10 @@ pub struct ServeArgs {
         value_parser = parse_connection_lifetime
     )]
     agent_connection_lifetime: Option<Duration>,
+    /// How long a worker thread whose work comes in quick succession looks for more before it sleeps, while nobody else wants
+    /// its core: at most 1ms, 0 to sleep at once. Answers come sooner; such a thread counts as busy.
+    #[arg(long, value_name = "DURATION", value_parser = parse_busy_poll, default_value = "100us")]
+    pub busy_poll: Duration,
     /// A PEM file with certificates that those of external services are checked against, beside the machine's trusted
     /// ones.
     #[arg(id = "external.ca_file", long = "external-ca-file", value_name = "FILE", value_hint = ValueHint::FilePath)]
