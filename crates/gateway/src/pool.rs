@@ -155,7 +155,7 @@ impl Pool {
             let busy = stack.link.busy();
             let load = stack.link.load(now, 1);
             let takes_company = kind == StreamKind::Request && load.takes_company();
-            (takes_company || busy == 0).then_some((takes_company, load.is_here, busy, since, index))
+            (takes_company || busy == 0).then_some((takes_company, load.threads(), busy, since, index))
         });
         let (.., index) = usable.max()?;
         shelf.pop(index, now)

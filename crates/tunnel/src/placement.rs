@@ -42,11 +42,19 @@ pub struct CarrierLoad {
     pub is_near: bool,
     /// Whether it is read by the thread that the request is on: then nobody else has to be woken for it.
     pub is_here: bool,
+    /// Whether the agent's thread that reads it is the one for this thread to use.
+    pub is_paired: bool,
 }
 
 impl CarrierLoad {
     const fn is_without_work(&self) -> bool {
         self.busy_streams == 0
+    }
+
+    /// Orders carriers by whose threads read them, from the ones to be used last.
+    #[must_use]
+    pub const fn threads(&self) -> (bool, bool) {
+        (self.is_here, self.is_paired)
     }
 
     /// Orders carriers from the least busy one: by what waits, then by how many work.
@@ -116,9 +124,9 @@ pub enum Placement {
 }
 
 /// Chooses where a stream goes. Among equals
-/// one that is here is taken, else the first one, so that those at the end fall idle and are given up.
+/// one that is here is taken, and of these one that is paired, else the first one, so that those at the end fall idle and are given up.
 ///
-/// 0. For a request: the near carrier here that has the most company and takes more, else one elsewhere; an idle keep-alive connection there before
+/// 0. For a request: the near carrier here, and paired, that has the most company and takes more, else one elsewhere; an idle keep-alive connection there before
 ///    a new stream.
 /// 1. An idle keep-alive connection whose carrier has no work.
 /// 2. A new stream on a carrier without work: one without any open stream before one with idle connections of others.
@@ -135,7 +143,7 @@ pub fn plan_placement(carriers: &[CarrierLoad], kind: StreamKind, limits: &Place
     if kind == StreamKind::Request {
         let company = |(_, carrier): &(usize, &CarrierLoad)| carrier.takes_company();
         // Of equals the first one, which `max_by_key` would not take.
-        let order = |(_, carrier): &(usize, &CarrierLoad)| Reverse((carrier.is_here, carrier.busy_streams));
+        let order = |(_, carrier): &(usize, &CarrierLoad)| Reverse((carrier.threads(), carrier.busy_streams));
         if let Some((index, _)) = reusable().filter(company).min_by_key(order) {
             return Placement::Reuse(index);
         }
@@ -143,12 +151,13 @@ pub fn plan_placement(carriers: &[CarrierLoad], kind: StreamKind, limits: &Place
             return Placement::Open(index);
         }
     }
-    let elsewhere = |(_, carrier): &(usize, &CarrierLoad)| !carrier.is_here;
-    if let Some((index, _)) = reusable().filter(|(_, carrier)| carrier.is_without_work()).min_by_key(elsewhere) {
+    let threads = |(_, carrier): &(usize, &CarrierLoad)| Reverse(carrier.threads());
+    if let Some((index, _)) = reusable().filter(|(_, carrier)| carrier.is_without_work()).min_by_key(threads) {
         return Placement::Reuse(index);
     }
     let without_work = open().filter(|(_, carrier)| carrier.is_without_work());
-    if let Some((index, _)) = without_work.min_by_key(|(_, carrier)| (carrier.open_streams, !carrier.is_here)) {
+    if let Some((index, _)) = without_work.min_by_key(|(_, carrier)| (carrier.open_streams, Reverse(carrier.threads())))
+    {
         return Placement::Open(index);
     }
     if kind == StreamKind::LongLived && carriers.len() * 2 >= limits.max_carriers {
@@ -210,7 +219,7 @@ mod tests {
     };
 
     /// A carrier from a short text: open/busy streams, then `l` for each long-lived, `r` reusable, `q` for KiB queued,
-    /// `x` when it takes no streams, `n` when it is near, `h` when it is here.
+    /// `x` when it takes no streams, `n` when it is near, `h` when it is here, `p` when it is paired.
     fn load(text: &str) -> CarrierLoad {
         let (open, rest) = text.split_once('/').unwrap();
         let flags = rest.trim_start_matches(|c: char| c.is_ascii_digit());
@@ -225,6 +234,7 @@ mod tests {
             idle_for: Duration::ZERO,
             is_near: count('n') > 0,
             is_here: count('h') > 0,
+            is_paired: count('p') > 0,
         }
     }
 
@@ -260,8 +270,12 @@ mod tests {
             ("2/2n 0/0n", LongLived, Open(1), "near: what lasts is by itself"),
             ("2/2 1/1n", Request, Open(1), "near before far"),
             ("3/3n 1/1nh", Request, Open(1), "near and here before the most company"),
+            ("3/3nh 1/1nhp", Request, Open(1), "near: paired before the most company"),
+            ("3/3np 1/1nh", Request, Open(1), "near: here before paired"),
             ("1/0r 1/0rh", Request, Reuse(1), "here, when nothing else tells them apart"),
             ("0/0 0/0h", Request, Open(1), "the same for new streams"),
+            ("1/0rh 1/0rhp", Request, Reuse(1), "paired, of those that are here"),
+            ("0/0h 0/0hp", Request, Open(1), "the same for new streams"),
         ];
         for (carriers, kind, expected, why) in cases {
             assert_eq!(plan_placement(&loads(carriers), kind, &LIMITS), expected, "{carriers:?}: {why}");
@@ -312,7 +326,7 @@ mod tests {
     prop_compose! {
         fn any_load()(
             accepts_streams: bool, idle in 0..4usize, busy in 0..4usize, long in 0..4usize, reusable in 0..4usize,
-            queued in 0..3usize, idle_for in 0..120u64, is_near: bool, is_here: bool
+            queued in 0..3usize, idle_for in 0..120u64, is_near: bool, is_here: bool, is_paired: bool
         ) -> CarrierLoad {
             let open_streams = idle + busy;
             CarrierLoad {
@@ -325,6 +339,7 @@ mod tests {
                 idle_for: Duration::from_secs(if open_streams == 0 { idle_for } else { 0 }),
                 is_near,
                 is_here,
+                is_paired,
             }
         }
     }

@@ -16,7 +16,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::either::Either;
 use towline_tunnel::{
-    upgrade::{ConnectionKind, Framing},
+    Workers,
+    upgrade::{ConnectionKind, Framing, WORKER_FIELD},
     websocket::{WebSocketIo, derive_accept_key, generate_key},
 };
 
@@ -78,6 +79,9 @@ impl UpgradeRequest {
         }
         headers.insert(header::AUTHORIZATION, self.authorization);
         headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+        if let (ConnectionKind::Carrier, Some(worker)) = (self.kind, Workers::here()) {
+            headers.insert(WORKER_FIELD, HeaderValue::from(worker));
+        }
         Ok(request)
     }
 }

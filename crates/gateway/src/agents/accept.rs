@@ -12,7 +12,7 @@ use tokio_util::either::Either;
 use towline_model::{ErrorCode, Problem};
 use towline_tunnel::{
     CarrierConfig, gateway_carrier,
-    upgrade::{ConnectionKind, Framing},
+    upgrade::{ConnectionKind, Framing, WORKER_FIELD},
     websocket::{WebSocketIo, derive_accept_key},
 };
 
@@ -112,10 +112,10 @@ pub(crate) fn carrier(
     };
     active.caller().note_upgrade();
     let task = Arc::clone(shared);
-    let framing = wanted.framing();
+    let (framing, peer) = (wanted.framing(), agent_worker(request.headers()));
     shared.tasks.spawn(async move {
         if let Some(upgraded) = upgraded(handover, framing).await {
-            run_carrier(&task, upgraded, arriving).await;
+            run_carrier(&task, upgraded, arriving, peer).await;
         }
     });
     switching(ConnectionKind::Carrier, &wanted, id)
@@ -135,10 +135,16 @@ fn check_carrier(
     Ok((wanted, arriving))
 }
 
-async fn run_carrier(shared: &Arc<Shared>, io: Upgraded, arriving: Arriving) {
+/// Which worker of the agent reads the carrier, if it says so.
+fn agent_worker(headers: &HeaderMap) -> Option<usize> {
+    headers.get(WORKER_FIELD)?.to_str().ok()?.parse::<u16>().ok().map(usize::from)
+}
+
+async fn run_carrier(shared: &Arc<Shared>, io: Upgraded, arriving: Arriving, peer: Option<usize>) {
     let config = CarrierConfig { budget: shared.budget.clone(), ..CarrierConfig::default() };
     let (carrier, driver) = gateway_carrier(io, config);
-    let Some((session, link)) = arriving.arrive(carrier) else { return };
+    let is_paired = peer.is_some_and(|peer| shared.config.workers.is_paired_with(peer));
+    let Some((session, link)) = arriving.arrive(carrier, is_paired) else { return };
     let mut driver = std::pin::pin!(driver.run());
     let end = tokio::select! {
         end = &mut driver => end,

@@ -26,17 +26,20 @@ pub(crate) struct CarrierLink {
     retired: AtomicBool,
     /// The worker that reads it.
     worker: Option<usize>,
+    /// Whether that worker is to use the agent's worker that reads it.
+    is_paired: bool,
 }
 
 impl CarrierLink {
     /// A carrier that is read by the worker on which this is called.
-    pub(crate) fn new(carrier: Carrier) -> Self {
+    pub(crate) fn new(carrier: Carrier, is_paired: bool) -> Self {
         Self {
             carrier,
             busy: AtomicUsize::new(0),
             long_lived: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
             worker: Workers::here(),
+            is_paired,
         }
     }
 
@@ -94,6 +97,7 @@ impl CarrierLink {
             },
             is_near: self.carrier.shortest_rtt().is_some_and(|rtt| rtt <= NEAR),
             is_here: self.worker == Workers::here(),
+            is_paired: self.is_paired,
         }
     }
 }

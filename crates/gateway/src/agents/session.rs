@@ -242,14 +242,14 @@ impl Carriers {
 }
 
 impl Arriving {
-    /// The carrier is there. `None` when the session has ended meanwhile; the carrier is then not wanted.
-    pub(crate) fn arrive(self, carrier: Carrier) -> Option<(Arc<Session>, Arc<CarrierLink>)> {
+    /// The carrier is there, read by this worker and by one of the agent's that it is paired with, or not. `None` when the session has ended meanwhile; the carrier is then not wanted.
+    pub(crate) fn arrive(self, carrier: Carrier, is_paired: bool) -> Option<(Arc<Session>, Arc<CarrierLink>)> {
         let session = Arc::clone(&self.0);
         let mut carriers = session.carriers();
         if carriers.ended {
             return None;
         }
-        let link = Arc::new(CarrierLink::new(carrier));
+        let link = Arc::new(CarrierLink::new(carrier, is_paired));
         carriers.links.push(Arc::clone(&link));
         drop(carriers);
         session.slot.note_change();
