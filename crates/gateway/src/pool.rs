@@ -146,7 +146,7 @@ impl Pool {
     }
 
     /// A connection where the planning of placements would look first, found without looking at all carriers: for a request
-    /// one on the near carrier with the most company, else the newest on a carrier that nobody is using.
+    /// one on the near carrier with the most company, here and paired before others, else the newest on a carrier that nobody is using.
     pub(crate) fn take_first(&self, kind: StreamKind, now: Instant, replayable: bool) -> Option<Box<Connection>> {
         let mut shelf = self.shelf();
         let limit = shelf.limit(replayable);
@@ -155,7 +155,7 @@ impl Pool {
             let busy = stack.link.busy();
             let load = stack.link.load(now, 1);
             let takes_company = kind == StreamKind::Request && load.takes_company();
-            (takes_company || busy == 0).then_some((takes_company, load.threads(), busy, since, index))
+            (takes_company || busy == 0).then_some((takes_company, load.fit_of_threads(), busy, since, index))
         });
         let (.., index) = usable.max()?;
         shelf.pop(index, now)

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// Reads a duration: a whole number and `us`, `ms`, `s`, `m`, `h` or `d`; without a unit, seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "expected a duration such as 30s, 5m, 2h or 500ms".to_owned();
+    let wrong = || "expected a duration such as 30s, 5m, 2h, 500ms or 100us".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| wrong())?;

@@ -42,7 +42,8 @@ pub struct CarrierLoad {
     pub is_near: bool,
     /// Whether it is read by the thread that the request is on: then nobody else has to be woken for it.
     pub is_here: bool,
-    /// Whether the agent's thread that reads it is the one for this thread to use.
+    /// Whether the thread that reads it here is to use the agent's thread that reads it there, rather than another
+    /// ([`Workers::is_paired_with`](crate::Workers::is_paired_with)).
     pub is_paired: bool,
 }
 
@@ -51,9 +52,9 @@ impl CarrierLoad {
         self.busy_streams == 0
     }
 
-    /// Orders carriers by whose threads read them, from the ones to be used last.
+    /// Orders carriers by the threads that read them, from those that are used last.
     #[must_use]
-    pub const fn threads(&self) -> (bool, bool) {
+    pub const fn fit_of_threads(&self) -> (bool, bool) {
         (self.is_here, self.is_paired)
     }
 
@@ -123,11 +124,11 @@ pub enum Placement {
     Unavailable,
 }
 
-/// Chooses where a stream goes. Among equals
-/// one that is here is taken, and of these one that is paired, else the first one, so that those at the end fall idle and are given up.
+/// Chooses where a stream goes. Among equals one that is here is taken, then one that is paired, then the first one, so that
+/// those at the end fall idle and are given up.
 ///
-/// 0. For a request: the near carrier here, and paired, that has the most company and takes more, else one elsewhere; an idle keep-alive connection there before
-///    a new stream.
+/// 0. For a request: the near carrier here, paired before others, that has the most company and takes more, else one
+///    elsewhere; an idle keep-alive connection there before a new stream.
 /// 1. An idle keep-alive connection whose carrier has no work.
 /// 2. A new stream on a carrier without work: one without any open stream before one with idle connections of others.
 /// 3. For a long-lived stream, when half of the cap is in use: a carrier that has only such streams.
@@ -143,7 +144,7 @@ pub fn plan_placement(carriers: &[CarrierLoad], kind: StreamKind, limits: &Place
     if kind == StreamKind::Request {
         let company = |(_, carrier): &(usize, &CarrierLoad)| carrier.takes_company();
         // Of equals the first one, which `max_by_key` would not take.
-        let order = |(_, carrier): &(usize, &CarrierLoad)| Reverse((carrier.threads(), carrier.busy_streams));
+        let order = |(_, carrier): &(usize, &CarrierLoad)| Reverse((carrier.fit_of_threads(), carrier.busy_streams));
         if let Some((index, _)) = reusable().filter(company).min_by_key(order) {
             return Placement::Reuse(index);
         }
@@ -151,12 +152,13 @@ pub fn plan_placement(carriers: &[CarrierLoad], kind: StreamKind, limits: &Place
             return Placement::Open(index);
         }
     }
-    let threads = |(_, carrier): &(usize, &CarrierLoad)| Reverse(carrier.threads());
+    let threads = |(_, carrier): &(usize, &CarrierLoad)| Reverse(carrier.fit_of_threads());
     if let Some((index, _)) = reusable().filter(|(_, carrier)| carrier.is_without_work()).min_by_key(threads) {
         return Placement::Reuse(index);
     }
     let without_work = open().filter(|(_, carrier)| carrier.is_without_work());
-    if let Some((index, _)) = without_work.min_by_key(|(_, carrier)| (carrier.open_streams, Reverse(carrier.threads())))
+    if let Some((index, _)) =
+        without_work.min_by_key(|(_, carrier)| (carrier.open_streams, Reverse(carrier.fit_of_threads())))
     {
         return Placement::Open(index);
     }

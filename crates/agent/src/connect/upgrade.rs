@@ -233,6 +233,9 @@ impl<S: Socket> AsyncWrite for UpgradedSocket<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use futures_util::future::join_all;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
@@ -240,6 +243,33 @@ mod tests {
 
     use super::*;
     use crate::connect::Reach;
+
+    fn request(kind: ConnectionKind, framing: Framing) -> UpgradeRequest {
+        UpgradeRequest {
+            uri: kind.path().parse().unwrap(),
+            kind,
+            framing,
+            host: HeaderValue::from_static("example.com"),
+            authorization: HeaderValue::from_static("Bearer ak-1"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_carrier_says_which_worker_reads_it() {
+        let workers = Workers::start(2, Duration::ZERO).unwrap();
+        let workers_named = |kind| {
+            let asked = [(); 2]
+                .map(|()| workers.next().spawn(async move { request(kind, Framing::Bare).into_request("").unwrap() }));
+            join_all(asked).map(|all| {
+                all.into_iter().map(|one| one.unwrap().headers().get(WORKER_FIELD).cloned()).collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(
+            workers_named(ConnectionKind::Carrier).await,
+            [Some(HeaderValue::from(0)), Some(HeaderValue::from(1))]
+        );
+        assert_eq!(workers_named(ConnectionKind::Session).await, [None, None]);
+    }
 
     /// Sends the upgrade request to a server that answers with exactly these bytes.
     async fn answered_with(answer: &[u8]) -> (String, Result<Transport, ConnectError>) {
@@ -254,13 +284,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut server, _) = listener.accept().await.unwrap();
-        let request = UpgradeRequest {
-            uri: "/api/v1/agent/session".parse().unwrap(),
-            kind: ConnectionKind::Session,
-            framing,
-            host: HeaderValue::from_static("example.com"),
-            authorization: HeaderValue::from_static("Bearer ak-1"),
-        };
+        let request = request(ConnectionKind::Session, framing);
         let serve = async {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {

@@ -271,3 +271,23 @@ fn switching(kind: ConnectionKind, wanted: &Wanted, id: &RequestIdText) -> Respo
     headers.insert::<HeaderName>(X_REQUEST_ID, id.value().clone());
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agents_worker_is_a_small_number_or_unknown() {
+        let worker = |value: &'static [u8]| {
+            agent_worker(&HeaderMap::from_iter([(
+                HeaderName::from_static(WORKER_FIELD),
+                HeaderValue::from_bytes(value).unwrap(),
+            )]))
+        };
+        assert_eq!((worker(b"0"), worker(b"65535")), (Some(0), Some(65_535)));
+        for wrong in [&b""[..], b"-1", b"65536", b"1, 2", b"one", b"\xff"] {
+            assert_eq!(worker(wrong), None, "{wrong:?}");
+        }
+        assert_eq!(agent_worker(&HeaderMap::new()), None);
+    }
+}

@@ -242,7 +242,8 @@ impl Carriers {
 }
 
 impl Arriving {
-    /// The carrier is there, read by this worker and by one of the agent's that it is paired with, or not. `None` when the session has ended meanwhile; the carrier is then not wanted.
+    /// The carrier is there. This worker reads it; it is paired with the agent's worker that does, or not. `None` when the
+    /// session has ended meanwhile; the carrier is then not wanted.
     pub(crate) fn arrive(self, carrier: Carrier, is_paired: bool) -> Option<(Arc<Session>, Arc<CarrierLink>)> {
         let session = Arc::clone(&self.0);
         let mut carriers = session.carriers();
