@@ -12,8 +12,8 @@ pub const CARRIER_PATH: &str = "/api/v1/agent/carrier";
 /// The `Upgrade` token of a carrier.
 pub const CARRIER_UPGRADE: &str = "towline-carrier/1";
 
-/// The field of a request for a carrier that says which of the agent's worker threads reads it, as a number from 0 on. It is a hint:
-/// the gateway may do without ([`Workers::is_paired_with`](crate::Workers::is_paired_with)).
+/// The field of a request for a carrier that says which of the agent's worker threads reads it, as a number from 0 to 65535.
+/// It is a hint, and need not be there ([`Workers::is_paired_with`](crate::Workers::is_paired_with)).
 pub const WORKER_FIELD: &str = "towline-worker";
 
 /// What a session is called inside a WebSocket (`Sec-WebSocket-Protocol`, RFC 6455 §1.9).
