@@ -27,6 +27,37 @@ pub(crate) use self::busy_poll::bytes_moved;
 
 thread_local! {
     static HERE: Cell<Option<usize>> = const { Cell::new(None) };
+    static IN_FLIGHT: InFlight = InFlight::default();
+}
+
+/// How many requests are in flight over the carriers that one thread reads. What knows of requests counts them here; a worker
+/// with many does not busy-poll.
+///
+/// Clones count together. A request may end on another thread than it began on.
+#[derive(Debug, Clone, Default)]
+pub struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    /// That of the thread that this is called on.
+    #[must_use]
+    pub fn here() -> Self {
+        IN_FLIGHT.with(Self::clone)
+    }
+
+    /// A request begins.
+    pub fn begin(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A request that began has ended.
+    pub fn end(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many have begun here and not ended.
+    fn count_here() -> usize {
+        IN_FLIGHT.with(|here| here.0.load(Ordering::Relaxed))
+    }
 }
 
 /// The threads. Clones are the same threads; when the last is dropped they end, and whatever runs on them is dropped.
@@ -49,8 +80,9 @@ impl fmt::Debug for Workers {
 }
 
 impl Workers {
-    /// Starts so many threads; 0 for none. One whose work comes in quick succession looks for more for up to `busy_poll`
-    /// before it sleeps, as long as nobody else wants its core; zero makes it sleep at once.
+    /// Starts so many threads; 0 for none. One whose work comes in quick succession, for no more than one request at a time
+    /// ([`InFlight`]), looks for more for up to `busy_poll` before it sleeps, as long as nobody else wants its core; zero makes it
+    /// sleep at once.
     ///
     /// # Errors
     /// When the machine has no thread, or no event queue, left.
@@ -131,6 +163,28 @@ mod tests {
             workers.next().spawn(async move { answer.send([0, 1, 2].map(|peer| all.is_paired_with(peer))) });
             assert_eq!(answered.await.unwrap(), expected);
         }
+    }
+
+    #[tokio::test]
+    async fn each_counts_its_own_requests_wherever_they_end() {
+        let workers = Workers::start(2, Duration::ZERO).unwrap();
+        let ask = async |what: fn() -> usize| {
+            let (answer, answered) = oneshot::channel();
+            workers.next().spawn(async move { answer.send(what()) });
+            answered.await.unwrap()
+        };
+        let (give, given) = oneshot::channel();
+        workers.next().spawn(async move {
+            let here = InFlight::here();
+            here.begin();
+            give.send(here)
+        });
+        let begun = given.await.unwrap();
+        assert_eq!(ask(InFlight::count_here).await, 0, "the other worker has none");
+        assert_eq!(ask(InFlight::count_here).await, 1);
+        begun.end();
+        ask(InFlight::count_here).await;
+        assert_eq!(ask(InFlight::count_here).await, 0);
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 use towline_tunnel::{
-    Carrier, Workers,
+    Carrier, InFlight, Workers,
     placement::{CarrierLoad, NEAR},
 };
 
@@ -26,6 +26,8 @@ pub(crate) struct CarrierLink {
     retired: AtomicBool,
     /// The worker that reads it.
     worker: Option<usize>,
+    /// Counts the requests over all carriers that it reads, but not those that last: they mostly wait.
+    in_flight: InFlight,
     /// Whether that worker is to use the agent's worker that reads it.
     is_paired: bool,
 }
@@ -39,6 +41,7 @@ impl CarrierLink {
             long_lived: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
             worker: Workers::here(),
+            in_flight: InFlight::here(),
             is_paired,
         }
     }
@@ -77,6 +80,7 @@ impl CarrierLink {
     /// Notes that a request uses it, until the guard is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.begin();
         Busy { link: Arc::clone(self), long_lived: false }
     }
 
@@ -119,6 +123,7 @@ impl Busy {
         if !self.long_lived {
             self.long_lived = true;
             self.link.long_lived.fetch_add(1, Ordering::Relaxed);
+            self.link.in_flight.end();
         }
     }
 }
@@ -128,6 +133,8 @@ impl Drop for Busy {
         self.link.busy.fetch_sub(1, Ordering::Relaxed);
         if self.long_lived {
             self.link.long_lived.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.link.in_flight.end();
         }
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! To be woken costs a thread, and whoever wakes it, several microseconds; in a virtual machine, whose idle cores are given
 //! back to the host, some ten on either side. A worker whose next bytes come sooner than that does better to look for them.
-//! So it looks again and again for a bounded time, under three conditions:
+//! So it looks again and again for a bounded time, under four conditions:
 //!
 //! * Waits have lately been short: a thread that has little to do sleeps as ever. A wait is counted to the next time that
 //!   nothing can run, with the work in between.
+//! * Few requests are in flight on it. A thread that many wait for loses by looking: asleep it finds several things to do at
+//!   once when it wakes, and awake it takes them up one by one.
 //! * Nobody else wants the core. Before each look the thread gives way; when others ran meanwhile, it sleeps after one more
 //!   look.
 //! * The wait began when bytes moved through a tunnel. Timers and what else runs on the thread keep it awake no longer.
@@ -22,12 +24,16 @@ use std::{
 
 use tokio::runtime::Builder;
 
+use super::InFlight;
+
 /// Giving way takes longer than this when somebody else ran.
 const ALONE: Duration = Duration::from_micros(4);
 /// A thread looks when it has this many points. A short wait is a point, a long one costs two.
 const ENOUGH: u8 = 4;
 /// The most points that are kept, so that a few long waits in a row end the looking.
 const MOST: u8 = 8;
+/// The most requests in flight on a thread that looks.
+const FEW: usize = 1;
 
 thread_local! {
     static MOVED: Cell<bool> = const { Cell::new(false) };
@@ -66,7 +72,7 @@ impl Worker {
     /// Looks once more instead of sleeping, if that is worth it.
     fn before_sleep(&mut self) {
         let began = Instant::now();
-        if self.policy.is_worth_a_look(began, MOVED.take()) {
+        if self.policy.is_worth_a_look(began, MOVED.take(), InFlight::count_here()) {
             thread::yield_now();
             self.policy.gave_way(began.elapsed());
             self.main.wake_by_ref();
@@ -92,7 +98,7 @@ impl Policy {
     }
 
     /// Nothing can run, and bytes have `moved` since this was asked before, or have not.
-    fn is_worth_a_look(&mut self, now: Instant, moved: bool) -> bool {
+    fn is_worth_a_look(&mut self, now: Instant, moved: bool, in_flight: usize) -> bool {
         if moved {
             self.points = match self.waits_since {
                 Some(since) if now.duration_since(since) < self.limit => (self.points + 1).min(MOST),
@@ -101,7 +107,7 @@ impl Policy {
             (self.waits_since, self.is_wanted) = (Some(now), false);
         }
         let waits_briefly = self.waits_since.is_some_and(|since| now.duration_since(since) < self.limit);
-        waits_briefly && self.points >= ENOUGH && !self.is_wanted
+        waits_briefly && self.points >= ENOUGH && !self.is_wanted && in_flight <= FEW
     }
 
     fn gave_way(&mut self, took: Duration) {
@@ -123,16 +129,17 @@ mod tests {
     struct Scene {
         policy: Policy,
         now: Instant,
+        in_flight: usize,
     }
 
     impl Scene {
         fn new() -> Self {
-            Self { policy: Policy::new(LIMIT, ALONE), now: Instant::now() }
+            Self { policy: Policy::new(LIMIT, ALONE), now: Instant::now(), in_flight: FEW }
         }
 
         fn after(&mut self, micros: u64, moved: bool) -> bool {
             self.now += Duration::from_micros(micros);
-            self.policy.is_worth_a_look(self.now, moved)
+            self.policy.is_worth_a_look(self.now, moved, self.in_flight)
         }
 
         /// A thread whose waits have been short for long.
@@ -167,6 +174,15 @@ mod tests {
         assert!(scene.after(99, false));
         assert!(!scene.after(1, false));
         assert!(scene.after(0, true), "the next wait has its own time");
+    }
+
+    #[test]
+    fn sleeps_while_many_requests_are_in_flight() {
+        let mut scene = Scene::busy();
+        scene.in_flight = FEW + 1;
+        assert!((0..10).all(|_| !scene.after(20, true)));
+        scene.in_flight = FEW;
+        assert!(scene.after(20, true), "what it knows of its waits is not lost");
     }
 
     #[test]
