@@ -54,9 +54,14 @@ impl InFlight {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// How many have begun here and not ended.
+    /// How many have begun and not ended.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
     fn count_here() -> usize {
-        IN_FLIGHT.with(|here| here.0.load(Ordering::Relaxed))
+        IN_FLIGHT.with(Self::count)
     }
 }
 

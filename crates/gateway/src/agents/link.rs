@@ -138,3 +138,27 @@ impl Drop for Busy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use towline_tunnel::{CarrierConfig, gateway_carrier};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_is_in_flight_on_the_worker_until_it_ends_or_turns_out_to_last() {
+        let (io, _peer) = tokio::io::duplex(1024);
+        let (carrier, _driver) = gateway_carrier(io, CarrierConfig::default());
+        let link = Arc::new(CarrierLink::new(carrier, false));
+        let counts = || (link.busy(), InFlight::here().count());
+        let (short, mut lasting) = (link.begin(), link.begin());
+        assert_eq!(counts(), (2, 2));
+        lasting.mark_long_lived();
+        lasting.mark_long_lived();
+        assert_eq!(counts(), (2, 1));
+        drop(lasting);
+        assert_eq!(counts(), (1, 1));
+        drop(short);
+        assert_eq!(counts(), (0, 0));
+    }
+}

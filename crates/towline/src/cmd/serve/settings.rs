@@ -57,8 +57,8 @@ pub struct ServeArgs {
         value_parser = parse_connection_lifetime
     )]
     agent_connection_lifetime: Option<Duration>,
-    /// How long a worker thread whose work comes in quick succession looks for more before it sleeps, while nobody else wants
-    /// its core: at most 1ms, 0 to sleep at once. Answers come sooner; such a thread counts as busy.
+    /// How long a worker thread whose work comes in quick succession, one request after another, looks for more before it sleeps,
+    /// while nobody else wants its core: at most 1ms, 0 to sleep at once. Answers come sooner; such a thread counts as busy.
     #[arg(long, value_name = "DURATION", value_parser = parse_busy_poll, default_value = "100us")]
     pub busy_poll: Duration,
     /// A PEM file with certificates that those of external services are checked against, beside the machine's trusted
