@@ -37,4 +37,4 @@ pub use session::{
     SessionConfig, SessionDriver, SessionEnd, SessionReceiver, SessionSender, agent_session, ping, server_session,
 };
 pub use target::{LogsRequest, OpenTarget};
-pub use workers::{InFlight, Workers};
+pub use workers::{RequestCount, Workers};

@@ -27,7 +27,7 @@ pub(crate) use self::busy_poll::bytes_moved;
 
 thread_local! {
     static HERE: Cell<Option<usize>> = const { Cell::new(None) };
-    static IN_FLIGHT: InFlight = InFlight::default();
+    static REQUESTS: RequestCount = RequestCount::default();
 }
 
 /// How many requests are in flight over the carriers that one thread reads. What knows of requests counts them here; a worker
@@ -35,13 +35,13 @@ thread_local! {
 ///
 /// Clones count together. A request may end on another thread than it began on.
 #[derive(Debug, Clone, Default)]
-pub struct InFlight(Arc<AtomicUsize>);
+pub struct RequestCount(Arc<AtomicUsize>);
 
-impl InFlight {
+impl RequestCount {
     /// That of the thread that this is called on.
     #[must_use]
     pub fn here() -> Self {
-        IN_FLIGHT.with(Self::clone)
+        REQUESTS.with(Self::clone)
     }
 
     /// A request begins.
@@ -61,7 +61,7 @@ impl InFlight {
     }
 
     fn count_here() -> usize {
-        IN_FLIGHT.with(Self::count)
+        REQUESTS.with(Self::count)
     }
 }
 
@@ -86,7 +86,7 @@ impl fmt::Debug for Workers {
 
 impl Workers {
     /// Starts so many threads; 0 for none. One whose work comes in quick succession, for no more than one request at a time
-    /// ([`InFlight`]), looks for more for up to `busy_poll` before it sleeps, as long as nobody else wants its core; zero makes it
+    /// ([`RequestCount`]), looks for more for up to `busy_poll` before it sleeps, as long as nobody else wants its core; zero makes it
     /// sleep at once.
     ///
     /// # Errors
@@ -180,16 +180,16 @@ mod tests {
         };
         let (give, given) = oneshot::channel();
         workers.next().spawn(async move {
-            let here = InFlight::here();
+            let here = RequestCount::here();
             here.begin();
             give.send(here)
         });
         let begun = given.await.unwrap();
-        assert_eq!(ask(InFlight::count_here).await, 0, "the other worker has none");
-        assert_eq!(ask(InFlight::count_here).await, 1);
+        assert_eq!(ask(RequestCount::count_here).await, 0, "the other worker has none");
+        assert_eq!(ask(RequestCount::count_here).await, 1);
         begun.end();
-        ask(InFlight::count_here).await;
-        assert_eq!(ask(InFlight::count_here).await, 0);
+        ask(RequestCount::count_here).await;
+        assert_eq!(ask(RequestCount::count_here).await, 0);
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::time::Instant;
 use towline_tunnel::{
-    Carrier, InFlight, Workers,
+    Carrier, RequestCount, Workers,
     placement::{CarrierLoad, NEAR},
 };
 
@@ -27,7 +27,7 @@ pub(crate) struct CarrierLink {
     /// The worker that reads it.
     worker: Option<usize>,
     /// Counts the requests over all carriers that it reads, but not those that last: they mostly wait.
-    in_flight: InFlight,
+    requests: RequestCount,
     /// Whether that worker is to use the agent's worker that reads it.
     is_paired: bool,
 }
@@ -41,7 +41,7 @@ impl CarrierLink {
             long_lived: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
             worker: Workers::here(),
-            in_flight: InFlight::here(),
+            requests: RequestCount::here(),
             is_paired,
         }
     }
@@ -80,7 +80,7 @@ impl CarrierLink {
     /// Notes that a request uses it, until the guard is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> Busy {
         self.busy.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.begin();
+        self.requests.begin();
         Busy { link: Arc::clone(self), long_lived: false }
     }
 
@@ -123,7 +123,7 @@ impl Busy {
         if !self.long_lived {
             self.long_lived = true;
             self.link.long_lived.fetch_add(1, Ordering::Relaxed);
-            self.link.in_flight.end();
+            self.link.requests.end();
         }
     }
 }
@@ -134,7 +134,7 @@ impl Drop for Busy {
         if self.long_lived {
             self.link.long_lived.fetch_sub(1, Ordering::Relaxed);
         } else {
-            self.link.in_flight.end();
+            self.link.requests.end();
         }
     }
 }
@@ -150,7 +150,7 @@ mod tests {
         let (io, _peer) = tokio::io::duplex(1024);
         let (carrier, _driver) = gateway_carrier(io, CarrierConfig::default());
         let link = Arc::new(CarrierLink::new(carrier, false));
-        let counts = || (link.busy(), InFlight::here().count());
+        let counts = || (link.busy(), RequestCount::here().count());
         let (short, mut lasting) = (link.begin(), link.begin());
         assert_eq!(counts(), (2, 2));
         lasting.mark_long_lived();

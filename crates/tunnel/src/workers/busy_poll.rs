@@ -24,7 +24,7 @@ use std::{
 
 use tokio::runtime::Builder;
 
-use super::InFlight;
+use super::RequestCount;
 
 /// Giving way takes longer than this when somebody else ran.
 const ALONE: Duration = Duration::from_micros(4);
@@ -72,7 +72,7 @@ impl Worker {
     /// Looks once more instead of sleeping, if that is worth it.
     fn before_sleep(&mut self) {
         let began = Instant::now();
-        if self.policy.is_worth_a_look(began, MOVED.take(), InFlight::count_here()) {
+        if self.policy.is_worth_a_look(began, MOVED.take(), RequestCount::count_here()) {
             thread::yield_now();
             self.policy.gave_way(began.elapsed());
             self.main.wake_by_ref();
