@@ -30,8 +30,8 @@ thread_local! {
     static REQUESTS: RequestCount = RequestCount::default();
 }
 
-/// How many requests are in flight over the carriers that one thread reads. What knows of requests counts them here; a worker
-/// with many does not busy-poll.
+/// How many requests are in flight over the carriers that one thread reads. The gateway, which knows of requests, counts them
+/// here; a worker with more than one does not busy-poll.
 ///
 /// Clones count together. A request may end on another thread than it began on.
 #[derive(Debug, Clone, Default)]
@@ -85,9 +85,9 @@ impl fmt::Debug for Workers {
 }
 
 impl Workers {
-    /// Starts so many threads; 0 for none. One whose work comes in quick succession, for no more than one request at a time
-    /// ([`RequestCount`]), looks for more for up to `busy_poll` before it sleeps, as long as nobody else wants its core; zero makes it
-    /// sleep at once.
+    /// Starts so many threads; 0 for none. One whose work comes in quick succession, with at most one request counted on it
+    /// ([`RequestCount`]), looks for more for up to `busy_poll` before it sleeps, as long as nobody else wants its core; zero makes
+    /// it sleep at once.
     ///
     /// # Errors
     /// When the machine has no thread, or no event queue, left.

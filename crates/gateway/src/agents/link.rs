@@ -26,7 +26,8 @@ pub(crate) struct CarrierLink {
     retired: AtomicBool,
     /// The worker that reads it.
     worker: Option<usize>,
-    /// Counts the requests over all carriers that it reads, but not those that last: they mostly wait.
+    /// Counts the requests over all carriers that this worker reads, but for long-lived ones: an open stream of events must not
+    /// make everything else slower.
     requests: RequestCount,
     /// Whether that worker is to use the agent's worker that reads it.
     is_paired: bool,
@@ -146,13 +147,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_request_is_in_flight_on_the_worker_until_it_ends_or_turns_out_to_last() {
-        let (io, _peer) = tokio::io::duplex(1024);
-        let (carrier, _driver) = gateway_carrier(io, CarrierConfig::default());
-        let link = Arc::new(CarrierLink::new(carrier, false));
-        let counts = || (link.busy(), RequestCount::here().count());
+    async fn a_request_counts_on_the_carriers_worker_until_it_ends_or_turns_out_to_last() {
+        let workers = Workers::start(1, Duration::ZERO).unwrap();
+        let made = workers.next().spawn(async {
+            let (io, _peer) = tokio::io::duplex(1024);
+            let (carrier, _driver) = gateway_carrier(io, CarrierConfig::default());
+            (Arc::new(CarrierLink::new(carrier, false)), RequestCount::here())
+        });
+        let (link, there) = made.await.unwrap();
+        let counts = || (link.busy(), there.count());
         let (short, mut lasting) = (link.begin(), link.begin());
         assert_eq!(counts(), (2, 2));
+        assert_eq!(RequestCount::here().count(), 0);
         lasting.mark_long_lived();
         lasting.mark_long_lived();
         assert_eq!(counts(), (2, 1));

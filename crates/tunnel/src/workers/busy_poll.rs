@@ -6,8 +6,8 @@
 //!
 //! * Waits have lately been short: a thread that has little to do sleeps as ever. A wait is counted to the next time that
 //!   nothing can run, with the work in between.
-//! * Few requests are in flight on it. A thread that many wait for loses by looking: asleep it finds several things to do at
-//!   once when it wakes, and awake it takes them up one by one.
+//! * At most one request is in flight on it. With several, looking loses: a thread that slept finds several things to do when
+//!   it wakes, one that stays awake takes them up one by one.
 //! * Nobody else wants the core. Before each look the thread gives way; when others ran meanwhile, it sleeps after one more
 //!   look.
 //! * The wait began when bytes moved through a tunnel. Timers and what else runs on the thread keep it awake no longer.
@@ -117,9 +117,12 @@ impl Policy {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::{sync::mpsc, thread::JoinHandle};
 
-    use tokio::sync::oneshot;
+    use tokio::{
+        runtime::Handle,
+        sync::oneshot::{self, error::RecvError},
+    };
 
     use super::*;
 
@@ -204,30 +207,74 @@ mod tests {
         assert!(scene.after(1, true), "but not for good");
     }
 
-    /// Messages go to and fro, for ever as good as at once.
-    #[test]
-    fn a_thread_that_looks_does_not_sleep_and_still_ends() {
-        let mut builder = Builder::new_current_thread();
-        install(&mut builder);
-        let runtime = builder.enable_all().build().unwrap();
-        let handle = runtime.handle().clone();
-        let (end, ended) = oneshot::channel::<()>();
-        let forever = Duration::from_hours(1);
-        let policy = Policy { points: MOST, ..Policy::new(forever, forever) };
-        let thread = thread::spawn(move || runtime.block_on(drive(policy, ended)));
-        let mut sleeps = Vec::new();
-        for _ in 0..20 {
+    /// A thread that looks for as good as ever.
+    struct Looking {
+        handle: Handle,
+        end: oneshot::Sender<()>,
+        thread: JoinHandle<Result<(), RecvError>>,
+    }
+
+    impl Looking {
+        fn start() -> Self {
+            let mut builder = Builder::new_current_thread();
+            install(&mut builder);
+            let runtime = builder.enable_all().build().unwrap();
+            let handle = runtime.handle().clone();
+            let (end, ended) = oneshot::channel();
+            let forever = Duration::from_hours(1);
+            let policy = Policy { points: MOST, ..Policy::new(forever, forever) };
+            let thread = thread::spawn(move || runtime.block_on(drive(policy, ended)));
+            Self { handle, end, thread }
+        }
+
+        /// Does this on the thread, where bytes have moved then.
+        fn run(&self, what: impl FnOnce() + Send + 'static) {
             let (answer, answered) = mpsc::channel();
-            handle.spawn(async move {
+            self.handle.spawn(async move {
                 bytes_moved();
+                what();
                 answer.send(()).unwrap();
             });
             answered.recv().unwrap();
-            sleeps.push(handle.metrics().worker_park_count(0));
         }
+
+        fn sleeps(&self) -> u64 {
+            self.handle.metrics().worker_park_count(0)
+        }
+
+        fn end(self) {
+            self.end.send(()).unwrap();
+            self.thread.join().unwrap().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_thread_that_looks_does_not_sleep_and_still_ends() {
+        let thread = Looking::start();
+        let sleeps: Vec<_> = (0..20)
+            .map(|_| {
+                thread.run(|| ());
+                thread.sleeps()
+            })
+            .collect();
         // After the first message there may have been none yet that began a wait.
         assert_eq!(sleeps[19], sleeps[1], "it slept: {sleeps:?}");
-        end.send(()).unwrap();
-        thread.join().unwrap().unwrap();
+        thread.end();
+    }
+
+    #[test]
+    fn a_thread_with_several_requests_in_flight_sleeps_after_each_message() {
+        let thread = Looking::start();
+        thread.run(|| (0..=FEW).for_each(|_| RequestCount::here().begin()));
+        let started = Instant::now();
+        for _ in 0..20 {
+            let before = thread.sleeps();
+            thread.run(|| ());
+            while thread.sleeps() == before {
+                assert!(started.elapsed() < Duration::from_secs(60), "it does not sleep");
+                thread::yield_now();
+            }
+        }
+        thread.end();
     }
 }
