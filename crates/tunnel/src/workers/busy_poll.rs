@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn sleeps_while_many_requests_are_in_flight() {
+    fn sleeps_while_several_requests_are_in_flight() {
         let mut scene = Scene::busy();
         scene.in_flight = FEW + 1;
         assert!((0..10).all(|_| !scene.after(20, true)));
@@ -207,7 +207,7 @@ mod tests {
         assert!(scene.after(1, true), "but not for good");
     }
 
-    /// A thread that looks for as good as ever.
+    /// A thread that would look for an hour.
     struct Looking {
         handle: Handle,
         end: oneshot::Sender<()>,
@@ -221,13 +221,13 @@ mod tests {
             let runtime = builder.enable_all().build().unwrap();
             let handle = runtime.handle().clone();
             let (end, ended) = oneshot::channel();
-            let forever = Duration::from_hours(1);
-            let policy = Policy { points: MOST, ..Policy::new(forever, forever) };
+            let hour = Duration::from_hours(1);
+            let policy = Policy { points: MOST, ..Policy::new(hour, hour) };
             let thread = thread::spawn(move || runtime.block_on(drive(policy, ended)));
             Self { handle, end, thread }
         }
 
-        /// Does this on the thread, where bytes have moved then.
+        /// Runs this on the thread, as work in which bytes moved, and waits until it is done.
         fn run(&self, what: impl FnOnce() + Send + 'static) {
             let (answer, answered) = mpsc::channel();
             self.handle.spawn(async move {
