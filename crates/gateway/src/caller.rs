@@ -19,6 +19,8 @@ use futures_util::task::AtomicWaker;
 use http::HeaderValue;
 use tokio::time::Instant;
 
+use crate::forwarded::{AddressRange, LastWay};
+
 /// What a connection is told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -42,6 +44,8 @@ pub(crate) struct Caller {
     pub trusted: bool,
     /// `https` when the connection is under TLS, else `http`.
     pub scheme: &'static str,
+    /// What containers are told of its requests.
+    pub last_way: LastWay,
     started: Instant,
     signal: AtomicU8,
     waker: AtomicWaker,
@@ -62,6 +66,7 @@ impl Caller {
             address: address.unwrap_or_else(|_| HeaderValue::from_static("unknown")),
             trusted,
             scheme,
+            last_way: LastWay::default(),
             started: Instant::now(),
             signal: AtomicU8::new(Signal::Run as u8),
             waker: AtomicWaker::new(),
@@ -225,7 +230,7 @@ impl Drop for CallerGuard {
 }
 
 /// Whether the address is one of a proxy that is believed.
-pub(crate) fn is_trusted(ranges: &[crate::forwarded::AddressRange], address: IpAddr) -> bool {
+pub(crate) fn is_trusted(ranges: &[AddressRange], address: IpAddr) -> bool {
     ranges.iter().any(|range| range.contains(address))
 }
 

@@ -31,6 +31,11 @@ impl Span {
     pub(crate) fn of(self, text: &[u8]) -> &[u8] {
         &text[self.from as usize..self.to as usize]
     }
+
+    /// The same bytes in a text that has so many more before them.
+    const fn behind(self, length: u32) -> Self {
+        Self { from: self.from.saturating_add(length), to: self.to.saturating_add(length) }
+    }
 }
 
 /// A number below 64 that names have in common whatever the case of their letters, and different names mostly have not.
@@ -82,6 +87,14 @@ impl Line {
     fn is_of(&self, mark: u8, name: &[u8], text: &[u8]) -> bool {
         self.mark == mark && is_spelling(self.name.of(text), name)
     }
+
+    /// Whether it has one of these names.
+    #[inline]
+    fn is_of_any<const N: usize>(&self, names: &Names<N>, text: &[u8]) -> bool {
+        names.all_marks >> self.mark & 1 == 1
+            && std::iter::zip(&names.names, names.marks)
+                .any(|(name, mark)| self.is_of(mark, name.as_str().as_bytes(), text))
+    }
 }
 
 impl Fields {
@@ -121,6 +134,21 @@ impl Fields {
 
     fn kept(&self) -> impl Iterator<Item = &Line> {
         self.lines.iter().filter(|line| !line.removed)
+    }
+
+    /// Adds all lines of others behind its own, also those whose names had a place before.
+    pub(crate) fn append_all(&mut self, others: &Self) {
+        // Or what is added afterwards under such a name would stand before them.
+        self.lines.retain(|line| !line.removed || others.marks >> line.mark & 1 == 0);
+        let length = Span::new(0, self.text.len()).to;
+        self.text.extend_from_slice(&others.text);
+        let lines = others.lines.iter();
+        self.lines.extend(lines.map(|line| Line {
+            name: line.name.behind(length),
+            value: line.value.behind(length),
+            ..*line
+        }));
+        self.marks |= others.marks;
     }
 
     /// How many bytes they take at most when they are written.
@@ -216,7 +244,7 @@ impl Fields {
 
 impl Headers for Fields {
     fn has_any<const N: usize>(&self, names: &Names<N>) -> bool {
-        self.marks & names.marks != 0 && names.names.iter().any(|name| self.contains_key(name))
+        self.marks & names.all_marks != 0 && self.kept().any(|line| line.is_of_any(names, &self.text))
     }
 
     fn get_all(&self, name: impl Borrow<HeaderName>) -> impl DoubleEndedIterator<Item = Value<'_>> {
@@ -228,14 +256,14 @@ impl Headers for Fields {
     }
 
     fn insert(&mut self, name: HeaderName, value: impl Borrow<HeaderValue>) {
-        let first = self.places(&name).next();
-        match first {
-            Some(first) => {
-                self.remove(&name);
-                self.put(first, value.borrow());
-            }
-            None => self.push(&name, value.borrow()),
+        let mut places = self.places(&name);
+        let (first, is_only) = (places.next(), places.next().is_none());
+        drop(places);
+        let Some(first) = first else { return self.push(&name, value.borrow()) };
+        if !is_only {
+            self.remove(&name);
         }
+        self.put(first, value.borrow());
     }
 
     fn append(&mut self, name: HeaderName, value: impl Borrow<HeaderValue>) {
@@ -254,6 +282,15 @@ impl Headers for Fields {
         }
         for line in &mut self.lines {
             line.removed |= line.is_of(mark, name, &self.text);
+        }
+    }
+
+    fn remove_any<const N: usize>(&mut self, names: &Names<N>) {
+        if self.marks & names.all_marks == 0 {
+            return;
+        }
+        for line in &mut self.lines {
+            line.removed |= line.is_of_any(names, &self.text);
         }
     }
 
@@ -328,7 +365,7 @@ mod tests {
         #[test]
         fn they_hold_what_a_map_holds(
             read in proptest::collection::vec((0_usize..4, 0_u16..9, any::<bool>(), 0_usize..3), 0..6),
-            steps in proptest::collection::vec((0_usize..8, 0_usize..4, 0_u16..9), 0..24),
+            steps in proptest::collection::vec((0_usize..10, 0_usize..4, 0_u16..9), 0..24),
         ) {
             let (mut map, mut head) = (HeaderMap::new(), Vec::new());
             for (index, value, upper, space) in read {
@@ -354,6 +391,17 @@ mod tests {
                     2 => {
                         Headers::retain(&mut map, |kept| *kept != name);
                         fields.retain(|kept| *kept != name);
+                    }
+                    3 => {
+                        let names = Names::new(["via", "x-b"]);
+                        prop_assert_eq!(map.has_any(&names), fields.has_any(&names));
+                        map.remove_any(&names);
+                        fields.remove_any(&names);
+                    }
+                    4 => {
+                        let others = [(name.clone(), value.clone()), (header::VIA, value)];
+                        others.clone().into_iter().for_each(|(name, value)| Headers::append(&mut map, name, value));
+                        fields.append_all(&others.into_iter().collect());
                     }
                     _ => {
                         Headers::append(&mut map, name.clone(), value.clone());

@@ -3,13 +3,17 @@
 //! What a caller sends in these fields is replaced, because anybody can write anything there. Only what comes from a
 //! trusted proxy in front of the gateway is kept and added to.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{LazyLock, Mutex, PoisonError},
+};
 
 use bytes::{BufMut, BytesMut};
 use http::{HeaderName, HeaderValue, Version, header};
 
 use crate::{
-    fields::{Headers, Value},
+    caller::Caller,
+    fields::{Fields, Headers, Names, Value},
     h1::spare,
 };
 
@@ -18,6 +22,13 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// Where a container learns what part of the path it does not see.
 pub(crate) const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+
+/// Bytes of lines that are kept for a caller's next request.
+const KEPT: usize = 2 << 10;
+/// Where what a caller says is replaced.
+static CLAIMS: LazyLock<Names<5>> = LazyLock::new(|| {
+    Names::new(["forwarded", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-prefix"])
+});
 
 /// A range of addresses, such as `10.0.0.0/8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +96,73 @@ fn address_of_hop(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
+}
+
+/// How a request came from its caller.
+pub(crate) struct Came<'a> {
+    pub caller: &'a Caller,
+    /// Whether what it says of its own way is believed.
+    pub trusted: bool,
+    /// The protocol that it came with.
+    pub version: Version,
+    /// The host that it asked for, if that is not said in `Host`.
+    pub authority: Option<&'a HeaderValue>,
+    /// The part of its path that the container does not see.
+    pub prefix: &'a HeaderValue,
+}
+
+impl Came<'_> {
+    /// Writes the way into the headers of the request to the container.
+    pub(crate) fn put(&self, headers: &mut Fields) {
+        let host = self.authority.map(Value::from).or_else(|| headers.get(header::HOST));
+        let mut last = self.caller.last_way.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = match last.take() {
+            Some(told) if told.is_of(self, host) => told,
+            _ => Box::new(Told::new(self, host)),
+        };
+        if self.trusted {
+            self.hop(told.host.as_ref()).put(headers);
+        } else {
+            headers.remove_any(&CLAIMS);
+            headers.append_all(&told.lines);
+        }
+        *last = (told.lines.capacity().0 <= KEPT).then_some(told);
+    }
+
+    fn hop<'a>(&'a self, host: Option<&'a HeaderValue>) -> Hop<'a> {
+        let Self { caller, trusted, version, prefix, .. } = *self;
+        Hop { address: &caller.address, trusted, scheme: caller.scheme, version, host, prefix }
+    }
+}
+
+/// What a container was told of the way of a caller's last request. Most of its requests come the same way, and then the lines
+/// are there already.
+#[derive(Debug, Default)]
+pub(crate) struct LastWay(Mutex<Option<Box<Told>>>);
+
+#[derive(Debug)]
+struct Told {
+    version: Version,
+    host: Option<HeaderValue>,
+    prefix: HeaderValue,
+    /// As they are for a request that says nothing of its way itself.
+    lines: Fields,
+}
+
+impl Told {
+    fn new(came: &Came<'_>, host: Option<Value<'_>>) -> Self {
+        // In memory of its own, because it is kept.
+        let copy =
+            |host: Value<'_>| HeaderValue::from_bytes(host.as_bytes()).expect("it is the value of a field already");
+        let host = host.map(copy);
+        let mut lines = Fields::new();
+        came.hop(host.as_ref()).put(&mut lines);
+        Self { version: came.version, host, prefix: came.prefix.clone(), lines }
+    }
+
+    fn is_of(&self, came: &Came<'_>, host: Option<Value<'_>>) -> bool {
+        self.version == came.version && self.host.as_ref().map(Value::from) == host && self.prefix == came.prefix
+    }
 }
 
 /// One request's way to the gateway.

@@ -150,17 +150,19 @@ fn remove_hops(headers: &mut impl Headers) {
     if !nominated.is_empty() {
         headers.retain(|name| !nominated.contains(name));
     }
-    for name in &HOPS.names {
-        headers.remove(name);
-    }
+    headers.remove_any(&HOPS);
 }
 
 /// The fields that `Connection` takes away. It may name thousands, of which each line is looked for.
 fn nominated(headers: &impl Headers) -> HashSet<HeaderName> {
+    let is_usual =
+        |text: &[u8]| [&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|t| t.eq_ignore_ascii_case(text));
     headers
         .get_all(header::CONNECTION)
+        // Most have nothing else in them.
+        .filter(|value| !is_usual(value.as_bytes()))
         .flat_map(tokens)
-        .filter(|token| ![&b"close"[..], b"keep-alive", b"upgrade"].iter().any(|t| t.eq_ignore_ascii_case(token)))
+        .filter(|token| !is_usual(token))
         .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| !is_end_to_end(name))
         .collect()

@@ -20,13 +20,13 @@ use crate::{
     dispatch::{Answer, Outbound, dispatch},
     error::{ExchangeError, ExchangeFailure, GatewayError},
     fields::{Fields, Headers, Value},
-    forwarded::{Hop, X_FORWARDED_PREFIX},
+    forwarded::{Came, X_FORWARDED_PREFIX},
     gateway::Shared,
     h1::{
         framing::content_length,
         head::{HeadFault, written_request},
     },
-    headers::{RequestHops, join_cookie_crumbs, put_request_hops, take_request_hops, take_response_hops},
+    headers::{join_cookie_crumbs, put_request_hops, take_request_hops, take_response_hops},
     http2::websocket,
     outgoing::{Framed, Outgoing, Source},
     pool,
@@ -223,7 +223,6 @@ impl<'a> Call<'a> {
         let is_http2 = admitted.service.is_http2();
         let wants_websocket = is_http2 && websocket::is_wanted(head, is_chunked)?;
         let CallHead { version, authority, headers, .. } = head;
-        let host = authority.take().or_else(|| headers.get(header::HOST).map(Value::to_value));
         if let Some(consumed) = &admitted.consumed {
             headers.remove(consumed);
         }
@@ -241,7 +240,16 @@ impl<'a> Call<'a> {
         }
         let by_cookie = Affinity::take_cookies(headers);
         let affinity = Affinity::of(headers)?.or(by_cookie);
-        finish_headers(headers, &hops, self.active, admitted, (*version, host.as_ref()));
+        let came = Came {
+            caller: self.active.caller(),
+            trusted: self.active.caller().trusted,
+            version: *version,
+            authority: authority.as_ref(),
+            prefix: &admitted.service.prefix,
+        };
+        came.put(headers);
+        admitted.service.put_own_headers(headers);
+        put_request_hops(headers, &hops);
         if self.is_named {
             headers.remove(X_FORWARDED_PREFIX);
         }
@@ -291,28 +299,6 @@ fn explain_ticket(error: GatewayError, target: &str) -> GatewayError {
         GatewayError::Auth(AuthError::Missing) if ticket_door::is_in_query(target) => AuthError::TicketElsewhere.into(),
         error => error,
     }
-}
-
-/// Adds what the container is told beside what the caller said.
-fn finish_headers(
-    headers: &mut Fields,
-    hops: &RequestHops,
-    active: &Active,
-    admitted: &Admitted,
-    (version, host): (Version, Option<&HeaderValue>),
-) {
-    let caller = active.caller();
-    admitted.service.put_own_headers(headers);
-    put_request_hops(headers, hops);
-    let hop = Hop {
-        address: &caller.address,
-        trusted: caller.trusted,
-        scheme: caller.scheme,
-        version,
-        host,
-        prefix: &admitted.service.prefix,
-    };
-    hop.put(headers);
 }
 
 /// The host in a request's target: `:authority` of HTTP/2, or the absolute form of HTTP/1.1, which counts more than

@@ -48,6 +48,13 @@ pub(crate) trait Headers {
     /// Removes all lines of that name.
     fn remove(&mut self, name: impl Borrow<HeaderName>);
 
+    /// Removes all lines with one of these names.
+    fn remove_any<const N: usize>(&mut self, names: &Names<N>) {
+        for name in &names.names {
+            self.remove(name);
+        }
+    }
+
     /// Removes all lines whose names are not to be kept.
     fn retain(&mut self, keeps: impl FnMut(&HeaderName) -> bool);
 
@@ -76,15 +83,17 @@ pub(crate) trait Headers {
 /// Names that are mostly asked for together, and mostly not there.
 pub(crate) struct Names<const N: usize> {
     pub(crate) names: [HeaderName; N],
-    /// A bit for each of their marks.
-    pub(super) marks: u64,
+    pub(super) marks: [u8; N],
+    /// A bit for each of them.
+    pub(super) all_marks: u64,
 }
 
 impl<const N: usize> Names<N> {
     /// These names, in lower case.
     pub(crate) fn new(texts: [&'static str; N]) -> Self {
-        let marks = texts.iter().fold(0, |marks, text| marks | 1 << mark_of(text.as_bytes()));
-        Self { names: texts.map(HeaderName::from_static), marks }
+        let marks = texts.map(|text| mark_of(text.as_bytes()));
+        let all_marks = marks.iter().fold(0, |all, mark| all | 1 << mark);
+        Self { names: texts.map(HeaderName::from_static), marks, all_marks }
     }
 }
 

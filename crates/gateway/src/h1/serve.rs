@@ -107,7 +107,7 @@ impl Kind {
 /// Reads a target: a path, `*`, or a whole URL. Nothing of it is changed, so what `Uri` would cut off is refused.
 fn uri_of(target: &Bytes, method: &Method) -> Result<Uri, &'static str> {
     const BAD: &str = "the request's target has a byte in it that no URL has";
-    if target.contains(&b'#') {
+    if memchr::memchr(b'#', target).is_some() {
         return Err("the request's target has a fragment");
     }
     match target.first() {

@@ -412,7 +412,8 @@ async fn a_caller_that_breaks_off_resets_its_stream_at_the_container_and_no_othe
         send.send_reset(Reason::CANCEL);
         assert_eq!(within("its end", ended.recv()).await.unwrap(), Some(Reason::CANCEL), "answered: {answers}");
 
-        assert_eq!((world.gateway.in_flight(service), container.accepted()), (1, 1));
+        wait_until("one in flight", || world.gateway.in_flight(service) == 1).await;
+        assert_eq!(container.accepted(), 1);
         drop(kept);
         assert_eq!(within("the last end", ended.recv()).await.unwrap(), Some(Reason::CANCEL));
         wait_until("nothing in flight", || world.gateway.in_flight(service) == 0).await;

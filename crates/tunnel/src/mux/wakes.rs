@@ -45,6 +45,10 @@ impl Wakes {
 
     /// Wakes them all.
     pub fn wake(self) {
+        // Mostly there is none, and then there are no others either.
+        if self.first.is_none() && self.ended.is_empty() {
+            return;
+        }
         for task in self.first.into_iter().chain(self.tasks) {
             task.wake();
         }

@@ -22,8 +22,9 @@ use crate::{
     affinity::Affinity,
     agents::accept::accept_websocket,
     authenticate::{Authority, authenticate},
+    caller::Caller,
     fields::{Fields, Headers as _, Value},
-    forwarded::{AddressRange, Hop, X_FORWARDED_PREFIX, client_address},
+    forwarded::{AddressRange, Came, Hop, X_FORWARDED_PREFIX, client_address},
     h1::head::{HeadParser, RequestHead, written_request},
     invoke::describe,
     path::{Destination, INVOKE_PREFIX, PROXY_PREFIX, destination},
@@ -138,6 +139,13 @@ fn way(headers: &Fields, origin: u8) {
     let hop = Hop { address: &address, trusted, scheme: "http", version: Version::HTTP_11, host, prefix: &prefix };
     let mut put = headers.clone();
     hop.put(&mut put);
+    let caller = Caller::new((peer, 1).into(), trusted, "http");
+    let came = Came { caller: &caller, trusted, version: Version::HTTP_11, authority: None, prefix: &prefix };
+    for time in ["first", "second"] {
+        let mut told = headers.clone();
+        came.put(&mut told);
+        assert_eq!(without(&told, &[]), without(&put, &[]), "for the {time} time");
+    }
     let ours = [FORWARDED, VIA, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PREFIX];
     assert_eq!(without(&put, &ours), without(headers, &ours));
     let lines = |headers: &Fields, name: &HeaderName| headers.get_all(name).map(Value::to_value).collect::<Vec<_>>();
