@@ -335,6 +335,65 @@ mod tests {
     }
 
     #[test]
+    fn each_request_is_told_of_as_it_came_itself() {
+        let caller = Caller::new("192.0.2.1:4711".parse().unwrap(), false, "http");
+        let (http1, http2) = (Version::HTTP_11, Version::HTTP_2);
+        for (version, host, prefix) in [
+            (http1, "a", "/p"),
+            (http1, "a", "/p"),
+            (http1, "b", "/p"),
+            (http1, "b", "/q"),
+            (http2, "b", "/q"),
+            (http2, "b", "/q"),
+            (http1, "a", "/p"),
+        ] {
+            for in_target in [false, true] {
+                let authority = HeaderValue::from_static(host);
+                let claims = [header::FORWARDED, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, header::HOST];
+                let mut headers: Fields =
+                    claims.map(|name| (name, HeaderValue::from_static("claim"))).into_iter().collect();
+                if !in_target {
+                    headers.insert(header::HOST, &authority);
+                }
+                let authority = in_target.then_some(&authority);
+                let prefix_value = HeaderValue::from_static(prefix);
+                Came { caller: &caller, trusted: false, version, authority, prefix: &prefix_value }.put(&mut headers);
+                let expected = [
+                    (header::FORWARDED, format!("for=192.0.2.1;host=\"{host}\";proto=http")),
+                    (X_FORWARDED_FOR, "192.0.2.1".to_owned()),
+                    (X_FORWARDED_HOST, host.to_owned()),
+                    (X_FORWARDED_PREFIX, prefix.to_owned()),
+                    (header::VIA, if version == http2 { "2 towline" } else { "1.1 towline" }.to_owned()),
+                ];
+                for (name, value) in expected {
+                    let told = headers.only(&name).and_then(Value::to_str);
+                    assert_eq!(told, Some(&value[..]), "{name} of {version:?} {host} {prefix}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_for_the_next_request_is_not_much() {
+        let caller = Caller::new("192.0.2.1:4711".parse().unwrap(), false, "http");
+        let prefix = HeaderValue::from_static("/p");
+        for (length, kept) in [(20, true), (KEPT, false), (20, true)] {
+            let host = HeaderValue::try_from("a".repeat(length)).unwrap();
+            let mut headers = Fields::new();
+            Came {
+                caller: &caller,
+                trusted: false,
+                version: Version::HTTP_11,
+                authority: Some(&host),
+                prefix: &prefix,
+            }
+            .put(&mut headers);
+            assert_eq!(headers.only(X_FORWARDED_HOST), Some(Value::from(&host)));
+            assert_eq!(caller.last_way.0.lock().unwrap().is_some(), kept, "{length}");
+        }
+    }
+
+    #[test]
     fn the_client_is_whom_the_last_trusted_proxy_saw() {
         let trusted: Vec<AddressRange> = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8:1::/48".parse().unwrap()];
         for (peer, lists, expected) in [
