@@ -61,9 +61,6 @@ impl Affinity {
     /// Takes the gateway's cookies out of a request, and says what they ask for. A browser cannot do anything about a
     /// value that is not understood, so that one asks for nothing.
     pub(crate) fn take_cookies(headers: &mut impl Headers) -> Option<Self> {
-        if !headers.contains_key(header::COOKIE) {
-            return None;
-        }
         let lines = headers.get_all(header::COOKIE);
         let ours: Vec<(&[u8], &[u8])> = lines.flat_map(|line| pairs(line).filter_map(our_cookie)).collect();
         if ours.is_empty() {

@@ -44,7 +44,7 @@ pub(crate) struct Caller {
     pub trusted: bool,
     /// `https` when the connection is under TLS, else `http`.
     pub scheme: &'static str,
-    /// What containers are told of its requests.
+    /// What a container was told of its last request.
     pub last_way: LastWay,
     started: Instant,
     signal: AtomicU8,

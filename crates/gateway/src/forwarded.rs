@@ -23,7 +23,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 /// Where a container learns what part of the path it does not see.
 pub(crate) const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// Bytes of lines that are kept for a caller's next request.
+/// Bytes of memory for lines that are kept for a caller's next request.
 const KEPT: usize = 2 << 10;
 /// Where what a caller says is replaced.
 static CLAIMS: LazyLock<Names<5>> = LazyLock::new(|| {
@@ -105,7 +105,7 @@ pub(crate) struct Came<'a> {
     pub trusted: bool,
     /// The protocol that it came with.
     pub version: Version,
-    /// The host that it asked for, if that is not said in `Host`.
+    /// The host that it asked for, where that is not for its `Host` field to say.
     pub authority: Option<&'a HeaderValue>,
     /// The part of its path that the container does not see.
     pub prefix: &'a HeaderValue,
@@ -115,17 +115,18 @@ impl Came<'_> {
     /// Writes the way into the headers of the request to the container.
     pub(crate) fn put(&self, headers: &mut Fields) {
         let host = self.authority.map(Value::from).or_else(|| headers.get(header::HOST));
+        if self.trusted {
+            // What is added depends on what it says itself.
+            let host = host.map(Value::to_value);
+            return self.hop(host.as_ref()).put(headers);
+        }
         let mut last = self.caller.last_way.0.lock().unwrap_or_else(PoisonError::into_inner);
         let told = match last.take() {
             Some(told) if told.is_of(self, host) => told,
             _ => Box::new(Told::new(self, host)),
         };
-        if self.trusted {
-            self.hop(told.host.as_ref()).put(headers);
-        } else {
-            headers.remove_any(&CLAIMS);
-            headers.append_all(&told.lines);
-        }
+        headers.remove_any(&CLAIMS);
+        headers.append_all(&told.lines);
         *last = (told.lines.capacity().0 <= KEPT).then_some(told);
     }
 
@@ -135,8 +136,8 @@ impl Came<'_> {
     }
 }
 
-/// What a container was told of the way of a caller's last request. Most of its requests come the same way, and then the lines
-/// are there already.
+/// What a container was told of the way of a caller's last request, if it is not believed what it says itself. Most of its
+/// requests come the same way, and then the lines are there already.
 #[derive(Debug, Default)]
 pub(crate) struct LastWay(Mutex<Option<Box<Told>>>);
 
@@ -145,7 +146,6 @@ struct Told {
     version: Version,
     host: Option<HeaderValue>,
     prefix: HeaderValue,
-    /// As they are for a request that says nothing of its way itself.
     lines: Fields,
 }
 
@@ -348,19 +348,19 @@ mod tests {
             (http1, "a", "/p"),
         ] {
             for in_target in [false, true] {
-                let authority = HeaderValue::from_static(host);
-                let claims = [header::FORWARDED, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, header::HOST];
+                let (authority, other) = (HeaderValue::from_static(host), HeaderValue::from_static("claim"));
+                let claims =
+                    [header::FORWARDED, X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PREFIX];
                 let mut headers: Fields =
                     claims.map(|name| (name, HeaderValue::from_static("claim"))).into_iter().collect();
-                if !in_target {
-                    headers.insert(header::HOST, &authority);
-                }
+                headers.insert(header::HOST, if in_target { &other } else { &authority });
                 let authority = in_target.then_some(&authority);
                 let prefix_value = HeaderValue::from_static(prefix);
                 Came { caller: &caller, trusted: false, version, authority, prefix: &prefix_value }.put(&mut headers);
                 let expected = [
                     (header::FORWARDED, format!("for=192.0.2.1;host=\"{host}\";proto=http")),
                     (X_FORWARDED_FOR, "192.0.2.1".to_owned()),
+                    (X_FORWARDED_PROTO, "http".to_owned()),
                     (X_FORWARDED_HOST, host.to_owned()),
                     (X_FORWARDED_PREFIX, prefix.to_owned()),
                     (header::VIA, if version == http2 { "2 towline" } else { "1.1 towline" }.to_owned()),

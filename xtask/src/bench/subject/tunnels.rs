@@ -77,7 +77,7 @@ fn service(slug: &str, port: u16, label: Option<String>) -> Value {
         "display_name": slug,
         "service_type": "attached",
         "attached_target": format!("{LOOPBACK}:{port}"),
-        // Or the probes of a thousand services, which a hundred machines share elsewhere, are measured with their routes.
+        // Or the probes of a thousand services, which a hundred machines share elsewhere, would be measured with their routes.
         "probe": { "interval_seconds": 300 },
         "required_labels": Vec::from_iter(label),
     })
