@@ -98,8 +98,8 @@ fn address_of_hop(text: &str) -> Option<IpAddr> {
     bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))
 }
 
-/// How a request came from its caller.
-pub(crate) struct Came<'a> {
+/// One request's way from its caller to the gateway.
+pub(crate) struct Hop<'a> {
     pub caller: &'a Caller,
     /// Whether what it says of its own way is believed.
     pub trusted: bool,
@@ -111,14 +111,13 @@ pub(crate) struct Came<'a> {
     pub prefix: &'a HeaderValue,
 }
 
-impl Came<'_> {
+impl Hop<'_> {
     /// Writes the way into the headers of the request to the container.
     pub(crate) fn put(&self, headers: &mut Fields) {
         let host = self.authority.map(Value::from).or_else(|| headers.get(header::HOST));
         if self.trusted {
-            // What is added depends on what it says itself.
             let host = host.map(Value::to_value);
-            return self.hop(host.as_ref()).put(headers);
+            return self.add_to(headers, host.as_ref());
         }
         let mut last = self.caller.last_way.0.lock().unwrap_or_else(PoisonError::into_inner);
         let told = match last.take() {
@@ -130,9 +129,55 @@ impl Came<'_> {
         *last = (told.lines.capacity().0 <= KEPT).then_some(told);
     }
 
-    fn hop<'a>(&'a self, host: Option<&'a HeaderValue>) -> Hop<'a> {
-        let Self { caller, trusted, version, prefix, .. } = *self;
-        Hop { address: &caller.address, trusted, scheme: caller.scheme, version, host, prefix }
+    /// Adds the way to what they say of it already.
+    fn add_to(&self, headers: &mut Fields, host: Option<&HeaderValue>) {
+        headers.append(header::VIA, via(self.version));
+        if let Some(forwarded) = self.forwarded(host) {
+            headers.append(header::FORWARDED, forwarded);
+        }
+        headers.append(X_FORWARDED_FOR, &self.caller.address);
+        if !headers.contains_key(X_FORWARDED_PROTO) {
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(self.caller.scheme));
+        }
+        if let Some(host) = host
+            && !headers.contains_key(X_FORWARDED_HOST)
+        {
+            headers.insert(X_FORWARDED_HOST, host);
+        }
+        let prefix = headers.get(X_FORWARDED_PREFIX).and_then(|outer| join(outer, self.prefix));
+        headers.insert(X_FORWARDED_PREFIX, prefix.as_ref().unwrap_or(self.prefix));
+    }
+
+    /// This hop as an element of `Forwarded`. `None` when the host has bytes that a quoted string cannot hold.
+    fn forwarded(&self, host: Option<&HeaderValue>) -> Option<HeaderValue> {
+        let length = self.caller.address.len() + host.map_or(0, HeaderValue::len) + 40;
+        let text = spare::write(length, |text| self.write_forwarded(text, host));
+        HeaderValue::from_maybe_shared(text).ok()
+    }
+
+    fn write_forwarded(&self, text: &mut BytesMut, host: Option<&HeaderValue>) {
+        let address = self.caller.address.as_bytes();
+        text.extend_from_slice(b"for=");
+        // RFC 7239 §6: an IPv6 address stands in brackets and therefore in quotes.
+        if address.contains(&b':') {
+            text.extend_from_slice(b"\"[");
+            text.extend_from_slice(address);
+            text.extend_from_slice(b"]\"");
+        } else {
+            text.extend_from_slice(address);
+        }
+        if let Some(host) = host {
+            text.extend_from_slice(b";host=\"");
+            for &byte in host.as_bytes() {
+                if matches!(byte, b'"' | b'\\') {
+                    text.put_u8(b'\\');
+                }
+                text.put_u8(byte);
+            }
+            text.put_u8(b'"');
+        }
+        text.extend_from_slice(b";proto=");
+        text.extend_from_slice(self.caller.scheme.as_bytes());
     }
 }
 
@@ -150,89 +195,18 @@ struct Told {
 }
 
 impl Told {
-    fn new(came: &Came<'_>, host: Option<Value<'_>>) -> Self {
+    fn new(hop: &Hop<'_>, host: Option<Value<'_>>) -> Self {
         // In memory of its own, because it is kept.
         let copy =
             |host: Value<'_>| HeaderValue::from_bytes(host.as_bytes()).expect("it is the value of a field already");
         let host = host.map(copy);
         let mut lines = Fields::new();
-        came.hop(host.as_ref()).put(&mut lines);
-        Self { version: came.version, host, prefix: came.prefix.clone(), lines }
+        hop.add_to(&mut lines, host.as_ref());
+        Self { version: hop.version, host, prefix: hop.prefix.clone(), lines }
     }
 
-    fn is_of(&self, came: &Came<'_>, host: Option<Value<'_>>) -> bool {
-        self.version == came.version && self.host.as_ref().map(Value::from) == host && self.prefix == came.prefix
-    }
-}
-
-/// One request's way to the gateway.
-#[derive(Debug)]
-pub(crate) struct Hop<'a> {
-    /// The address that it came from, as text.
-    pub address: &'a HeaderValue,
-    /// Whether what it says of its own way is believed.
-    pub trusted: bool,
-    /// `http` or `https`.
-    pub scheme: &'static str,
-    /// The protocol that it came with.
-    pub version: Version,
-    /// The host that it asked for.
-    pub host: Option<&'a HeaderValue>,
-    /// The part of its path that the container does not see.
-    pub prefix: &'a HeaderValue,
-}
-
-impl Hop<'_> {
-    /// Writes the way into the headers of the request to the container.
-    pub(crate) fn put(&self, headers: &mut impl Headers) {
-        headers.append(header::VIA, via(self.version));
-        let forwarded = self.forwarded();
-        if self.trusted {
-            add(headers, header::FORWARDED, forwarded.as_ref());
-            add(headers, X_FORWARDED_FOR, Some(self.address));
-            keep(headers, X_FORWARDED_PROTO, Some(&HeaderValue::from_static(self.scheme)));
-            keep(headers, X_FORWARDED_HOST, self.host);
-            let prefix = headers.get(X_FORWARDED_PREFIX).and_then(|outer| join(outer, self.prefix));
-            replace(headers, X_FORWARDED_PREFIX, Some(prefix.as_ref().unwrap_or(self.prefix)));
-        } else {
-            replace(headers, header::FORWARDED, forwarded.as_ref());
-            replace(headers, X_FORWARDED_FOR, Some(self.address));
-            replace(headers, X_FORWARDED_PROTO, Some(&HeaderValue::from_static(self.scheme)));
-            replace(headers, X_FORWARDED_HOST, self.host);
-            replace(headers, X_FORWARDED_PREFIX, Some(self.prefix));
-        }
-    }
-
-    /// This hop as an element of `Forwarded`. `None` when the host has bytes that a quoted string cannot hold.
-    fn forwarded(&self) -> Option<HeaderValue> {
-        let length = self.address.len() + self.host.map_or(0, HeaderValue::len) + 40;
-        let text = spare::write(length, |text| self.write_forwarded(text));
-        HeaderValue::from_maybe_shared(text).ok()
-    }
-
-    fn write_forwarded(&self, text: &mut BytesMut) {
-        let address = self.address.as_bytes();
-        text.extend_from_slice(b"for=");
-        // RFC 7239 §6: an IPv6 address stands in brackets and therefore in quotes.
-        if address.contains(&b':') {
-            text.extend_from_slice(b"\"[");
-            text.extend_from_slice(address);
-            text.extend_from_slice(b"]\"");
-        } else {
-            text.extend_from_slice(address);
-        }
-        if let Some(host) = self.host {
-            text.extend_from_slice(b";host=\"");
-            for &byte in host.as_bytes() {
-                if matches!(byte, b'"' | b'\\') {
-                    text.put_u8(b'\\');
-                }
-                text.put_u8(byte);
-            }
-            text.put_u8(b'"');
-        }
-        text.extend_from_slice(b";proto=");
-        text.extend_from_slice(self.scheme.as_bytes());
+    fn is_of(&self, hop: &Hop<'_>, host: Option<Value<'_>>) -> bool {
+        self.version == hop.version && self.host.as_ref().map(Value::from) == host && self.prefix == hop.prefix
     }
 }
 
@@ -242,24 +216,6 @@ fn via(version: Version) -> HeaderValue {
         Version::HTTP_2 => "2 towline",
         _ => "1.1 towline",
     })
-}
-
-fn replace(headers: &mut impl Headers, name: HeaderName, value: Option<&HeaderValue>) {
-    match value {
-        Some(value) => headers.insert(name, value),
-        None => headers.remove(name),
-    }
-}
-
-fn keep(headers: &mut impl Headers, name: HeaderName, value: Option<&HeaderValue>) {
-    if !headers.contains_key(&name) {
-        replace(headers, name, value);
-    }
-}
-
-fn add(headers: &mut impl Headers, name: HeaderName, value: Option<&HeaderValue>) {
-    let Some(value) = value else { return };
-    headers.append(name, value);
 }
 
 fn join(first: Value<'_>, second: &HeaderValue) -> Option<HeaderValue> {
@@ -272,21 +228,19 @@ mod tests {
 
     use super::*;
 
-    fn put(address: &'static str, trusted: bool, sent: &[(&'static str, &'static str)]) -> Vec<(String, String)> {
-        let mut headers = HeaderMap::new();
-        for (name, value) in sent {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
+    fn put(address: &str, trusted: bool, sent: &[(&'static str, &'static str)]) -> Vec<(String, String)> {
+        let lines = sent.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let mut headers: Fields = lines.collect();
         let hop = Hop {
-            address: &HeaderValue::from_static(address),
+            caller: &Caller::new((address.parse::<IpAddr>().unwrap(), 4711).into(), trusted, "http"),
             trusted,
-            scheme: "http",
             version: Version::HTTP_11,
-            host: Some(&HeaderValue::from_static("a.example:7070")),
+            authority: Some(&HeaderValue::from_static("a.example:7070")),
             prefix: &HeaderValue::from_static("/api/v1/r/containers/hello"),
         };
         hop.put(&mut headers);
-        headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect()
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        headers.iter().map(|(name, value)| (text(name), text(value))).collect()
     }
 
     fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -303,11 +257,11 @@ mod tests {
             ("via", "1.1 other"),
         ];
         let expected = pairs(&[
+            ("via", "1.1 other"),
+            ("via", "1.1 towline"),
             ("forwarded", "for=192.0.2.1;host=\"a.example:7070\";proto=http"),
             ("x-forwarded-for", "192.0.2.1"),
             ("x-forwarded-proto", "http"),
-            ("via", "1.1 other"),
-            ("via", "1.1 towline"),
             ("x-forwarded-host", "a.example:7070"),
             ("x-forwarded-prefix", "/api/v1/r/containers/hello"),
         ]);
@@ -324,12 +278,12 @@ mod tests {
         ];
         let expected = pairs(&[
             ("x-forwarded-for", "198.51.100.7"),
-            ("x-forwarded-for", "2001:db8::1"),
             ("x-forwarded-proto", "https"),
             ("x-forwarded-host", "public.example"),
             ("x-forwarded-prefix", "/towline/api/v1/r/containers/hello"),
             ("via", "1.1 towline"),
             ("forwarded", "for=\"[2001:db8::1]\";host=\"a.example:7070\";proto=http"),
+            ("x-forwarded-for", "2001:db8::1"),
         ]);
         assert_eq!(put("2001:db8::1", true, &sent), expected);
     }
@@ -356,7 +310,7 @@ mod tests {
                 headers.insert(header::HOST, if in_target { &other } else { &authority });
                 let authority = in_target.then_some(&authority);
                 let prefix_value = HeaderValue::from_static(prefix);
-                Came { caller: &caller, trusted: false, version, authority, prefix: &prefix_value }.put(&mut headers);
+                Hop { caller: &caller, trusted: false, version, authority, prefix: &prefix_value }.put(&mut headers);
                 let expected = [
                     (header::FORWARDED, format!("for=192.0.2.1;host=\"{host}\";proto=http")),
                     (X_FORWARDED_FOR, "192.0.2.1".to_owned()),
@@ -380,14 +334,8 @@ mod tests {
         for (length, kept) in [(20, true), (KEPT, false), (20, true)] {
             let host = HeaderValue::try_from("a".repeat(length)).unwrap();
             let mut headers = Fields::new();
-            Came {
-                caller: &caller,
-                trusted: false,
-                version: Version::HTTP_11,
-                authority: Some(&host),
-                prefix: &prefix,
-            }
-            .put(&mut headers);
+            Hop { caller: &caller, trusted: false, version: Version::HTTP_11, authority: Some(&host), prefix: &prefix }
+                .put(&mut headers);
             assert_eq!(headers.only(X_FORWARDED_HOST), Some(Value::from(&host)));
             assert_eq!(caller.last_way.0.lock().unwrap().is_some(), kept, "{length}");
         }

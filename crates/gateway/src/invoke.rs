@@ -27,7 +27,7 @@ use crate::{
     dispatch::{Answer, Outbound, dispatch},
     error::{ExchangeError, ExchangeFailure, GatewayError},
     fields::{Fields, Headers as _},
-    forwarded::Came,
+    forwarded::Hop,
     gateway::Shared,
     h1::head::written_request,
     headers::{take_request_hops, take_response_hops},
@@ -120,14 +120,14 @@ pub(crate) async fn invoke(
     let mut described = describe(&text, shared.config.invoke_request_limit)?;
     drop(text);
 
-    let came = Came {
+    let hop = Hop {
         caller: active.caller(),
         trusted: false,
         version,
         authority: host.as_ref(),
         prefix: &admitted.service.prefix,
     };
-    came.put(&mut described.headers);
+    hop.put(&mut described.headers);
     described.headers.insert(X_REQUEST_ID, id.value().clone());
     let terms = admitted.terms();
     let method = described.method.clone();

@@ -20,7 +20,7 @@ use crate::{
     dispatch::{Answer, Outbound, dispatch},
     error::{ExchangeError, ExchangeFailure, GatewayError},
     fields::{Fields, Headers, Value},
-    forwarded::{Came, X_FORWARDED_PREFIX},
+    forwarded::{Hop, X_FORWARDED_PREFIX},
     gateway::Shared,
     h1::{
         framing::content_length,
@@ -240,14 +240,14 @@ impl<'a> Call<'a> {
         }
         let by_cookie = Affinity::take_cookies(headers);
         let affinity = Affinity::of(headers)?.or(by_cookie);
-        let came = Came {
+        let hop = Hop {
             caller: self.active.caller(),
             trusted: self.active.caller().trusted,
             version: *version,
             authority: authority.as_ref(),
             prefix: &admitted.service.prefix,
         };
-        came.put(headers);
+        hop.put(headers);
         admitted.service.put_own_headers(headers);
         put_request_hops(headers, &hops);
         if self.is_named {
