@@ -84,7 +84,8 @@ fn prepare(runtime: &tokio::runtime::Runtime) -> Result<System> {
 
 fn build() -> Result<PathBuf> {
     step("building towline");
-    tools::run(tools::cargo().args(["build", "--package", "towline", "--bin", "towline"]))?;
+    // With the libraries' features of `xtask`, so that what was built for it is used.
+    tools::run(tools::cargo().args(["build", "--package", "towline", "--package", "xtask", "--bin", "towline"]))?;
     Ok(tools::target().join("debug/towline"))
 }
 
