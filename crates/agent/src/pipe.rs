@@ -13,10 +13,10 @@
 //! | the container closes an idle connection that carries one request after another | FIN with the bytes that reached it; no more do |
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
     mem::MaybeUninit,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -60,17 +60,25 @@ pub async fn join(stream: TunnelStream, socket: TcpStream) {
     };
     // While nothing is to be read or written, as after a half-close, only this tells that the caller has gone.
     let monitor = pipe.stream.monitor();
-    let gone = async {
+    let mut gone = pin!(async {
         if monitor.ended().await == StreamEnd::Finished {
             // What has arrived of it is still to be delivered.
             std::future::pending::<()>().await;
         }
-    };
-    let end = tokio::select! {
-        biased;
-        end = poll_fn(|cx| pipe.poll(cx)) => end,
-        () = gone => End::CallerGone,
-    };
+        End::CallerGone
+    });
+    let mut waits = false;
+    let end = poll_fn(|cx| {
+        if let Poll::Ready(end) = pipe.poll(cx) {
+            return Poll::Ready(end);
+        }
+        // Everything happens in one task: once it waits for the end, it is woken by it, and need not ask each time.
+        if std::mem::replace(&mut waits, true) && monitor.end().is_none() {
+            return Poll::Pending;
+        }
+        gone.as_mut().poll(cx)
+    })
+    .await;
     let Pipe { stream, socket, .. } = pipe;
     match end {
         End::Finished => {}

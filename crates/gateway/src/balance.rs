@@ -58,9 +58,13 @@ pub(crate) fn pick(
         Preference::Any => {}
     }
     // Who is left out is better than nobody.
-    let fits = |candidate: &Candidate| {
-        if candidates.iter().any(is_in) { is_in(candidate) } else { can_take(candidate, tried) }
-    };
+    if let [only] = candidates
+        && can_take(only, tried)
+    {
+        return Ok(Picked { instance: Arc::clone(&only.instance), is_only: true });
+    }
+    let any_in = candidates.iter().any(is_in);
+    let fits = |candidate: &Candidate| if any_in { is_in(candidate) } else { can_take(candidate, tried) };
     pick_with(candidates, tried, fits, |below| rand::random_range(0..below))
 }
 
@@ -229,7 +233,7 @@ mod tests {
         let all = [candidate(true, true), candidate(true, true)];
         let [bad, good] = all.each_ref().map(|c| c.instance.id);
         for _ in 0..3 {
-            Trial::begin(&all[0].instance, Instant::now()).failed(Instant::now());
+            Trial::begin(Arc::clone(&all[0].instance), Instant::now()).failed(Instant::now());
         }
         let pick =
             |tried: &[InstanceId], preference| pick(&all, tried, preference, Instant::now()).map(|p| p.instance.id);
@@ -243,7 +247,7 @@ mod tests {
         tokio::time::advance(std::time::Duration::from_secs(1)).await;
         let seen: std::collections::HashSet<_> = (0..50).map(|_| pick(&[], Preference::Any).unwrap()).collect();
         assert_eq!(seen.len(), 2, "it is tried again");
-        let trial = Trial::begin(&all[0].instance, Instant::now());
+        let trial = Trial::begin(Arc::clone(&all[0].instance), Instant::now());
         assert!((0..50).all(|_| pick(&[], Preference::Any) == Ok(good)), "by one");
         trial.succeeded();
         drop(trial);

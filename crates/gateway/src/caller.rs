@@ -87,6 +87,11 @@ impl Caller {
     /// What the connection was told, with a wake-up when that changes.
     pub(crate) fn poll_signal(&self, cx: &Context<'_>) -> Signal {
         self.waker.register(cx.waker());
+        self.signal()
+    }
+
+    /// The same, without a wake-up.
+    pub(crate) fn signal(&self) -> Signal {
         match self.signal.load(Ordering::Acquire) {
             0 => Signal::Run,
             1 => Signal::Drain,
@@ -96,7 +101,7 @@ impl Caller {
 
     /// Whether the connection is to start nothing new.
     pub(crate) fn is_draining(&self) -> bool {
-        self.signal.load(Ordering::Relaxed) >= Signal::Drain as u8
+        self.signal() >= Signal::Drain
     }
 
     /// Lets the connection's task look at everything anew.

@@ -18,7 +18,7 @@ use crate::{
     alarm::{Alarm, Elapsed},
     balance::{self, NoInstance},
     body::Terms,
-    connect::{Need, Tls, connect, note_closed},
+    connect::{self, Need, Tls, note_closed},
     error::{BusyReason, ExchangeError, ExchangeFailure, GatewayError},
     gateway::Shared,
     h1::head::ResponseHead,
@@ -64,7 +64,7 @@ pub(crate) async fn dispatch<S: Source>(
     terms: &Terms,
     alarm: &mut Alarm,
 ) -> Result<Answer<S>, GatewayError> {
-    let mut dispatch = Dispatch::new(shared, Arc::clone(service), outbound);
+    let mut dispatch = Dispatch::new(shared, service, outbound);
     let maybe_processed = !dispatch.method.is_idempotent();
     // Each stays where it was made: one that is handed on is copied whole, and has room for everything below it.
     let timed = pin!(async {
@@ -90,7 +90,10 @@ pub(crate) async fn dispatch<S: Source>(
 /// One request's attempts.
 struct Dispatch<'a, S> {
     shared: &'a Shared,
-    service: Arc<Service>,
+    /// As it was when the request came.
+    service: &'a Arc<Service>,
+    /// As it was when the request had waited for its turn, if it had to.
+    newer: Option<Arc<Service>>,
     method: Method,
     request: Outgoing<S>,
     upgrade: bool,
@@ -104,9 +107,24 @@ struct Dispatch<'a, S> {
 }
 
 impl<'a, S: Source> Dispatch<'a, S> {
-    fn new(shared: &'a Shared, service: Arc<Service>, outbound: Outbound<S>) -> Self {
+    fn new(shared: &'a Shared, service: &'a Arc<Service>, outbound: Outbound<S>) -> Self {
         let Outbound { method, request, upgrade, preference } = outbound;
-        Self { shared, service, method, request, upgrade, preference, tried: Vec::new(), fresh: upgrade, resent: false }
+        Self {
+            shared,
+            service,
+            newer: None,
+            method,
+            request,
+            upgrade,
+            preference,
+            tried: Vec::new(),
+            fresh: upgrade,
+            resent: false,
+        }
+    }
+
+    fn service(&self) -> &Arc<Service> {
+        self.newer.as_ref().unwrap_or(self.service)
     }
 
     /// Waits until the service takes one more request, if it takes only so many.
@@ -142,24 +160,25 @@ impl<'a, S: Source> Dispatch<'a, S> {
         if service.route.status != ServiceStatus::Running {
             return Err(GatewayError::ServiceNotRunning { slug: route.slug.clone(), status: service.route.status });
         }
-        self.service = Arc::clone(service);
+        self.newer = Some(Arc::clone(service));
         Ok(())
     }
 
     fn busy(&self, reason: BusyReason) -> GatewayError {
-        let status = self.service.line.as_ref().map(|line| line.status(Instant::now())).unwrap_or_default();
-        GatewayError::ServiceBusy { slug: self.service.route.slug.clone(), status, reason }
+        let service = self.service();
+        let status = service.line.as_ref().map(|line| line.status(Instant::now())).unwrap_or_default();
+        GatewayError::ServiceBusy { slug: service.route.slug.clone(), status, reason }
     }
 
     async fn run(mut self, mut slot: Option<Slot>) -> Result<Answer<S>, GatewayError> {
         let mut last = None;
         for _ in 0..MAX_ATTEMPTS {
             let now = Instant::now();
-            let picked = match balance::pick(&self.service.candidates, &self.tried, self.preference, now) {
+            let picked = match balance::pick(&self.service().candidates, &self.tried, self.preference, now) {
                 Ok(picked) => picked,
                 Err(none) => return Err(last.unwrap_or_else(|| self.unavailable(none))),
             };
-            let mut in_flight = InFlight::begin(&self.service, picked.instance, now);
+            let mut in_flight = InFlight::begin(self.service(), picked.instance, now);
             match self.try_once(&in_flight, picked.is_only, now).await {
                 Ok(Some((head, connection))) => {
                     in_flight.trial().succeeded();
@@ -186,7 +205,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
         is_only: bool,
         now: Instant,
     ) -> Result<Option<(ResponseHead, Box<Connection>)>, Failure> {
-        let service = Arc::clone(&self.service);
+        let service = self.newer.as_ref().unwrap_or(self.service);
         let need = Need {
             now,
             upgrade: self.upgrade,
@@ -202,7 +221,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
                 .as_ref()
                 .map(|external| Tls { client: &self.shared.external_tls, name: &external.name }),
         };
-        let connected = self.connect(in_flight.instance(), need).await;
+        let connected = connect(self.shared, service, in_flight.instance(), need, &mut self.request.source).await;
         let nothing = |reason| Failure { reason, untouched: true, reused: false };
         let Some(mut connection) = connected.map_err(nothing)? else { return Ok(None) };
         if in_flight.trial().decides() {
@@ -220,50 +239,40 @@ impl<'a, S: Source> Dispatch<'a, S> {
         }
     }
 
-    /// Finds a connection, while somebody waits for the answer.
-    async fn connect(&mut self, instance: &Instance, need: Need<'_>) -> Result<Option<Box<Connection>>, FailureReason> {
-        let is_http2 = self.service.is_http2();
-        let shared = self.shared;
-        let mut connecting = pin!(async {
-            match is_http2 {
-                // Boxed, so that every request does not keep room for it.
-                true => Box::pin(http2::connection::connect(instance, need, shared)).await,
-                false => connect(instance, need).await,
-            }
-        });
-        poll_fn(|cx| {
-            // Most often there is one, and nothing to wait for.
-            if let Poll::Ready(connection) = connecting.as_mut().poll(cx) {
-                return Poll::Ready(connection);
-            }
-            self.request.source.poll_interrupt(cx).map(|interrupt| Err(interrupt.into()))
-        })
-        .await
-    }
-
     async fn attempt(&mut self, connection: &mut Connection) -> Result<ResponseHead, FailureReason> {
         self.request.rewind();
-        let timeouts = self.service.route.timeouts;
+        let timeouts = self.service().route.timeouts;
         let mut patience = [timeouts.idle, timeouts.first_byte].map(Patience::new);
         let head = poll_fn(|cx| {
             loop {
                 if let Poll::Ready(Err(SourceFault)) = self.request.poll_send(cx, connection.socket()) {
                     return Poll::Ready(Err(FailureReason::CallerBody));
                 }
+                if self.request.source.is_revoked() {
+                    return Poll::Ready(Err(FailureReason::Revoked));
+                }
+                // The caller is looked after when there is nothing for it.
+                let head = match self.request.source.takes_interim() {
+                    true => connection.poll_head(cx, &self.method),
+                    false => Poll::Pending,
+                };
+                if let Poll::Ready(Ok(head)) = head {
+                    if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+                        return Poll::Ready(Ok(head));
+                    }
+                    self.request.source.interim(head);
+                    continue;
+                }
                 if let Poll::Ready(interrupt) = self.request.source.poll_interrupt(cx) {
                     return Poll::Ready(Err(interrupt.into()));
                 }
-                if !self.request.source.takes_interim() {
-                    return Poll::Pending;
-                }
-                let Poll::Ready(head) = connection.poll_head(cx, &self.method) else {
-                    return poll_late(cx, &self.request, &mut patience).map(|late| Err(FailureReason::Late(late)));
+                return match head {
+                    Poll::Ready(head) => Poll::Ready(head),
+                    Poll::Pending if !self.request.source.takes_interim() => Poll::Pending,
+                    Poll::Pending => {
+                        poll_late(cx, &self.request, &mut patience).map(|late| Err(FailureReason::Late(late)))
+                    }
                 };
-                let head = head?;
-                if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
-                    return Poll::Ready(Ok(head));
-                }
-                self.request.source.interim(head);
             }
         })
         .await?;
@@ -277,7 +286,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
             failure.reason = FailureReason::CallerBody;
         }
         let facts = Facts {
-            slug: &self.service.route.slug,
+            slug: &self.service().route.slug,
             idempotent: self.method.is_idempotent(),
             replayable: self.request.can_replay(),
             resent: self.resent,
@@ -297,7 +306,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
     }
 
     fn unavailable(&self, none: NoInstance) -> GatewayError {
-        let slug = self.service.route.slug.clone();
+        let slug = self.service().route.slug.clone();
         match none {
             NoInstance::NoneReady => GatewayError::NoReadyInstance { slug },
             NoInstance::NoneReachable => GatewayError::AgentUnreachable { slug },
@@ -309,6 +318,31 @@ impl<'a, S: Source> Dispatch<'a, S> {
             }
         }
     }
+}
+
+/// Finds a connection, while somebody waits for the answer.
+async fn connect<S: Source>(
+    shared: &Shared,
+    service: &Service,
+    instance: &Instance,
+    need: Need<'_>,
+    source: &mut S,
+) -> Result<Option<Box<Connection>>, FailureReason> {
+    let mut connecting = pin!(async {
+        match service.is_http2() {
+            // Boxed, so that every request does not keep room for it.
+            true => Box::pin(http2::connection::connect(instance, need, shared)).await,
+            false => connect::connect(instance, need).await,
+        }
+    });
+    poll_fn(|cx| {
+        // Most often there is one, and nothing to wait for.
+        if let Poll::Ready(connection) = connecting.as_mut().poll(cx) {
+            return Poll::Ready(connection);
+        }
+        source.poll_interrupt(cx).map(|interrupt| Err(interrupt.into()))
+    })
+    .await
 }
 
 /// Whether the container takes too long, to take the request or to begin its answer. While the caller is still sending it is

@@ -65,14 +65,18 @@ pub(crate) struct Trial {
 }
 
 impl Trial {
-    pub(crate) fn begin(instance: &Arc<Instance>, now: Instant) -> Self {
+    pub(crate) fn begin(instance: Arc<Instance>, now: Instant) -> Self {
         let mut decides = false;
         if instance.health.is_suspect.load(Ordering::Acquire) {
             let mut record = instance.health.record();
             decides = !record.is_tried && record.out_until.is_some_and(|until| until <= now);
             record.is_tried |= decides;
         }
-        Self { instance: Arc::clone(instance), decides }
+        Self { instance, decides }
+    }
+
+    pub(crate) const fn instance(&self) -> &Arc<Instance> {
+        &self.instance
     }
 
     /// Whether somebody waits for the verdict.
@@ -127,7 +131,7 @@ mod tests {
 
     fn fail(instance: &Arc<Instance>, times: usize) {
         for _ in 0..times {
-            Trial::begin(instance, Instant::now()).failed(Instant::now());
+            Trial::begin(Arc::clone(instance), Instant::now()).failed(Instant::now());
         }
     }
 
@@ -141,19 +145,19 @@ mod tests {
         let takes = || instance.health.takes(Instant::now());
         fail(&instance, 2);
         assert!(takes());
-        Trial::begin(&instance, Instant::now()).succeeded();
+        Trial::begin(Arc::clone(&instance), Instant::now()).succeeded();
         fail(&instance, 2);
         assert!(takes(), "they were not in a row");
         fail(&instance, 1);
         assert!(!takes());
         pass(1).await;
         assert!(takes());
-        let first = Trial::begin(&instance, Instant::now());
+        let first = Trial::begin(Arc::clone(&instance), Instant::now());
         assert!(first.decides() && !takes(), "one tries it, all others wait");
-        assert!(!Trial::begin(&instance, Instant::now()).decides());
+        assert!(!Trial::begin(Arc::clone(&instance), Instant::now()).decides());
         drop(first);
         assert!(takes(), "one without a verdict lets another try");
-        let second = Trial::begin(&instance, Instant::now());
+        let second = Trial::begin(Arc::clone(&instance), Instant::now());
         second.succeeded();
         drop(second);
         fail(&instance, 2);

@@ -50,9 +50,14 @@ pub(crate) struct Admitted {
 
 impl Admitted {
     pub(crate) fn terms(&self) -> Terms {
+        Terms { standing: Some(self.standing.clone()), ..self.limits() }
+    }
+
+    /// The same for whoever looks at the standing without keeping it.
+    pub(crate) fn limits(&self) -> Terms {
         let timeouts = self.service.route.timeouts;
         let deadline = timeouts.total.map(|length| (Instant::now() + length, length));
-        Terms { deadline, idle: timeouts.idle, standing: Some(self.standing.clone()) }
+        Terms { deadline, idle: timeouts.idle, standing: None }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The id of a request: the caller's, when it is well-formed, or a new one.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use uuid::{Builder, NoContext, Timestamp, Uuid};
+use towline_model::{Clock as _, SystemClock};
+use uuid::{Builder, Uuid};
 
 use crate::{
     fields::{Headers, Value},
@@ -37,8 +38,7 @@ impl RequestIdText {
     pub fn generate() -> Self {
         // Made here and not by `RequestId::generate`, which asks the kernel for its random bits: that would be a system
         // call for every request.
-        let (seconds, nanos) = Timestamp::now(NoContext).to_unix();
-        let millis = seconds * 1000 + u64::from(nanos) / 1_000_000;
+        let millis = u64::try_from(SystemClock.now().as_micros() / 1000).unwrap_or_default();
         let id = Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid();
         let mut text = Uuid::encode_buffer();
         let text = id.as_hyphenated().encode_lower(&mut text);

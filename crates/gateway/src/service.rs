@@ -155,7 +155,6 @@ impl Instance {
 #[derive(Debug)]
 pub(crate) struct InFlight {
     service: Arc<AtomicUsize>,
-    instance: Arc<Instance>,
     trial: Trial,
     /// Its place among the requests that the service takes at a time.
     slot: Option<Slot>,
@@ -165,8 +164,7 @@ impl InFlight {
     pub(crate) fn begin(service: &Service, instance: Arc<Instance>, now: Instant) -> Self {
         service.in_flight.fetch_add(1, Ordering::Relaxed);
         instance.in_flight.fetch_add(1, Ordering::Relaxed);
-        let trial = Trial::begin(&instance, now);
-        Self { service: Arc::clone(&service.in_flight), instance, trial, slot: None }
+        Self { service: Arc::clone(&service.in_flight), trial: Trial::begin(instance, now), slot: None }
     }
 
     /// Keeps a place until the request is over.
@@ -180,13 +178,13 @@ impl InFlight {
     }
 
     pub(crate) const fn instance(&self) -> &Arc<Instance> {
-        &self.instance
+        self.trial.instance()
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.service.fetch_sub(1, Ordering::Relaxed);
-        self.instance.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.instance().in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -103,8 +103,7 @@ impl CallerConn {
                 }
                 Ok(None) => {}
             }
-            let signal = self.caller.poll_signal(cx);
-            if matches!(signal, Signal::Cut) || !matches!(self.input, Input::Open) {
+            if self.caller.signal() == Signal::Cut || !matches!(self.input, Input::Open) {
                 return Poll::Ready(Next::End);
             }
             let waits = self.inbox.bytes.is_empty();
@@ -112,8 +111,11 @@ impl CallerConn {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(_) => return Poll::Ready(Next::End),
                 // Only now: a request that has come before the drain is still answered.
-                Poll::Pending if waits && matches!(signal, Signal::Drain) => return Poll::Ready(Next::End),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => match self.caller.poll_signal(cx) {
+                    Signal::Run => return Poll::Pending,
+                    Signal::Drain if !waits => return Poll::Pending,
+                    Signal::Drain | Signal::Cut => return Poll::Ready(Next::End),
+                },
             }
         }
     }
@@ -307,7 +309,7 @@ pub(crate) struct CallerSource<'a> {
     /// Whether it understands interim answers (RFC 9110 §15.2: not in HTTP/1.0).
     pub interims: bool,
     /// What the request lives by. Whenever any is lost, every connection is woken.
-    pub standing: Option<Standing>,
+    pub standing: &'a Standing,
 }
 
 impl Source for CallerSource<'_> {
@@ -315,8 +317,12 @@ impl Source for CallerSource<'_> {
         self.conn.poll_body(cx, self.body, out)
     }
 
+    fn is_revoked(&self) -> bool {
+        self.standing.is_lost()
+    }
+
     fn poll_interrupt(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
-        if self.standing.as_ref().is_some_and(Standing::is_lost) {
+        if self.is_revoked() {
             return Poll::Ready(Interrupt::Revoked);
         }
         if !self.conn.out.is_empty() {

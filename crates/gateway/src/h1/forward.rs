@@ -48,14 +48,13 @@ pub(super) async fn forward(
     let lasts = wants_to_last(head.version, &head.headers);
     let expects = header_has_token(&head.headers, &header::EXPECT, "100-continue") && !body.is_over();
     let prepared = call.prepare(&mut head, body.is_chunked())?;
-    let mut terms = prepared.admitted.terms();
+    // This connection looks at its standing itself; nothing needs to wait for it.
+    let (terms, standing) = (prepared.admitted.limits(), &prepared.admitted.standing);
     let CallHead { method, version, headers, .. } = head;
     let text = written_request(&method, prepared.target.as_bytes(), &headers, 0);
     spare::give_back(headers);
-    // This connection looks at it itself; nothing needs to wait for it.
-    let standing = terms.standing.take();
     let interims = version == Version::HTTP_11;
-    let source = CallerSource { conn, body, interims, standing: standing.clone() };
+    let source = CallerSource { conn, body, interims, standing };
     let request = Outgoing::new(text, source);
     let (upgrade, preference) = (prepared.upgrade, prepared.preference);
     let outbound = Outbound { method: method.clone(), request, upgrade, preference };
@@ -66,7 +65,7 @@ pub(super) async fn forward(
         if !upgrade {
             return Err(broke_http(&method, "it switches to another protocol without having been asked"));
         }
-        return Ok(returning.switch(answer, Terms { standing, ..terms }).await);
+        return Ok(returning.switch(answer, Terms { standing: Some(standing.clone()), ..terms }).await);
     }
     // What was sent in the belief of speaking another protocol, or of being asked for it, is no next request.
     let is_asked = !expects || answer.request.is_sent();

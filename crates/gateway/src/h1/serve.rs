@@ -38,7 +38,7 @@ where
     let mut alarm = Alarm::default();
     loop {
         conn.rest();
-        let head = match poll_fn(|cx| conn.poll_next(cx)).await {
+        let mut head = match poll_fn(|cx| conn.poll_next(cx)).await {
             Next::Request(head) => head,
             Next::Fault(fault) => return refuse(&shared, conn, fault).await,
             Next::End => return conn.close().await,
@@ -47,7 +47,7 @@ where
             Ok(body) => body,
             Err(fault) => return refuse(&shared, conn, fault).await,
         };
-        let after = match Kind::of(&head, &body) {
+        let after = match Kind::of(&mut head, &body) {
             Ok((uri, Kind::Service)) => call_service(&shared, &mut conn, (head, uri), &mut body, &mut alarm).await,
             Ok((uri, Kind::Agent)) => match respond::agent(&shared, conn, request(head, uri), api.clone()).await {
                 Some((rest, after)) => {
@@ -86,9 +86,9 @@ enum Kind {
 }
 
 impl Kind {
-    /// Looks at the target (RFC 9112 §3.2). A fault comes with what the target could be read as.
-    fn of(head: &RequestHead, body: &BodyReader) -> Result<(Uri, Self), (Uri, &'static str)> {
-        let uri = uri_of(&head.target, &head.method).map_err(|fault| (Uri::default(), fault))?;
+    /// Takes the target, and looks at it (RFC 9112 §3.2). A fault comes with what the target could be read as.
+    fn of(head: &mut RequestHead, body: &BodyReader) -> Result<(Uri, Self), (Uri, &'static str)> {
+        let uri = uri_of(std::mem::take(&mut head.target), &head.method).map_err(|fault| (Uri::default(), fault))?;
         if let Err(fault) = route::check_target(&head.method, head.version, &head.headers) {
             return Err((uri, fault));
         }
@@ -105,16 +105,16 @@ impl Kind {
 }
 
 /// Reads a target: a path, `*`, or a whole URL. Nothing of it is changed, so what `Uri` would cut off is refused.
-fn uri_of(target: &Bytes, method: &Method) -> Result<Uri, &'static str> {
+fn uri_of(target: Bytes, method: &Method) -> Result<Uri, &'static str> {
     const BAD: &str = "the request's target has a byte in it that no URL has";
-    if memchr::memchr(b'#', target).is_some() {
+    if memchr::memchr(b'#', &target).is_some() {
         return Err("the request's target has a fragment");
     }
     match target.first() {
-        Some(b'/') => PathAndQuery::from_maybe_shared(target.clone()).map(Uri::from).map_err(|_| BAD),
+        Some(b'/') => PathAndQuery::from_maybe_shared(target).map(Uri::from).map_err(|_| BAD),
         Some(b'*') if target.len() == 1 && *method == Method::OPTIONS => Ok(Uri::from_static("*")),
         _ => {
-            let uri = Uri::from_maybe_shared(target.clone()).map_err(|_| BAD)?;
+            let uri = Uri::from_maybe_shared(target).map_err(|_| BAD)?;
             match uri.scheme_str() {
                 Some("http" | "https") if uri.authority().is_some() => Ok(uri),
                 _ if *method == Method::CONNECT => Ok(uri),

@@ -62,9 +62,9 @@ impl CarrierDriver {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<CarrierEnd> {
-        let Some(mut socket) = self.inner.check_out(cx.waker()) else { return Poll::Pending };
+        let Some((mut socket, is_to_come_again)) = self.inner.check_out(cx.waker()) else { return Poll::Pending };
         let now = now();
-        if self.inner.postpones_flush() {
+        if is_to_come_again {
             // tokio wakes what has yielded when nothing else can run, or after some sixty others have.
             let _ = pin!(yield_now()).poll(cx);
         }
@@ -138,9 +138,7 @@ impl CarrierDriver {
             state.mux.go_away();
             self.orphaned_at.get_or_insert(now);
         }
-        self.inner.write(state, socket);
-
-        let mut state = self.inner.lock();
+        let mut state = self.inner.write(state, socket);
         let all_sent = !state.mux.has_output() && !socket.wants_to_write();
         let late = self.orphaned_at.is_some_and(|since| now >= since + ORPHAN_GRACE);
         if all_sent && state.mux.is_drained() {
@@ -160,7 +158,7 @@ impl CarrierDriver {
         let state = self.inner.lock();
         let worth_it =
             matches!(state.mux.end(), Some(CarrierEnd::Closed | CarrierEnd::Drained | CarrierEnd::Protocol(_)));
-        self.inner.write(state, socket);
+        self.inner.unlock(self.inner.write(state, socket));
         let Some(closing) = &mut self.closing else { return Poll::Ready(()) };
         if !worth_it || socket.has_failed() || now >= closing.until {
             return Poll::Ready(());

@@ -176,12 +176,7 @@ impl Inner {
     }
 
     /// Writes what is queued, without the lock.
-    pub fn write<'a>(&'a self, state: MutexGuard<'a, State>, socket: &mut Socket) {
-        let state = self.write_locked(state, socket);
-        self.unlock(state);
-    }
-
-    fn write_locked<'a>(&'a self, mut state: MutexGuard<'a, State>, socket: &mut Socket) -> MutexGuard<'a, State> {
+    pub fn write<'a>(&'a self, mut state: MutexGuard<'a, State>, socket: &mut Socket) -> MutexGuard<'a, State> {
         while Self::refill(&mut state, socket) {
             self.unlock(state);
             socket.write();
@@ -191,7 +186,7 @@ impl Inner {
     }
 
     fn write_and_put_back<'a>(&'a self, state: MutexGuard<'a, State>, mut socket: Box<Socket>) {
-        let mut state = self.write_locked(state, &mut socket);
+        let mut state = self.write(state, &mut socket);
         // Only the driver ends a carrier: it looks first what the peer had to say.
         let driver_waits = std::mem::take(&mut state.driver_waits) || socket.has_failed();
         let mut surplus = Some(socket);
@@ -218,23 +213,19 @@ impl Inner {
         socket.wants_to_write()
     }
 
-    /// The driver runs: whether it is to run once more, after all others, before anything is written.
-    pub fn postpones_flush(&self) -> bool {
-        let mut state = self.lock();
-        state.flush = match state.flush {
-            Flush::Asked => Flush::Due,
-            Flush::Idle | Flush::Due => Flush::Idle,
-        };
-        state.flush == Flush::Due
-    }
-
-    /// Takes the socket out for the driver. When it is out already, the driver is woken as soon as it is back.
-    pub fn check_out(&self, driver: &Waker) -> Option<Box<Socket>> {
+    /// Takes the socket out for the driver, and says whether it is to run once more, after all others, before anything is
+    /// written. When the socket is out already, the driver is woken as soon as it is back.
+    pub fn check_out(&self, driver: &Waker) -> Option<(Box<Socket>, bool)> {
         self.driver.0.register(driver);
         let mut state = self.lock();
         let socket = state.socket.take();
         state.driver_waits = socket.is_none();
-        socket
+        let socket = socket?;
+        state.flush = match state.flush {
+            Flush::Asked => Flush::Due,
+            Flush::Idle | Flush::Due => Flush::Idle,
+        };
+        Some((socket, state.flush == Flush::Due))
     }
 
     /// Writes what is queued and puts the driver's socket back.
