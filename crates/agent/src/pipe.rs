@@ -72,7 +72,8 @@ pub async fn join(stream: TunnelStream, socket: TcpStream) {
         if let Poll::Ready(end) = pipe.poll(cx) {
             return Poll::Ready(end);
         }
-        // Everything happens in one task: once it waits for the end, it is woken by it, and need not ask each time.
+        // Everything happens in one task: once it waits for the end, it is woken by it, and need not ask each time. (It does
+        // wait from the first time on: what it waits for takes none of the task's budget.)
         if std::mem::replace(&mut waits, true) && monitor.end().is_none() {
             return Poll::Pending;
         }

@@ -57,15 +57,15 @@ pub(crate) fn pick(
         }
         Preference::Any => {}
     }
-    // Who is left out is better than nobody.
     if let [only] = candidates
         && can_take(only, tried)
     {
         return Ok(Picked { instance: Arc::clone(&only.instance), is_only: true });
     }
-    let any_in = candidates.iter().any(is_in);
-    let fits = |candidate: &Candidate| if any_in { is_in(candidate) } else { can_take(candidate, tried) };
-    pick_with(candidates, tried, fits, |below| rand::random_range(0..below))
+    let dice = |below| rand::random_range(0..below);
+    // Who is left out is better than nobody.
+    pick_with(candidates, tried, is_in, dice)
+        .or_else(|_| pick_with(candidates, tried, |candidate| can_take(candidate, tried), dice))
 }
 
 fn insist(candidates: &[Candidate], tried: &[InstanceId], id: InstanceId) -> Result<Picked, NoInstance> {

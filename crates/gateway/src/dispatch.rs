@@ -205,6 +205,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
         is_only: bool,
         now: Instant,
     ) -> Result<Option<(ResponseHead, Box<Connection>)>, Failure> {
+        // As `service()` does, which would borrow the request too.
         let service = self.newer.as_ref().unwrap_or(self.service);
         let need = Need {
             now,
@@ -248,31 +249,20 @@ impl<'a, S: Source> Dispatch<'a, S> {
                 if let Poll::Ready(Err(SourceFault)) = self.request.poll_send(cx, connection.socket()) {
                     return Poll::Ready(Err(FailureReason::CallerBody));
                 }
-                if self.request.source.is_revoked() {
-                    return Poll::Ready(Err(FailureReason::Revoked));
-                }
-                // The caller is looked after when there is nothing for it.
-                let head = match self.request.source.takes_interim() {
-                    true => connection.poll_head(cx, &self.method),
-                    false => Poll::Pending,
-                };
-                if let Poll::Ready(Ok(head)) = head {
-                    if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
-                        return Poll::Ready(Ok(head));
-                    }
-                    self.request.source.interim(head);
-                    continue;
-                }
                 if let Poll::Ready(interrupt) = self.request.source.poll_interrupt(cx) {
                     return Poll::Ready(Err(interrupt.into()));
                 }
-                return match head {
-                    Poll::Ready(head) => Poll::Ready(head),
-                    Poll::Pending if !self.request.source.takes_interim() => Poll::Pending,
-                    Poll::Pending => {
-                        poll_late(cx, &self.request, &mut patience).map(|late| Err(FailureReason::Late(late)))
-                    }
+                if !self.request.source.takes_interim() {
+                    return Poll::Pending;
+                }
+                let Poll::Ready(head) = connection.poll_head(cx, &self.method) else {
+                    return poll_late(cx, &self.request, &mut patience).map(|late| Err(FailureReason::Late(late)));
                 };
+                let head = head?;
+                if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+                    return Poll::Ready(Ok(head));
+                }
+                self.request.source.interim(head);
             }
         })
         .await?;

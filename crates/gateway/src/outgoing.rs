@@ -49,11 +49,6 @@ pub(crate) trait Source {
     /// Adds more of the body to `out`, framed as the head says.
     fn poll_more(&mut self, cx: &mut Context<'_>, out: &mut BytesMut) -> Poll<Result<More, SourceFault>>;
 
-    /// Whether the caller's key, membership or sign-in has ended, as far as can be known without waiting.
-    fn is_revoked(&self) -> bool {
-        false
-    }
-
     /// Looks after the caller while its answer is waited for. Ready when it is waited for in vain.
     fn poll_interrupt(&mut self, _cx: &mut Context<'_>) -> Poll<Interrupt> {
         Poll::Pending

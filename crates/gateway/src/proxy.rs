@@ -53,7 +53,7 @@ impl Admitted {
         Terms { standing: Some(self.standing.clone()), ..self.limits() }
     }
 
-    /// The same for whoever looks at the standing without keeping it.
+    /// The same without the standing, for whoever looks at it itself.
     pub(crate) fn limits(&self) -> Terms {
         let timeouts = self.service.route.timeouts;
         let deadline = timeouts.total.map(|length| (Instant::now() + length, length));

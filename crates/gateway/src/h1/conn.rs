@@ -317,19 +317,17 @@ impl Source for CallerSource<'_> {
         self.conn.poll_body(cx, self.body, out)
     }
 
-    fn is_revoked(&self) -> bool {
-        self.standing.is_lost()
-    }
-
     fn poll_interrupt(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
-        if self.is_revoked() {
-            return Poll::Ready(Interrupt::Revoked);
-        }
         if !self.conn.out.is_empty() {
             // Interim answers. A failure is noticed below.
             let _ = self.conn.poll_flush(cx);
         }
-        self.conn.poll_gone(cx, self.body.is_over()).map(|()| Interrupt::Gone)
+        let gone = self.conn.poll_gone(cx, self.body.is_over());
+        // Only now: the wake-up that tells of a loss finds this connection from here on.
+        if self.standing.is_lost() {
+            return Poll::Ready(Interrupt::Revoked);
+        }
+        gone.map(|()| Interrupt::Gone)
     }
 
     fn takes_interim(&self) -> bool {

@@ -62,9 +62,9 @@ impl CarrierDriver {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, timer: Pin<&mut Sleep>) -> Poll<CarrierEnd> {
-        let Some((mut socket, is_to_come_again)) = self.inner.check_out(cx.waker()) else { return Poll::Pending };
+        let Some((mut socket, flushes_later)) = self.inner.check_out(cx.waker()) else { return Poll::Pending };
         let now = now();
-        if is_to_come_again {
+        if flushes_later {
             // tokio wakes what has yielded when nothing else can run, or after some sixty others have.
             let _ = pin!(yield_now()).poll(cx);
         }

@@ -175,7 +175,7 @@ impl Inner {
         }
     }
 
-    /// Writes what is queued, without the lock.
+    /// Writes what is queued, without the lock, and takes the lock again.
     pub fn write<'a>(&'a self, mut state: MutexGuard<'a, State>, socket: &mut Socket) -> MutexGuard<'a, State> {
         while Self::refill(&mut state, socket) {
             self.unlock(state);
