@@ -88,3 +88,22 @@ async fn other_interim_answers_are_passed_on() {
     assert_eq!((answer.status, answer.text().as_str()), (200, "hi"));
     assert!(answer.header("link").is_none());
 }
+
+#[tokio::test]
+async fn interim_answers_of_any_number_come_through() {
+    // More than is read ahead or kept for a caller at any place on the way.
+    const HINTS: usize = 2000;
+    let hints = format!("HTTP/1.1 103 Early Hints\r\nLink: </{}>\r\n\r\n", "x".repeat(80)).repeat(HINTS);
+    let answer = format!("{hints}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+    let container = Container::answering(answer.leak()).await;
+    let world = World::start().await;
+    let (team, _agent, _) = world.hello(&container).await;
+    let mut caller = world.caller().await;
+    let request = "GET /api/v1/r/containers/hello/ HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer ";
+    caller.send(format!("{request}{}\r\n\r\n", team.key)).await;
+    for _ in 0..HINTS {
+        assert_eq!(within("103", caller.head()).await.unwrap().status, 103);
+    }
+    let answer = caller.answer().await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, "hi"));
+}

@@ -37,6 +37,24 @@ async fn a_containers_interim_answers_are_passed_on() {
 }
 
 #[tokio::test]
+async fn those_that_come_at_once_all_come_through() {
+    const HINTS: usize = 300;
+    let hints = format!("HTTP/1.1 103 Early Hints\r\nLink: </{}>\r\n\r\n", "x".repeat(80)).repeat(HINTS);
+    let answer = format!("{hints}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+    let container = Container::answering(answer.leak()).await;
+    let world = World::start().await;
+    let (team, _agent, _) = world.hello(&container).await;
+    let client = Client::connect(&world).await;
+    let (mut answer, _) = client.send(request("GET", &team.key).body(()).unwrap(), true).await;
+    for _ in 0..HINTS {
+        assert_eq!(interim(&mut answer).await.unwrap().status(), 103);
+    }
+    assert!(interim(&mut answer).await.is_none());
+    let mut answer = within("the answer", answer).await.unwrap();
+    assert_eq!(read(answer.body_mut()).await.unwrap(), b"hi");
+}
+
+#[tokio::test]
 async fn those_of_an_http_2_container_too() {
     let container = Container::start(|exchange, _| async move {
         let Ok(mut connection) = h2::server::handshake(exchange.socket).await else { return Ok(()) };
