@@ -57,11 +57,6 @@ pub(crate) fn pick(
         }
         Preference::Any => {}
     }
-    if let [only] = candidates
-        && can_take(only, tried)
-    {
-        return Ok(Picked { instance: Arc::clone(&only.instance), is_only: true });
-    }
     let dice = |below| rand::random_range(0..below);
     // Who is left out is better than nobody.
     pick_with(candidates, tried, is_in, dice)
@@ -90,10 +85,9 @@ fn pick_with(
     mut random_below: impl FnMut(usize) -> usize,
 ) -> Result<Picked, NoInstance> {
     let eligible = || candidates.iter().filter(|candidate| fits(candidate)).map(|candidate| &candidate.instance);
-    let count = eligible().count();
+    let (count, last) = eligible().fold((0, None), |(count, _), instance| (count + 1, Some(instance)));
     let chosen = match count {
-        0 => None,
-        1 => eligible().next(),
+        0 | 1 => last,
         _ => {
             let first = random_below(count);
             let second = (first + 1 + random_below(count - 1)) % count;

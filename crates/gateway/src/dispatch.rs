@@ -1,6 +1,7 @@
 //! Sends one request to one instance of a service, and again to another where that is safe.
 
 use std::{
+    borrow::Cow,
     future::{Future, poll_fn},
     pin::{Pin, pin},
     sync::Arc,
@@ -18,7 +19,7 @@ use crate::{
     alarm::{Alarm, Elapsed},
     balance::{self, NoInstance},
     body::Terms,
-    connect::{self, Need, Tls, note_closed},
+    connect::{Need, Tls, connect, note_closed},
     error::{BusyReason, ExchangeError, ExchangeFailure, GatewayError},
     gateway::Shared,
     h1::head::ResponseHead,
@@ -90,10 +91,8 @@ pub(crate) async fn dispatch<S: Source>(
 /// One request's attempts.
 struct Dispatch<'a, S> {
     shared: &'a Shared,
-    /// As it was when the request came.
-    service: &'a Arc<Service>,
-    /// As it was when the request had waited for its turn, if it had to.
-    newer: Option<Arc<Service>>,
+    /// As it was when the request came, or when it had waited for its turn.
+    service: Cow<'a, Arc<Service>>,
     method: Method,
     request: Outgoing<S>,
     upgrade: bool,
@@ -109,22 +108,8 @@ struct Dispatch<'a, S> {
 impl<'a, S: Source> Dispatch<'a, S> {
     fn new(shared: &'a Shared, service: &'a Arc<Service>, outbound: Outbound<S>) -> Self {
         let Outbound { method, request, upgrade, preference } = outbound;
-        Self {
-            shared,
-            service,
-            newer: None,
-            method,
-            request,
-            upgrade,
-            preference,
-            tried: Vec::new(),
-            fresh: upgrade,
-            resent: false,
-        }
-    }
-
-    fn service(&self) -> &Arc<Service> {
-        self.newer.as_ref().unwrap_or(self.service)
+        let service = Cow::Borrowed(service);
+        Self { shared, service, method, request, upgrade, preference, tried: Vec::new(), fresh: upgrade, resent: false }
     }
 
     /// Waits until the service takes one more request, if it takes only so many.
@@ -160,25 +145,24 @@ impl<'a, S: Source> Dispatch<'a, S> {
         if service.route.status != ServiceStatus::Running {
             return Err(GatewayError::ServiceNotRunning { slug: route.slug.clone(), status: service.route.status });
         }
-        self.newer = Some(Arc::clone(service));
+        self.service = Cow::Owned(Arc::clone(service));
         Ok(())
     }
 
     fn busy(&self, reason: BusyReason) -> GatewayError {
-        let service = self.service();
-        let status = service.line.as_ref().map(|line| line.status(Instant::now())).unwrap_or_default();
-        GatewayError::ServiceBusy { slug: service.route.slug.clone(), status, reason }
+        let status = self.service.line.as_ref().map(|line| line.status(Instant::now())).unwrap_or_default();
+        GatewayError::ServiceBusy { slug: self.service.route.slug.clone(), status, reason }
     }
 
     async fn run(mut self, mut slot: Option<Slot>) -> Result<Answer<S>, GatewayError> {
         let mut last = None;
         for _ in 0..MAX_ATTEMPTS {
             let now = Instant::now();
-            let picked = match balance::pick(&self.service().candidates, &self.tried, self.preference, now) {
+            let picked = match balance::pick(&self.service.candidates, &self.tried, self.preference, now) {
                 Ok(picked) => picked,
                 Err(none) => return Err(last.unwrap_or_else(|| self.unavailable(none))),
             };
-            let mut in_flight = InFlight::begin(self.service(), picked.instance, now);
+            let mut in_flight = InFlight::begin(&self.service, picked.instance, now);
             match self.try_once(&in_flight, picked.is_only, now).await {
                 Ok(Some((head, connection))) => {
                     in_flight.trial().succeeded();
@@ -205,8 +189,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
         is_only: bool,
         now: Instant,
     ) -> Result<Option<(ResponseHead, Box<Connection>)>, Failure> {
-        // As `service()` does, which would borrow the request too.
-        let service = self.newer.as_ref().unwrap_or(self.service);
+        let service = &self.service;
         let need = Need {
             now,
             upgrade: self.upgrade,
@@ -222,7 +205,8 @@ impl<'a, S: Source> Dispatch<'a, S> {
                 .as_ref()
                 .map(|external| Tls { client: &self.shared.external_tls, name: &external.name }),
         };
-        let connected = connect(self.shared, service, in_flight.instance(), need, &mut self.request.source).await;
+        let source = &mut self.request.source;
+        let connected = find_connection(self.shared, service, in_flight.instance(), need, source).await;
         let nothing = |reason| Failure { reason, untouched: true, reused: false };
         let Some(mut connection) = connected.map_err(nothing)? else { return Ok(None) };
         if in_flight.trial().decides() {
@@ -242,7 +226,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
 
     async fn attempt(&mut self, connection: &mut Connection) -> Result<ResponseHead, FailureReason> {
         self.request.rewind();
-        let timeouts = self.service().route.timeouts;
+        let timeouts = self.service.route.timeouts;
         let mut patience = [timeouts.idle, timeouts.first_byte].map(Patience::new);
         let head = poll_fn(|cx| {
             loop {
@@ -276,7 +260,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
             failure.reason = FailureReason::CallerBody;
         }
         let facts = Facts {
-            slug: &self.service().route.slug,
+            slug: &self.service.route.slug,
             idempotent: self.method.is_idempotent(),
             replayable: self.request.can_replay(),
             resent: self.resent,
@@ -296,7 +280,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
     }
 
     fn unavailable(&self, none: NoInstance) -> GatewayError {
-        let slug = self.service().route.slug.clone();
+        let slug = self.service.route.slug.clone();
         match none {
             NoInstance::NoneReady => GatewayError::NoReadyInstance { slug },
             NoInstance::NoneReachable => GatewayError::AgentUnreachable { slug },
@@ -311,7 +295,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
 }
 
 /// Finds a connection, while somebody waits for the answer.
-async fn connect<S: Source>(
+async fn find_connection<S: Source>(
     shared: &Shared,
     service: &Service,
     instance: &Instance,
@@ -322,7 +306,7 @@ async fn connect<S: Source>(
         match service.is_http2() {
             // Boxed, so that every request does not keep room for it.
             true => Box::pin(http2::connection::connect(instance, need, shared)).await,
-            false => connect::connect(instance, need).await,
+            false => connect(instance, need).await,
         }
     });
     poll_fn(|cx| {

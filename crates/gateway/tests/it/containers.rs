@@ -58,3 +58,10 @@ pub(super) async fn refusing_to_continue() -> Container {
     })
     .await
 }
+
+/// A container that answers with so many `103 Early Hints` at once, and `200` behind them.
+pub(super) async fn hinting(count: usize) -> Container {
+    let hints = format!("HTTP/1.1 103 Early Hints\r\nLink: </{}>\r\n\r\n", "x".repeat(80)).repeat(count);
+    let answer = format!("{hints}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+    Container::answering(answer.leak()).await
+}

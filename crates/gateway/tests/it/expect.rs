@@ -2,7 +2,7 @@
 
 use towline_gateway::testing::{Container, World, within};
 
-use crate::containers::{continuing, refusing_to_continue};
+use crate::containers::{continuing, hinting, refusing_to_continue};
 
 fn head(key: &str) -> String {
     format!(
@@ -93,9 +93,7 @@ async fn other_interim_answers_are_passed_on() {
 async fn interim_answers_of_any_number_come_through() {
     // More than is read ahead or kept for a caller at any place on the way.
     const HINTS: usize = 2000;
-    let hints = format!("HTTP/1.1 103 Early Hints\r\nLink: </{}>\r\n\r\n", "x".repeat(80)).repeat(HINTS);
-    let answer = format!("{hints}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
-    let container = Container::answering(answer.leak()).await;
+    let container = hinting(HINTS).await;
     let world = World::start().await;
     let (team, _agent, _) = world.hello(&container).await;
     let mut caller = world.caller().await;

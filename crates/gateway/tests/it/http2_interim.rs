@@ -8,7 +8,7 @@ use towline_gateway::testing::{Container, World, wait_until, within};
 use towline_model::service::AppProtocol;
 
 use crate::{
-    containers::{continuing, refusing_to_continue},
+    containers::{continuing, hinting, refusing_to_continue},
     http2_client::{Client, interim, read, request},
 };
 
@@ -39,9 +39,7 @@ async fn a_containers_interim_answers_are_passed_on() {
 #[tokio::test]
 async fn those_that_come_at_once_all_come_through() {
     const HINTS: usize = 300;
-    let hints = format!("HTTP/1.1 103 Early Hints\r\nLink: </{}>\r\n\r\n", "x".repeat(80)).repeat(HINTS);
-    let answer = format!("{hints}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
-    let container = Container::answering(answer.leak()).await;
+    let container = hinting(HINTS).await;
     let world = World::start().await;
     let (team, _agent, _) = world.hello(&container).await;
     let client = Client::connect(&world).await;
