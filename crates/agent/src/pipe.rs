@@ -27,7 +27,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, Sleep, sleep},
 };
-use towline_tunnel::{ResetCode, StreamEnd, TunnelStream};
+use towline_tunnel::{ResetCode, StreamEnd, TunnelStream, tcp};
 
 /// Buffers start small: most streams carry a request of a few hundred bytes and are then idle.
 const FIRST_BUFFER: usize = 8 << 10;
@@ -53,6 +53,8 @@ pub async fn join(stream: TunnelStream, socket: TcpStream) {
         idle: keep_alive.then(Idle::new),
         up: Buffer::default(),
         down: Buffer::default(),
+        stream_wakes: false,
+        socket_wakes: false,
         caller: Caller::Sends,
         container: Container::Sends,
         was_reset: false,
@@ -139,6 +141,9 @@ struct Pipe {
     idle: Option<Idle>,
     up: Buffer,
     down: Buffer,
+    /// Whether the task is woken as soon as there is something to be read: a read has found nothing, and none was tried since.
+    stream_wakes: bool,
+    socket_wakes: bool,
     caller: Caller,
     container: Container,
     /// Whether what was to be passed on to the container has met its reset.
@@ -168,7 +173,7 @@ impl Pipe {
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         while self.container == Container::Sends {
             if self.down.is_empty() {
-                match ready!(self.down.poll_fill(&mut self.socket, cx)) {
+                match ready!(self.poll_fill_down(cx)) {
                     // The system tells of a reset once; whoever reads behind it sees an end.
                     Ok(0) if self.was_reset => return Poll::Ready(End::ContainerReset(ResetCode::ConnectionReset)),
                     Ok(0) => self.container_has_closed(),
@@ -193,7 +198,7 @@ impl Pipe {
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         while matches!(self.caller, Caller::Sends | Caller::Ignored) {
             if self.up.is_empty() {
-                match ready!(self.up.poll_fill(&mut self.stream, cx)) {
+                match ready!(self.poll_fill_up(cx)) {
                     Ok(0) if self.caller == Caller::Sends => self.caller = Caller::Closing,
                     Ok(0) => self.caller = Caller::Closed,
                     Ok(_) if self.caller == Caller::Ignored => self.up.clear(),
@@ -240,6 +245,27 @@ impl Pipe {
 }
 
 impl Pipe {
+    /// Reads from the container, if there may be something: whichever side woke the task, both are looked at, and to be told
+    /// once more that there is nothing costs locks.
+    fn poll_fill_down(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.socket_wakes && tcp::is_quiet(&self.socket) {
+            return Poll::Pending;
+        }
+        let filled = self.down.poll_fill(&mut self.socket, cx);
+        self.socket_wakes = filled.is_pending();
+        filled
+    }
+
+    /// The same for what comes from the caller.
+    fn poll_fill_up(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.stream_wakes && self.stream.is_quiet() {
+            return Poll::Pending;
+        }
+        let filled = self.up.poll_fill(&mut self.stream, cx);
+        self.stream_wakes = filled.is_pending();
+        filled
+    }
+
     /// The container has closed its direction. If its connection was idle it gets no more requests, and the gateway is told
     /// how much it got, so that the next one can be sent elsewhere for sure.
     fn container_has_closed(&mut self) {

@@ -8,14 +8,13 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
-    task::Context,
+    task::{Context, Waker},
     time::Duration,
 };
 
-use futures_util::task::AtomicWaker;
 use http::HeaderValue;
 use tokio::time::Instant;
 
@@ -48,7 +47,8 @@ pub(crate) struct Caller {
     pub last_way: LastWay,
     started: Instant,
     signal: AtomicU8,
-    waker: AtomicWaker,
+    /// The connection's task. It stays here once it is woken, so that one that is known here need not look again.
+    task: Mutex<Option<Waker>>,
     active: AtomicUsize,
     /// Milliseconds after `started` at which it was last active.
     last_active: AtomicU64,
@@ -69,7 +69,7 @@ impl Caller {
             last_way: LastWay::default(),
             started: Instant::now(),
             signal: AtomicU8::new(Signal::Run as u8),
-            waker: AtomicWaker::new(),
+            task: Mutex::default(),
             active: AtomicUsize::new(0),
             last_active: AtomicU64::new(0),
             sends: AtomicBool::new(false),
@@ -81,13 +81,24 @@ impl Caller {
     /// Tells the connection's task; a weaker signal never replaces a stronger one.
     pub(crate) fn tell(&self, signal: Signal) {
         self.signal.fetch_max(signal as u8, Ordering::Release);
-        self.waker.wake();
+        self.wake();
     }
 
     /// What the connection was told, with a wake-up when that changes.
     pub(crate) fn poll_signal(&self, cx: &Context<'_>) -> Signal {
-        self.waker.register(cx.waker());
+        self.wakes(cx.waker());
         self.signal()
+    }
+
+    /// This is the connection's task: it is woken from now on whenever there is something to look at.
+    pub(crate) fn wakes(&self, waker: &Waker) {
+        let mut task = self.task();
+        if !task.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            let before = task.replace(waker.clone());
+            // Whatever goes with the one before may want the lock.
+            drop(task);
+            drop(before);
+        }
     }
 
     /// The same, without a wake-up.
@@ -106,7 +117,14 @@ impl Caller {
 
     /// Lets the connection's task look at everything anew.
     pub(crate) fn wake(&self) {
-        self.waker.wake();
+        let task = self.task().clone();
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+
+    fn task(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that a request began, with a body or without; it ends when the guard is dropped.
@@ -216,7 +234,7 @@ impl Callers {
         }
     }
 
-    fn live(&self) -> std::sync::MutexGuard<'_, LiveCallers> {
+    fn live(&self) -> MutexGuard<'_, LiveCallers> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

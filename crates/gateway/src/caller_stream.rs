@@ -48,6 +48,15 @@ impl CallerStream {
         matches!(self.socket.tcp().take_error(), Ok(None))
     }
 
+    /// Whether a read would wait for sure, as far as is known here without one.
+    pub(crate) fn is_quiet(&self) -> bool {
+        match &self.socket {
+            CallerSocket::Plain(socket) => tcp::is_quiet(socket),
+            // It may have bytes of its own.
+            CallerSocket::Tls(_) => false,
+        }
+    }
+
     /// Sets the options of a connection that carries frames from now on. It works without them, too.
     pub(crate) fn tune_for_frames(&self) {
         if let Err(error) = tcp::tune(self.socket.tcp()) {

@@ -8,7 +8,7 @@ use towline_tunnel::{StreamEnd, TunnelStream, placement::StreamKind};
 
 use crate::{
     agents::{
-        link::Busy,
+        link::LinkUse,
         session::{Wanted, Way},
     },
     external::{ExternalTls, Socket},
@@ -90,8 +90,8 @@ pub(crate) async fn connect(instance: &Instance, need: Need<'_>) -> Result<Optio
                     return Ok(Some(connection));
                 }
             }
-            Some(Way::New(stream, busy)) => {
-                if let Some(connection) = open(stream, busy, need).await? {
+            Some(Way::New(stream, used)) => {
+                if let Some(connection) = open(stream, used, need).await? {
                     return Ok(Some(connection));
                 }
             }
@@ -134,9 +134,13 @@ pub(crate) fn note_closed(connection: &Connection, instance: &Instance) {
     }
 }
 
-async fn open(mut stream: TunnelStream, busy: Busy, need: Need<'_>) -> Result<Option<Box<Connection>>, FailureReason> {
-    if !need.idempotent && busy.link().carrier().last_received().elapsed() > SILENCE {
-        let carrier = busy.link().carrier();
+async fn open(
+    mut stream: TunnelStream,
+    used: LinkUse,
+    need: Need<'_>,
+) -> Result<Option<Box<Connection>>, FailureReason> {
+    if !need.idempotent && used.link().carrier().last_received().elapsed() > SILENCE {
+        let carrier = used.link().carrier();
         if !matches!(timeout(PING_WAIT, carrier.ping()).await, Ok(Ok(_))) {
             carrier.close();
             return Ok(None);
@@ -152,7 +156,7 @@ async fn open(mut stream: TunnelStream, busy: Busy, need: Need<'_>) -> Result<Op
         }
         Some(Tls { client, name }) => client.connect(name, stream, need.connect_timeout).await?,
     };
-    Ok(Some(Box::new(Connection::new(socket, monitor, busy, need.head_limit))))
+    Ok(Some(Box::new(Connection::new(socket, monitor, used, need.head_limit))))
 }
 
 /// Waits until the container has taken the connection.

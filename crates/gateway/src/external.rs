@@ -166,6 +166,15 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
+    /// Whether a read would wait for sure, as far as is known here without one.
+    pub(crate) fn is_quiet(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_quiet(),
+            // They may have bytes of their own.
+            Self::Tls(_) | Self::Http2(_) => false,
+        }
+    }
+
     /// Resets the stream at once.
     pub(crate) fn abort(&self, code: ResetCode) {
         match self {

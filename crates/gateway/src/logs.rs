@@ -15,7 +15,7 @@ use towline_model::AgentId;
 use towline_tunnel::{LogsRequest, OpenTarget, StreamEnd, TunnelStream};
 
 use crate::{
-    agents::{link::Busy, registry::Registry},
+    agents::{link::LinkUse, registry::Registry},
     error::{ExchangeError, ExchangeFailure, GatewayError},
 };
 
@@ -26,7 +26,7 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct LogStream {
     stream: TunnelStream,
-    _busy: Busy,
+    _used: LinkUse,
 }
 
 /// Opens the log lines of an instance on its agent.
@@ -40,7 +40,7 @@ pub(crate) async fn open(
     let deadline = now + OPEN_DEADLINE;
     let target = OpenTarget::Logs(request);
     let slot = agents.slot(agent);
-    let (mut stream, busy) = loop {
+    let (mut stream, used) = loop {
         let mut changed = pin!(slot.changed());
         changed.as_mut().enable();
         let session = slot.session().ok_or_else(unreachable)?;
@@ -53,7 +53,7 @@ pub(crate) async fn open(
         Ok(Ok(())) => {
             // Nothing will be said from this side.
             stream.shutdown().await.map_err(|_| unreachable())?;
-            Ok(LogStream { stream, _busy: busy })
+            Ok(LogStream { stream, _used: used })
         }
         Ok(Err(StreamEnd::Refused(refused))) => {
             let reason = ExchangeFailure::Refused(refused);

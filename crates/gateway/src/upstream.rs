@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use towline_tunnel::{ResetCode, StreamEnd, StreamMonitor, TunnelStream};
 
 use crate::{
-    agents::link::{Busy, CarrierLink},
+    agents::link::{CarrierLink, LinkUse},
     error::ExchangeFailure,
     external::{Socket, TlsFailure, tls_failure},
     h1::{
@@ -51,8 +51,8 @@ pub(crate) struct Connection {
     pub inbox: Inbox,
     /// The rest of the answer's body.
     pub body: BodyReader,
-    link: Arc<CarrierLink>,
-    busy: Option<Busy>,
+    /// The carrier that it runs on.
+    carrier: LinkUse,
     reused: bool,
     /// Whether the answer leaves the connection fit for another request.
     lasts: bool,
@@ -124,7 +124,7 @@ pub(crate) enum FailureReason {
 impl Connection {
     /// Speaks HTTP over a new stream, whose monitor comes with it. Nothing is sent before the first request. The head of an
     /// answer may have `head_limit` bytes.
-    pub(crate) fn new(socket: Socket, monitor: StreamMonitor, busy: Busy, head_limit: usize) -> Self {
+    pub(crate) fn new(socket: Socket, monitor: StreamMonitor, carrier: LinkUse, head_limit: usize) -> Self {
         Self {
             // A handshake is no part of a request.
             sent_before: monitor.bytes_sent(),
@@ -133,8 +133,7 @@ impl Connection {
             parser: HeadParser::response().of_at_most(head_limit),
             inbox: Inbox::new(),
             body: BodyReader::Over,
-            link: Arc::clone(busy.link()),
-            busy: Some(busy),
+            carrier,
             reused: false,
             lasts: false,
             sending: None,
@@ -147,23 +146,23 @@ impl Connection {
 
     /// A request's own part of an HTTP/2 connection, which has a limit of heads itself. It serves no other one.
     pub(crate) fn http2(lease: Lease) -> Self {
-        let (monitor, busy, reused) = (lease.monitor(), lease.link().begin(), lease.reused);
+        let (monitor, carrier, reused) = (lease.monitor(), lease.link().begin(), lease.reused);
         let socket = Socket::Http2(Box::new(Exchange::new(lease)));
-        Self { reused, ..Self::new(socket, monitor, busy, usize::MAX) }
+        Self { reused, ..Self::new(socket, monitor, carrier, usize::MAX) }
     }
 
     /// What a new connection without TLS runs on.
-    pub(crate) fn into_stream(self) -> Option<(TunnelStream, StreamMonitor, Busy)> {
-        let Self { socket, monitor, busy, .. } = self;
+    pub(crate) fn into_stream(self) -> Option<(TunnelStream, StreamMonitor, LinkUse)> {
+        let Self { socket, monitor, carrier, .. } = self;
         match Arc::into_inner(socket)? {
-            Socket::Plain(stream) => Some((stream, monitor, busy?)),
+            Socket::Plain(stream) => Some((stream, monitor, carrier)),
             Socket::Tls(_) | Socket::Http2(_) => None,
         }
     }
 
     /// The carrier that it runs on.
     pub(crate) const fn link(&self) -> &Arc<CarrierLink> {
-        &self.link
+        self.carrier.link()
     }
 
     /// What it runs on, to write to it.
@@ -173,7 +172,7 @@ impl Connection {
 
     /// Takes it out of idleness.
     pub(crate) fn begin_use(&mut self) {
-        self.busy = Some(self.link.begin());
+        self.carrier.begin();
         self.reused = true;
         self.lasts = false;
         self.sent_before = self.monitor.bytes_sent();
@@ -182,20 +181,18 @@ impl Connection {
 
     /// Its request lasts, or its answer is large.
     pub(crate) fn mark_long_lived(&mut self) {
-        if let Some(busy) = &mut self.busy {
-            busy.mark_long_lived();
-        }
+        self.carrier.mark_long_lived();
     }
 
     /// Whether the container has neither closed it nor said something unasked, as far as is known here.
     pub(crate) fn is_alive(&mut self, cx: &mut Context<'_>) -> bool {
-        self.inbox.bytes.is_empty() && self.poll_fill(cx).is_pending()
+        self.inbox.bytes.is_empty() && (self.socket.is_quiet() || self.poll_fill(cx).is_pending())
     }
 
     /// Puts it to rest after an answer that was read to its end, to a request that was sent to its end. `false` when it
     /// cannot be used again. Whether the container has closed it is asked when it is used again, not now as well.
     pub(crate) fn rest(&mut self, is_sent: bool) -> bool {
-        self.busy = None;
+        self.carrier.end();
         let is_sent = is_sent || self.sending.take().is_some_and(|sending| sending.task.is_finished());
         let fit = is_sent && self.lasts && self.body.is_over() && self.inbox.bytes.is_empty();
         self.inbox.rest();

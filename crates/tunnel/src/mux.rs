@@ -413,7 +413,8 @@ impl Mux {
         stream.end = Some(end);
         self.wakes.ended(&stream.watch);
         self.wakes.task(&mut stream.send.waker);
-        self.wakes.task(&mut stream.recv.waker);
+        let mut reader = stream.tell_reader();
+        self.wakes.task(&mut reader);
         self.wakes.task(&mut stream.open_waker);
         if stream.released {
             self.forget(id);

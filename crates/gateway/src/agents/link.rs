@@ -78,11 +78,11 @@ impl CarrierLink {
         self.busy.load(Ordering::Relaxed)
     }
 
-    /// Notes that a request uses it, until the guard is dropped.
-    pub(crate) fn begin(self: &Arc<Self>) -> Busy {
-        self.busy.fetch_add(1, Ordering::Relaxed);
-        self.requests.begin();
-        Busy { link: Arc::clone(self), long_lived: false }
+    /// Begins to use it.
+    pub(crate) fn begin(self: &Arc<Self>) -> LinkUse {
+        let mut used = LinkUse { link: Arc::clone(self), by: By::Nobody };
+        used.begin();
+        used
     }
 
     /// What it has to carry, for the planning of placements.
@@ -107,36 +107,58 @@ impl CarrierLink {
     }
 }
 
-/// A request's use of a carrier.
+/// The use of a carrier by one request, or by one after another; in between it does not count.
 #[derive(Debug)]
-pub(crate) struct Busy {
+pub(crate) struct LinkUse {
     link: Arc<CarrierLink>,
-    long_lived: bool,
+    by: By,
 }
 
-impl Busy {
+/// By what a carrier is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Nobody,
+    Request,
+    /// A request that lasts.
+    LongLived,
+}
+
+impl LinkUse {
     pub(crate) const fn link(&self) -> &Arc<CarrierLink> {
         &self.link
     }
 
+    /// A request begins.
+    pub(crate) fn begin(&mut self) {
+        self.end();
+        self.link.busy.fetch_add(1, Ordering::Relaxed);
+        self.link.requests.begin();
+        self.by = By::Request;
+    }
+
     /// The request turned out to last.
     pub(crate) fn mark_long_lived(&mut self) {
-        if !self.long_lived {
-            self.long_lived = true;
+        if self.by == By::Request {
+            self.by = By::LongLived;
             self.link.long_lived.fetch_add(1, Ordering::Relaxed);
             self.link.requests.end();
         }
     }
+
+    /// It is over.
+    pub(crate) fn end(&mut self) {
+        match std::mem::replace(&mut self.by, By::Nobody) {
+            By::Nobody => return,
+            By::Request => self.link.requests.end(),
+            By::LongLived => drop(self.link.long_lived.fetch_sub(1, Ordering::Relaxed)),
+        }
+        self.link.busy.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
-impl Drop for Busy {
+impl Drop for LinkUse {
     fn drop(&mut self) {
-        self.link.busy.fetch_sub(1, Ordering::Relaxed);
-        if self.long_lived {
-            self.link.long_lived.fetch_sub(1, Ordering::Relaxed);
-        } else {
-            self.link.requests.end();
-        }
+        self.end();
     }
 }
 
@@ -156,13 +178,19 @@ mod tests {
         });
         let (link, there) = made.await.unwrap();
         let counts = || (link.busy(), there.count());
-        let (short, mut lasting) = (link.begin(), link.begin());
+        let (mut short, mut lasting) = (link.begin(), link.begin());
         assert_eq!(counts(), (2, 2));
         assert_eq!(RequestCount::here().count(), 0);
         lasting.mark_long_lived();
         lasting.mark_long_lived();
         assert_eq!(counts(), (2, 1));
         drop(lasting);
+        assert_eq!(counts(), (1, 1));
+        short.end();
+        assert_eq!(counts(), (0, 0));
+        short.mark_long_lived();
+        assert_eq!((counts(), link.load(Instant::now(), 0).long_lived_streams), ((0, 0), 0), "nobody uses it");
+        short.begin();
         assert_eq!(counts(), (1, 1));
         drop(short);
         assert_eq!(counts(), (0, 0));

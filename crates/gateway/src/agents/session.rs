@@ -20,7 +20,7 @@ use towline_tunnel::{
 };
 
 use super::{
-    link::{Busy, CarrierLink},
+    link::{CarrierLink, LinkUse},
     slot::AgentSlot,
 };
 use crate::{lifetime::Lifetime, pool::Pool, upstream::Connection};
@@ -73,7 +73,7 @@ pub(crate) enum Way {
     /// A connection that was idle.
     Idle(Box<Connection>),
     /// A new stream.
-    New(TunnelStream, Busy),
+    New(TunnelStream, LinkUse),
 }
 
 /// A carrier that is being set up; counted as on its way until dropped.
@@ -144,7 +144,7 @@ impl Session {
     }
 
     /// Opens a stream that is not a connection to an instance.
-    pub(crate) fn open_target(&self, target: &OpenTarget, now: Instant) -> Option<(TunnelStream, Busy)> {
+    pub(crate) fn open_target(&self, target: &OpenTarget, now: Instant) -> Option<(TunnelStream, LinkUse)> {
         let carriers = self.carriers();
         let loads: Vec<CarrierLoad> = carriers.links.iter().map(|link| link.load(now, 0)).collect();
         let (Placement::Open(index) | Placement::Reuse(index)) =

@@ -10,7 +10,7 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -51,6 +51,10 @@ pub(crate) struct CallerConn {
     pub out: BytesMut,
     parser: HeadParser,
     input: Input,
+    /// The task that the caller's signal wakes, since it was first looked at.
+    task: Option<Waker>,
+    /// Whether the socket wakes it as soon as there is something to be read: a read has found nothing, and none was tried since.
+    socket_wakes: bool,
 }
 
 /// Whether anything more can come from the caller.
@@ -83,7 +87,7 @@ impl CallerConn {
     pub(crate) fn new(io: CallerStream, caller: Arc<Caller>, head_limit: usize) -> Self {
         let (inbox, out) = (Inbox::new(), BytesMut::new());
         let parser = HeadParser::request().of_at_most(head_limit);
-        Self { io, caller, inbox, out, parser, input: Input::Open }
+        Self { io, caller, inbox, out, parser, input: Input::Open, task: None, socket_wakes: false }
     }
 
     /// Whether nobody is there to be answered.
@@ -111,7 +115,7 @@ impl CallerConn {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(_) => return Poll::Ready(Next::End),
                 // Only now: a request that has come before the drain is still answered.
-                Poll::Pending => match self.caller.poll_signal(cx) {
+                Poll::Pending => match self.poll_signal(cx) {
                     Signal::Run => return Poll::Pending,
                     Signal::Drain if !waits => return Poll::Pending,
                     Signal::Drain | Signal::Cut => return Poll::Ready(Next::End),
@@ -128,9 +132,32 @@ impl CallerConn {
         }
     }
 
+    /// What the connection was told, with a wake-up when that changes.
+    fn poll_signal(&mut self, cx: &Context<'_>) -> Signal {
+        self.look_after(cx);
+        self.caller.signal()
+    }
+
+    /// Is woken by the caller's signal from now on. All of a connection is polled by one task, most often; another one has
+    /// nothing of what was to wake that.
+    fn look_after(&mut self, cx: &Context<'_>) {
+        if !self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            self.task = Some(cx.waker().clone());
+            self.socket_wakes = false;
+            self.caller.wakes(cx.waker());
+        }
+    }
+
     /// Reads more; 0 when the caller has closed its side.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let read = ready!(self.inbox.poll_read(&mut self.io, cx));
+        self.look_after(cx);
+        // To be told once more that there is nothing costs locks.
+        if self.socket_wakes && self.io.is_quiet() {
+            return Poll::Pending;
+        }
+        let read = self.inbox.poll_read(&mut self.io, cx);
+        self.socket_wakes = read.is_pending();
+        let read = ready!(read);
         match read {
             Ok(0) => {
                 let over = Box::pin(tokio::time::sleep(DOUBT));
@@ -189,7 +216,7 @@ impl CallerConn {
     /// Looks after the caller while its answer is made: reads ahead, when its request is over, so that its end is
     /// noticed. Ready when it has gone, or is told to.
     pub(crate) fn poll_gone(&mut self, cx: &mut Context<'_>, request_is_over: bool) -> Poll<()> {
-        if self.caller.poll_signal(cx) == Signal::Cut {
+        if self.poll_signal(cx) == Signal::Cut {
             self.input = Input::Broken;
         }
         let _ = self.poll_sent(cx);
@@ -291,7 +318,7 @@ impl CallerConn {
             return;
         }
         let flushed = std::future::poll_fn(|cx| {
-            if self.caller.poll_signal(cx) == Signal::Cut {
+            if self.poll_signal(cx) == Signal::Cut {
                 return Poll::Ready(false);
             }
             self.poll_flush(cx).map(|flushed| flushed.is_ok())

@@ -99,6 +99,9 @@ impl Mux {
         let Some(stream) = self.streams.get_mut(&id) else { return Poll::Ready(Err(StreamEnd::Finished)) };
         if !stream.recv.queue.is_empty() {
             let bytes = stream.recv.read(dst);
+            if stream.recv.queue.is_empty() && !stream.recv.fin && stream.on_wire() {
+                stream.watch.set_readable(false);
+            }
             let credit_is_due = stream.on_wire() && stream.recv.credit_is_due();
             return Poll::Ready(Ok(ReadOutcome { bytes, credit_is_due }));
         }
@@ -123,13 +126,6 @@ impl Mux {
         }
         if self.liveness.rtt_is_stale(now) {
             self.ping(now);
-        }
-    }
-
-    /// Notes that `bytes` more of what was read have been passed on.
-    pub fn note_delivered(&mut self, id: u32, bytes: u64) {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.delivered = Some(stream.delivered.unwrap_or(0).saturating_add(bytes));
         }
     }
 

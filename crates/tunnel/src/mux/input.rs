@@ -151,7 +151,7 @@ impl Mux {
             self.give_credit(id, now);
             return Ok(());
         }
-        let mut waker = stream.recv.waker.take();
+        let mut waker = stream.tell_reader();
         self.wakes.task(&mut waker);
         Ok(())
     }
@@ -179,7 +179,7 @@ impl Mux {
         }
         stream.recv.fin = true;
         stream.recv.finish();
-        let mut waker = stream.recv.waker.take();
+        let mut waker = stream.tell_reader();
         self.wakes.task(&mut waker);
         self.close_if_finished(id);
         Ok(())

@@ -93,8 +93,6 @@ pub struct Stream {
     pub end: Option<StreamEnd>,
     /// The application has dropped its handle.
     pub released: bool,
-    /// Bytes that the application has passed on, if it says so.
-    pub delivered: Option<u64>,
     pub open_waker: Option<Waker>,
     /// It carries one request after another.
     pub keep_alive: bool,
@@ -120,7 +118,6 @@ impl Stream {
             recv,
             end: None,
             released: false,
-            delivered: None,
             open_waker: None,
             keep_alive: false,
             tells_delivered: false,
@@ -134,7 +131,13 @@ impl Stream {
 
     /// What RST, and FIN where it does, tells as delivered.
     pub fn delivered(&self) -> u64 {
-        self.delivered.unwrap_or_else(|| self.recv.bytes_read())
+        self.watch.passed_on().unwrap_or_else(|| self.recv.bytes_read())
+    }
+
+    /// Something has come for whoever reads, who is to be woken.
+    pub fn tell_reader(&mut self) -> Option<Waker> {
+        self.watch.set_readable(true);
+        self.recv.waker.take()
     }
 
     /// The FIN that ends this side's direction.

@@ -248,7 +248,7 @@ impl Bench {
             }
             14 => drop(self.mux.shut_down(id)),
             _ => match action >> 4 {
-                0..4 => self.mux.note_delivered(id, 3),
+                0..4 => self.mux.watch(id).unwrap().note_delivered(3),
                 4..6 => drop(self.mux.poll_opened(id, Waker::noop())),
                 6 => drop(self.mux.ping(self.now)),
                 7 => self.mux.go_away(),
@@ -265,11 +265,15 @@ impl Bench {
         self.mux.release(id, self.now);
     }
 
-    fn check(&self) {
+    fn check(&mut self) {
         let most = 2 * MAX_STREAMS as usize + self.handles.len();
         assert!(self.mux.stream_count() <= most, "{} streams", self.mux.stream_count());
         assert!(self.mux.queued_bytes() <= self.mux.stream_count() * SEND_QUEUE);
         assert!(self.budget.used() <= self.budget.total());
+        for &id in &self.handles {
+            let reads = self.mux.poll_read(id, &mut [0_u8; 0].as_mut_slice(), Waker::noop()).is_ready();
+            assert_eq!(self.mux.watch(id).unwrap().is_readable(), reads, "of stream {id}");
+        }
     }
 
     /// However it went, nothing may be left.

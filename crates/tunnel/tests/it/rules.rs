@@ -385,7 +385,7 @@ fn delivered_is_what_was_read_unless_the_application_knows_better() {
         let id = agent.accept();
         assert_eq!(agent.read(id, 10), Poll::Ready(Ok(10)));
         if let Some(bytes) = noted {
-            agent.mux.note_delivered(id, bytes);
+            agent.mux.watch(id).unwrap().note_delivered(bytes);
         }
         agent.mux.release(id, agent.now);
         let reset = Frame::Rst { stream: 1, code: ResetCode::Cancelled, delivered: expected };
