@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: Towline beside other proxies and tunnels on this machine, in one run.
 //!
-//! What counts are ratios: all subjects have the same origin and the same load, take turns within every round, and the median
-//! of all rounds is told. It is no test: nothing fails for being slow.
+//! What counts are ratios: all subjects have the same origin and the same load, take turns within every round (second by second
+//! where a demand is in doubt), and the median of all rounds or turns is told. It is no test: nothing fails for being slow.
 
 pub mod certificate;
 mod demands;
@@ -37,7 +37,7 @@ pub struct BenchArgs {
     /// How many rounds; the medians are told.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=20))]
     rounds: u32,
-    /// How long each subject is measured at a time under a load of small requests, in seconds.
+    /// How long each subject is measured in a round under a load of small requests, in seconds: at a time, or by turns of one.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=30))]
     seconds: u64,
     /// One round of one second each; writes no document.

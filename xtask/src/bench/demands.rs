@@ -1,7 +1,7 @@
 //! What is demanded, as ratios within one run, so that they mean the same on every machine, and as memory.
 
 use super::{
-    results::{Results, Scenario},
+    results::{Measured, Results, Scenario},
     subject::Kind,
 };
 
@@ -13,7 +13,7 @@ pub struct Verdict {
     /// The bound.
     pub bound: Bound,
     /// What was measured, if it was.
-    pub measured: Option<f64>,
+    pub measured: Option<Measured>,
 }
 
 /// On which side of it the measured value must be.
@@ -29,8 +29,8 @@ impl Verdict {
     /// Whether it holds; `None` when it was not measured.
     pub fn holds(&self) -> Option<bool> {
         self.measured.map(|measured| match self.bound {
-            Bound::Least(bound) => measured >= bound,
-            Bound::Most(bound) => measured <= bound,
+            Bound::Least(bound) => measured.value >= bound,
+            Bound::Most(bound) => measured.value <= bound,
         })
     }
 }
@@ -41,7 +41,7 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
     use Kind::{Envoy, Nginx, NginxTwice, Rathole, Towline, TowlineMany};
     use Scenario::{Down100M, Idle, Json, Routes, Sse, Up100M};
     let of = |scenario, figure, other| results.ratio(scenario, figure, Towline, other);
-    let gateway = |scenario| results.get(scenario, Towline, "memory gateway");
+    let gateway = |scenario| results.get(scenario, Towline, "memory gateway").map(Measured::from);
     let routes = results.ratio(Routes, "rate", TowlineMany, Towline);
     // Two runs of the same differ by some per cent on a machine that callers and origin share.
     let nothing_lost = Least(0.95);
@@ -63,10 +63,10 @@ pub fn verdicts(results: &Results) -> Vec<Verdict> {
 
 /// What Towline adds to the direct way's time of a request, by what rathole adds. From the rates, which at one connection are
 /// the mean time, and are finer than wrk's microseconds.
-fn added(results: &Results) -> Option<f64> {
+fn added(results: &Results) -> Option<Measured> {
     let micros = |kind| results.get(Scenario::Json(1), kind, "rate").map(|rate| 1e6 / rate);
     let direct = micros(Kind::Direct)?;
-    Some((micros(Kind::Towline)? - direct) / (micros(Kind::Rathole)? - direct))
+    Some(((micros(Kind::Towline)? - direct) / (micros(Kind::Rathole)? - direct)).into())
 }
 
 #[cfg(test)]
@@ -85,9 +85,24 @@ mod tests {
         results.add(Scenario::Json(1), Kind::Rathole, "rate", 25_000.0);
         results.add(Scenario::Json(1), Kind::Towline, "rate", 20_000.0);
         // 20 µs, of which rathole adds 20 and Towline 30.
-        assert!((added(&results).unwrap() - 1.5).abs() < 1e-9);
+        assert!((added(&results).unwrap().value - 1.5).abs() < 1e-9);
         let latency = verdicts(&results).into_iter().find(|verdict| verdict.what.contains("latency added")).unwrap();
         assert_eq!(latency.holds(), Some(false));
         assert_eq!(Verdict { bound: Bound::Least(1.5), ..latency }.holds(), Some(true));
+    }
+
+    #[test]
+    fn a_demand_of_what_is_measured_by_turns_knows_how_sure_it_is() {
+        let mut results = Results::default();
+        for (turn, p99) in (0..).zip([100.0, 150.0, 125.0, 120.0]) {
+            results.turn = turn;
+            results.add(Scenario::Json(32), Kind::Towline, "p99", p99);
+            results.add(Scenario::Json(32), Kind::NginxTwice, "p99", 100.0);
+            results.add(Scenario::Idle, Kind::Towline, "memory gateway", p99);
+        }
+        let verdicts = verdicts(&results);
+        let measured = |what| verdicts.iter().find(|verdict| verdict.what.contains(what)).unwrap().measured;
+        assert_eq!(measured("99th percentile"), Some(Measured { value: 1.225, quartiles: Some((1.0, 1.25)) }));
+        assert_eq!(measured("an idle caller"), Some(122.5.into()));
     }
 }

@@ -1,6 +1,6 @@
 //! The course of the benchmark: which loads there are, and in which order subjects get them.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use anyhow::Result;
 
@@ -150,7 +150,7 @@ impl<'a> Bench<'a> {
         loads
     }
 
-    /// Every subject under every load, by turns.
+    /// Every subject under every load, round by round.
     fn side_by_side(
         &self,
         results: &mut Results,
@@ -165,18 +165,34 @@ impl<'a> Bench<'a> {
         for round in 1..=self.arguments.rounds() {
             step(&format!("round {round} of {}", self.arguments.rounds()));
             for (scenario, work) in loads {
-                for subject in &subjects {
-                    self.measure(results, *scenario, subject, *work);
-                    if *scenario == Scenario::Json(256) && round == self.arguments.rounds() {
-                        add_memory(results, *scenario, subject)?;
-                    }
+                self.round(results, round, &subjects, (*scenario, *work))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A round of one load: every subject once for the whole of it, or in every turn for a slice of it.
+    fn round(
+        &self,
+        results: &mut Results,
+        round: u32,
+        subjects: &[Subject],
+        (scenario, work): (Scenario, Work),
+    ) -> Result<()> {
+        let (turns, work) = if scenario.is_by_turns() { work.in_slices() } else { (1, work) };
+        for turn in turns_of(round, turns) {
+            results.turn = turn;
+            for subject in in_order(subjects, if scenario.is_by_turns() { turn } else { 0 }) {
+                self.measure(results, scenario, subject, work);
+                if scenario == Scenario::Json(256) && round == self.arguments.rounds() {
+                    add_memory(results, scenario, subject)?;
                 }
             }
         }
         Ok(())
     }
 
-    /// One service, and one among many, by turns.
+    /// One service, and one among many, round by round.
     fn many_routes(&self, results: &mut Results, stage: &Stage<'_>) -> Result<()> {
         step("1,000 services on 100 agents");
         let few = stage.start(self.rivals, Kind::Towline)?;
@@ -187,13 +203,9 @@ impl<'a> Bench<'a> {
                 return Ok(());
             }
         };
-        for _ in 0..self.arguments.rounds() {
-            for subject in [&few, &many] {
-                let load = Work::get("/json", 32, self.arguments.seconds());
-                self.measure(results, Scenario::Routes, subject, load);
-            }
-        }
-        Ok(())
+        let subjects = [few, many];
+        let load = (Scenario::Routes, Work::get("/json", 32, self.arguments.seconds()));
+        (1..=self.arguments.rounds()).try_for_each(|round| self.round(results, round, &subjects, load))
     }
 
     fn measure(&self, results: &mut Results, scenario: Scenario, subject: &Subject, work: Work) {
@@ -229,6 +241,7 @@ impl<'a> Bench<'a> {
         let rounds = self.arguments.rounds().min(most_rounds);
         for round in 1..=rounds {
             step(&format!("{}: round {round} of {rounds}", scenario.name()));
+            results.turn = u64::from(round - 1);
             for kind in kinds {
                 let subject = stage.start(self.rivals, *kind)?;
                 if let Err(error) = act(self, results, &subject) {
@@ -260,6 +273,17 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// The numbers of a round's turns, from 0. They go on from round to round, and so does the order of subjects.
+fn turns_of(round: u32, turns: u64) -> Range<u64> {
+    let round = u64::from(round);
+    (round - 1) * turns..round * turns
+}
+
+/// All of them, in every turn beginning with another one: who comes first was seen to have an advantage.
+fn in_order<T>(all: &[T], turn: u64) -> impl Iterator<Item = &T> {
+    all.iter().cycle().skip(turn as usize).take(all.len())
+}
+
 /// Memory as it is, in MiB.
 fn add_memory(results: &mut Results, scenario: Scenario, subject: &Subject) -> Result<()> {
     for (role, kib) in subject.memory()? {
@@ -280,4 +304,20 @@ fn add_growth(
         results.add(scenario, subject.kind, format!("memory {role}"), (after - before) / count as f64);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_comes_first_in_turn_across_rounds() {
+        let orders: Vec<Vec<char>> = [1, 2]
+            .into_iter()
+            .flat_map(|round| turns_of(round, 2))
+            .map(|turn| in_order(&['a', 'b', 'c'], turn).copied().collect())
+            .collect();
+        assert_eq!(orders, [['a', 'b', 'c'], ['b', 'c', 'a'], ['c', 'a', 'b'], ['a', 'b', 'c']]);
+        assert_eq!(in_order::<char>(&[], 3).next(), None);
+    }
 }

@@ -6,13 +6,17 @@ use anyhow::{Context, Result};
 
 use super::{
     demands::{self, Bound, Verdict},
-    results::{Results, Scenario},
+    results::{Measured, Results, Scenario},
     subject::Kind,
 };
 use crate::tools;
 
 const BEGIN: &str = "<!-- measured: begin -->\n";
 const END: &str = "<!-- measured: end -->\n";
+
+/// Stands above the table of what is measured by turns: who divides the medians in it gets other ratios.
+const BY_TURNS: &str = "Measured by turns of one second: a ratio (*of nginx*, and in the demands) is the median of the turns' \
+                        quotients.\n\n";
 
 /// A column of a table: its heading, where its figures come from, and their decimals.
 type Column = (&'static str, Source, usize);
@@ -76,7 +80,7 @@ const fn columns(scenario: Scenario) -> &'static [Column] {
 /// Every table, the demands first.
 pub fn tables(results: &Results, rounds: u32) -> String {
     let mut text = format!("Medians of {rounds} interleaved rounds on {}.\n", machine());
-    text += "\n### Demands\n\n| demand | bound | measured | |\n|---|---|---|---|\n";
+    text += "\n### Demands\n\n| demand | bound | measured (quartiles of the turns) | |\n|---|---|---|---|\n";
     for verdict in demands::verdicts(results) {
         text += &row_of(&verdict);
     }
@@ -103,14 +107,15 @@ fn table(results: &Results, scenario: Scenario) -> String {
     }
     let heads: Vec<_> = columns.iter().map(|(head, ..)| *head).collect();
     let rule = "---|".repeat(columns.len() + 1);
-    format!("\n### {}\n\n| subject | {} |\n|{rule}\n{rows}", scenario.name(), heads.join(" | "))
+    let how = if scenario.is_by_turns() { BY_TURNS } else { "" };
+    format!("\n### {}\n\n{how}| subject | {} |\n|{rule}\n{rows}", scenario.name(), heads.join(" | "))
 }
 
 fn cell(results: &Results, scenario: Scenario, kind: Kind, source: Source, decimals: usize) -> String {
     let number = |value: Option<f64>| value.map_or_else(String::new, |value| format!("{value:.decimals$}"));
     match source {
         Figure(name) => number(results.get(scenario, kind, name)),
-        OfNginx => number(results.ratio(scenario, "rate", kind, Kind::Nginx)),
+        OfNginx => number(results.ratio(scenario, "rate", kind, Kind::Nginx).map(|ratio| ratio.value)),
         Roles(prefix) => {
             let each = results.with_prefix(scenario, kind, prefix);
             each.iter().map(|(role, value)| format!("{role} {value:.decimals$}")).collect::<Vec<_>>().join(", ")
@@ -130,9 +135,14 @@ fn row_of(verdict: &Verdict) -> String {
         Bound::Least(bound) => format!("≥ {bound}"),
         Bound::Most(bound) => format!("≤ {bound}"),
     };
-    let measured = verdict.measured.map_or_else(|| "–".to_owned(), |measured| format!("{measured:.2}"));
+    let measured = verdict.measured.map_or_else(|| "–".to_owned(), in_words);
     let holds = verdict.holds().map_or("not measured", |holds| if holds { "holds" } else { "does not hold" });
     format!("| {} | {bound} | {measured} | {holds} |\n", verdict.what)
+}
+
+fn in_words(measured: Measured) -> String {
+    let Measured { value, quartiles } = measured;
+    quartiles.map_or_else(|| format!("{value:.2}"), |(first, third)| format!("{value:.2} ({first:.2}–{third:.2})"))
 }
 
 /// What the figures were taken on, in words.
@@ -191,6 +201,24 @@ mod tests {
             let bars: Vec<_> =
                 text.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count()).collect();
             assert!(bars.len() == 3 && bars.iter().all(|count| *count == bars[0]), "{text}");
+            // Without an empty line before it, a table is none.
+            assert!(text.contains("\n\n| subject |"), "{text}");
+            assert_eq!(text.contains("by turns of one second"), scenario.is_by_turns(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_demand_tells_the_quartiles_of_its_turns() {
+        let mut results = Results::default();
+        for (turn, rate) in (0..).zip([87.0, 92.0, 80.0, 82.0, 95.0, 86.0, 88.0, 90.0]) {
+            results.turn = turn;
+            for scenario in [Scenario::Json(32), Scenario::Down100M] {
+                results.add(scenario, Kind::Towline, "rate", rate);
+                results.add(scenario, Kind::Rathole, "rate", 100.0);
+            }
+        }
+        let text = tables(&results, 1);
+        assert!(text.contains("a second: of rathole | ≥ 1 | 0.88 (0.82–0.90) | does not hold |"), "{text}");
+        assert!(text.contains("100 MiB to the caller, speed: of rathole | ≥ 0.9 | 0.88 | does not hold |"), "{text}");
     }
 }

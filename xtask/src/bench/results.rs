@@ -1,4 +1,4 @@
-//! What was measured: for each load, subject and figure the values of all rounds.
+//! What was measured: for each load, subject and figure the values of all rounds, or of all turns where a round has several.
 
 use std::collections::BTreeMap;
 
@@ -90,74 +90,170 @@ impl Scenario {
         };
         name.to_owned()
     }
+
+    /// Whether a round of it is many short turns, in each of which every subject has one. The machine's speed changes within
+    /// seconds and by more than subjects differ, so only what was measured next to each other can decide a close demand.
+    pub const fn is_by_turns(self) -> bool {
+        matches!(self, Self::Json(32) | Self::Routes)
+    }
 }
 
 fn plural(connections: usize) -> String {
     if connections == 1 { "1 connection".to_owned() } else { format!("{connections} connections") }
 }
 
+/// What came of it in the end, and how sure that is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// A ratio or a median.
+    pub value: f64,
+    /// The first and the third quartile of the turns' quotients, when it is the median of several.
+    pub quartiles: Option<(f64, f64)>,
+}
+
+impl From<f64> for Measured {
+    fn from(value: f64) -> Self {
+        Self { value, quartiles: None }
+    }
+}
+
+impl Measured {
+    /// The median of quotients; `None` of nothing.
+    fn of(quotients: &[f64]) -> Option<Self> {
+        let value = stats::median(quotients)?;
+        let quartiles = stats::quantile(quotients, 0.25).zip(stats::quantile(quotients, 0.75));
+        // Those of a single one would look as if it were quite sure.
+        Some(Self { value, quartiles: quartiles.filter(|_| quotients.len() > 1) })
+    }
+}
+
+/// The values of one figure, each with its turn: a turn that failed has none, and the others must not move up.
+type Values = BTreeMap<u64, f64>;
+
 /// All values.
 #[derive(Debug, Default)]
 pub struct Results {
-    values: BTreeMap<(Scenario, Kind, String), Vec<f64>>,
+    values: BTreeMap<(Scenario, Kind, String), Values>,
+    /// The turn that values are noted for, counted from 0: the round, unless a round has several.
+    pub turn: u64,
     /// What could not be measured, and why.
     pub failures: Vec<String>,
 }
 
 impl Results {
-    /// Notes a value.
+    /// Notes a value of this turn.
     pub fn add(&mut self, scenario: Scenario, kind: Kind, figure: impl Into<String>, value: f64) {
-        self.values.entry((scenario, kind, figure.into())).or_default().push(value);
+        self.values.entry((scenario, kind, figure.into())).or_default().insert(self.turn, value);
     }
 
-    /// The median of all rounds; `None` when there was none.
+    /// The median of all turns; `None` when there was none.
     pub fn get(&self, scenario: Scenario, kind: Kind, figure: &str) -> Option<f64> {
-        stats::median(self.values.get(&(scenario, kind, figure.to_owned()))?)
+        median(self.values_of(scenario, kind, figure)?)
     }
 
     /// The figures of this load and subject whose name begins so: the rest of the name and the median.
     pub fn with_prefix(&self, scenario: Scenario, kind: Kind, prefix: &str) -> Vec<(String, f64)> {
         let of_subject = self.values.iter().filter(|((s, k, _), _)| (*s, *k) == (scenario, kind));
         of_subject
-            .filter_map(|((_, _, figure), values)| {
-                Some((figure.strip_prefix(prefix)?.to_owned(), stats::median(values)?))
-            })
+            .filter_map(|((_, _, figure), values)| Some((figure.strip_prefix(prefix)?.to_owned(), median(values)?)))
             .collect()
     }
 
-    /// One subject's figure by another's.
-    pub fn ratio(&self, scenario: Scenario, figure: &str, of: Kind, by: Kind) -> Option<f64> {
-        Some(self.get(scenario, of, figure)? / self.get(scenario, by, figure)?)
+    /// One subject's figure by another's: the quotient of their medians, or the median of the turns' quotients of what is
+    /// measured by turns.
+    pub fn ratio(&self, scenario: Scenario, figure: &str, of: Kind, by: Kind) -> Option<Measured> {
+        if scenario.is_by_turns() {
+            return Measured::of(&self.quotients(scenario, figure, of, by)?);
+        }
+        Some((self.get(scenario, of, figure)? / self.get(scenario, by, figure)?).into())
     }
 
-    /// Every value of every round, by load, subject and figure, and what failed.
+    /// One by the other, in every turn in which both have a value.
+    fn quotients(&self, scenario: Scenario, figure: &str, of: Kind, by: Kind) -> Option<Vec<f64>> {
+        let (of, by) = (self.values_of(scenario, of, figure)?, self.values_of(scenario, by, figure)?);
+        Some(of.iter().filter_map(|(turn, value)| Some(value / by.get(turn)?)).collect())
+    }
+
+    fn values_of(&self, scenario: Scenario, kind: Kind, figure: &str) -> Option<&Values> {
+        self.values.get(&(scenario, kind, figure.to_owned()))
+    }
+
+    /// Every value of every turn, by load, subject and figure, and what failed.
     pub fn raw(&self) -> Value {
         let mut measured = Map::new();
         for ((scenario, kind, figure), values) in &self.values {
             let of_load = measured.entry(scenario.name()).or_insert_with(|| json!({}));
-            of_load[kind.name()][figure] = json!(values);
+            of_load[kind.name()][figure] = values.values().copied().collect();
         }
         json!({ "measured": measured, "failures": self.failures })
     }
+}
+
+fn median(values: &Values) -> Option<f64> {
+    stats::median(&values.values().copied().collect::<Vec<_>>())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn add_rates(results: &mut Results, scenario: Scenario, kind: Kind, rates: &[(u64, f64)]) {
+        for (turn, rate) in rates {
+            results.turn = *turn;
+            results.add(scenario, kind, "rate", *rate);
+        }
+    }
+
     #[test]
     fn medians_and_ratios_of_rounds() {
         let mut results = Results::default();
-        for rate in [90.0, 100.0, 400.0] {
-            results.add(Scenario::Json(1), Kind::Towline, "rate", rate);
-        }
+        add_rates(&mut results, Scenario::Json(1), Kind::Towline, &[(0, 90.0), (1, 400.0), (2, 100.0)]);
         results.add(Scenario::Json(1), Kind::Rathole, "rate", 50.0);
         results.add(Scenario::Json(1), Kind::Towline, "cpu agent", 1.5);
         assert_eq!(results.get(Scenario::Json(1), Kind::Towline, "rate"), Some(100.0));
-        assert_eq!(results.ratio(Scenario::Json(1), "rate", Kind::Towline, Kind::Rathole), Some(2.0));
+        assert_eq!(results.ratio(Scenario::Json(1), "rate", Kind::Towline, Kind::Rathole), Some(2.0.into()));
         assert_eq!(results.ratio(Scenario::Json(1), "rate", Kind::Towline, Kind::Envoy), None);
         assert_eq!(results.with_prefix(Scenario::Json(1), Kind::Towline, "cpu "), [("agent".to_owned(), 1.5)]);
         let raw = results.raw();
-        assert_eq!(raw["measured"]["Small JSON, 1 connection"]["Towline"]["rate"], json!([90.0, 100.0, 400.0]));
+        assert_eq!(raw["measured"]["Small JSON, 1 connection"]["Towline"]["rate"], json!([90.0, 400.0, 100.0]));
+    }
+
+    #[test]
+    fn a_ratio_by_turns_is_the_median_of_their_quotients() {
+        let mut results = Results::default();
+        // By turns 0.8, 0.5 and 2.4; the medians of both are 100.
+        let (towline, nginx) = ([(0, 40.0), (1, 100.0), (2, 240.0)], [(0, 50.0), (1, 200.0), (2, 100.0)]);
+        for scenario in [Scenario::Json(1), Scenario::Json(32)] {
+            add_rates(&mut results, scenario, Kind::Towline, &towline);
+            add_rates(&mut results, scenario, Kind::Nginx, &nginx);
+        }
+        let ratio = |scenario| results.ratio(scenario, "rate", Kind::Towline, Kind::Nginx);
+        assert_eq!(ratio(Scenario::Json(1)), Some(1.0.into()));
+        assert_eq!(ratio(Scenario::Json(32)), Some(Measured { value: 0.8, quartiles: Some((0.5, 2.4)) }));
+    }
+
+    #[test]
+    fn a_turn_that_failed_for_one_counts_for_nobody_with_it() {
+        let mut results = Results::default();
+        let all = [(0, 50.0), (1, 100.0), (2, 200.0)];
+        add_rates(&mut results, Scenario::Routes, Kind::Towline, &all);
+        add_rates(&mut results, Scenario::Routes, Kind::Nginx, &all);
+        add_rates(&mut results, Scenario::Routes, Kind::TowlineMany, &[(1, 90.0), (2, 180.0)]);
+        let ratio = |by| results.ratio(Scenario::Routes, "rate", Kind::TowlineMany, by);
+        let nine_tenths = Some(Measured { value: 0.9, quartiles: Some((0.9, 0.9)) });
+        assert_eq!((ratio(Kind::Towline), ratio(Kind::Nginx)), (nine_tenths, nine_tenths));
+        let others = results.ratio(Scenario::Routes, "rate", Kind::Towline, Kind::Nginx);
+        assert_eq!(others, Some(Measured { value: 1.0, quartiles: Some((1.0, 1.0)) }));
+    }
+
+    #[test]
+    fn turns_without_a_pair_make_no_ratio_and_a_single_pair_no_quartiles() {
+        let mut results = Results::default();
+        add_rates(&mut results, Scenario::Json(32), Kind::Towline, &[(0, 50.0), (1, 80.0)]);
+        add_rates(&mut results, Scenario::Json(32), Kind::Nginx, &[(1, 100.0)]);
+        add_rates(&mut results, Scenario::Json(32), Kind::Envoy, &[(2, 100.0)]);
+        let ratio = |by| results.ratio(Scenario::Json(32), "rate", Kind::Towline, by);
+        assert_eq!(ratio(Kind::Nginx), Some(0.8.into()));
+        assert_eq!((ratio(Kind::Envoy), ratio(Kind::Rathole)), (None, None));
     }
 }

@@ -61,6 +61,15 @@ impl Work {
     pub const fn get_over_http2(path: &'static str, (connections, streams): (usize, usize), seconds: u64) -> Self {
         Self::OverHttp2(h2load::Load { connections, streams, seconds, path })
     }
+
+    /// The same in slices of one second: how many there are, and one of them. What takes as long as it takes is one slice.
+    pub const fn in_slices(self) -> (u64, Self) {
+        match self {
+            Self::Requests(load) => (load.seconds, Self::Requests(Load { seconds: 1, ..load })),
+            Self::OverHttp2(load) => (load.seconds, Self::OverHttp2(h2load::Load { seconds: 1, ..load })),
+            Self::Download(_) | Self::Upload(_) | Self::Echo(_) | Self::Events(_) => (1, self),
+        }
+    }
 }
 
 /// A large body, and how often it is sent at a time, one after the other.
@@ -156,5 +165,20 @@ impl<'a> Callers<'a> {
         let figures = quantiles.map(|(name, values, part)| Some((name, stats::quantile(values, part)?)));
         let figures = figures.into_iter().collect::<Option<_>>().context("no event came")?;
         Ok(Outcome { units: delays.len() as f64 / 1e5, figures })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slices_take_as_long_as_the_whole() {
+        let (count, slice) = Work::get("/json", 32, 5).in_slices();
+        assert!(count == 5 && matches!(slice, Work::Requests(Load { connections: 32, seconds: 1, .. })), "{slice:?}");
+        let (count, slice) = Work::get_over_http2("/json", (4, 32), 3).in_slices();
+        assert!(count == 3 && matches!(slice, Work::OverHttp2(h2load::Load { streams: 32, seconds: 1, .. })));
+        let (count, slice) = Work::Echo(32).in_slices();
+        assert!(count == 1 && matches!(slice, Work::Echo(32)));
     }
 }
