@@ -114,7 +114,7 @@ mod tests {
     use crate::{
         agents::{session::Session, slot::AgentSlot},
         health::Trial,
-        service::{Carried, InFlight, Service},
+        service::{InFlight, Service},
         snapshot::{ServiceRoute, Timeouts, Upstream},
     };
 
@@ -125,7 +125,7 @@ mod tests {
             let limits = PlacementLimits::default();
             slot.replace(Arc::new(Session::new(SessionId::generate(), Arc::clone(&slot), now, limits)));
         }
-        Candidate { ready, instance: Arc::new(Instance::new(InstanceId::generate(), slot)) }
+        Candidate { ready, instance: Arc::new(Instance::new(InstanceId::generate(), slot, Arc::default())) }
     }
 
     fn service(candidates: Vec<Candidate>) -> Service {
@@ -140,7 +140,7 @@ mod tests {
             concurrency: None,
             instances: Vec::new(),
         };
-        Service::new(Arc::new(route), candidates, Carried::default())
+        Service::new(Arc::new(route), candidates, None)
     }
 
     #[test]
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn the_less_busy_of_two_is_taken_whatever_the_dice_say() {
         let service = service(vec![candidate(true, true), candidate(true, true)]);
-        let _busy = InFlight::begin(&service, Arc::clone(&service.candidates[0].instance), Instant::now());
+        let _busy = InFlight::begin(Arc::clone(&service.candidates[0].instance), Instant::now());
         for first in 0..2 {
             let mut dice = [first, 0].into_iter();
             let picked = pick_with(&service.candidates, &[], |_| true, |_| dice.next().unwrap()).unwrap();
@@ -208,18 +208,15 @@ mod tests {
         let service = service((0..5).map(|_| candidate(true, true)).collect());
         let held: Vec<_> = (0..500)
             .map(|_| {
-                InFlight::begin(
-                    &service,
-                    pick(&service.candidates, &[], Preference::Any, Instant::now()).unwrap().instance,
-                    Instant::now(),
-                )
+                let picked = pick(&service.candidates, &[], Preference::Any, Instant::now()).unwrap();
+                InFlight::begin(picked.instance, Instant::now())
             })
             .collect();
         let loads: Vec<_> = service.candidates.iter().map(|c| c.instance.in_flight()).collect();
         assert!(loads.iter().all(|load| (90..=110).contains(load)), "{loads:?}");
-        assert_eq!(service.in_flight.load(std::sync::atomic::Ordering::Relaxed), held.len());
+        assert_eq!(loads.iter().sum::<usize>(), held.len());
         drop(held);
-        assert_eq!(service.in_flight.load(std::sync::atomic::Ordering::Relaxed), 0);
+        assert!(service.candidates.iter().all(|candidate| candidate.instance.in_flight() == 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -127,11 +127,16 @@ impl Caller {
         self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a request began, with a body or without; it ends when the guard is dropped.
+    /// Notes that a request began, with a body or without.
     pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> Active {
-        self.active.fetch_add(1, Ordering::Relaxed);
-        self.sends.store(has_body, Ordering::Relaxed);
-        Active(Arc::clone(self))
+        let mut active = Active { caller: Arc::clone(self), is_on: false };
+        active.begin(has_body);
+        active
+    }
+
+    /// For noting requests one after another.
+    pub(crate) const fn idle(caller: Arc<Self>) -> Active {
+        Active { caller, is_on: false }
     }
 
     /// How long no request has been in progress; `None` while one is.
@@ -169,21 +174,39 @@ impl Caller {
     }
 }
 
-/// A request in progress on a connection.
+/// A request in progress on a connection, or one after another; over when dropped.
 #[derive(Debug)]
-pub(crate) struct Active(Arc<Caller>);
+pub(crate) struct Active {
+    caller: Arc<Caller>,
+    is_on: bool,
+}
 
 impl Active {
     pub(crate) const fn caller(&self) -> &Arc<Caller> {
-        &self.0
+        &self.caller
+    }
+
+    /// A request began, with a body or without.
+    pub(crate) fn begin(&mut self, has_body: bool) {
+        self.end();
+        self.caller.active.fetch_add(1, Ordering::Relaxed);
+        self.caller.sends.store(has_body, Ordering::Relaxed);
+        self.is_on = true;
+    }
+
+    /// It is over.
+    pub(crate) fn end(&mut self) {
+        if std::mem::take(&mut self.is_on) {
+            let millis = u64::try_from(self.caller.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.caller.last_active.store(millis, Ordering::Relaxed);
+            self.caller.active.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        let millis = u64::try_from(self.0.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.last_active.store(millis, Ordering::Relaxed);
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.end();
     }
 }
 

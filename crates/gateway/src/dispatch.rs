@@ -162,7 +162,7 @@ impl<'a, S: Source> Dispatch<'a, S> {
                 Ok(picked) => picked,
                 Err(none) => return Err(last.unwrap_or_else(|| self.unavailable(none))),
             };
-            let mut in_flight = InFlight::begin(&self.service, picked.instance, now);
+            let mut in_flight = InFlight::begin(picked.instance, now);
             match self.try_once(&in_flight, picked.is_only, now).await {
                 Ok(Some((head, connection))) => {
                     in_flight.trial().succeeded();

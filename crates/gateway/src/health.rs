@@ -126,7 +126,7 @@ mod tests {
     use crate::agents::slot::AgentSlot;
 
     fn instance() -> Arc<Instance> {
-        Arc::new(Instance::new(InstanceId::generate(), Arc::new(AgentSlot::new(AgentId::generate()))))
+        Arc::new(Instance::new(InstanceId::generate(), Arc::new(AgentSlot::new(AgentId::generate())), Arc::default()))
     }
 
     fn fail(instance: &Arc<Instance>, times: usize) {

@@ -31,9 +31,7 @@ use crate::{
 pub(crate) struct Service {
     pub route: Arc<ServiceRoute>,
     pub candidates: Vec<Candidate>,
-    /// Requests in flight, carried on from snapshot to snapshot.
-    pub in_flight: Arc<AtomicUsize>,
-    /// Where requests wait when it takes only so many; carried on, too.
+    /// Where requests wait when it takes only so many; carried on from snapshot to snapshot.
     pub line: Option<Arc<Line>>,
     /// How it is called if it is a server elsewhere.
     pub external: Option<External>,
@@ -85,11 +83,12 @@ pub(crate) struct Instance {
     /// Whether it takes connections.
     pub health: Health,
     in_flight: AtomicUsize,
+    /// Requests in flight at all of its service's instances, those that have no route any more included.
+    service_in_flight: Arc<AtomicUsize>,
 }
 
 impl Service {
-    pub(crate) fn new(route: Arc<ServiceRoute>, candidates: Vec<Candidate>, carried: Carried) -> Self {
-        let Carried { in_flight, line } = carried;
+    pub(crate) fn new(route: Arc<ServiceRoute>, candidates: Vec<Candidate>, line: Option<Arc<Line>>) -> Self {
         let host = match &route.upstream {
             Upstream::Container { exposed_port } => format!("localhost:{exposed_port}"),
             Upstream::Attached { authority } => authority.clone(),
@@ -102,7 +101,6 @@ impl Service {
         let prefix = format!("{PROXY_PREFIX}{}", route.slug);
         Self {
             candidates,
-            in_flight,
             line,
             external,
             host: HeaderValue::try_from(host).unwrap_or_else(|_| HeaderValue::from_static("localhost")),
@@ -134,7 +132,8 @@ impl Service {
 }
 
 impl Instance {
-    pub(crate) fn new(id: InstanceId, slot: Arc<AgentSlot>) -> Self {
+    /// `service_in_flight` is what its service's other instances have, too.
+    pub(crate) fn new(id: InstanceId, slot: Arc<AgentSlot>, service_in_flight: Arc<AtomicUsize>) -> Self {
         Self {
             id,
             slot,
@@ -142,6 +141,7 @@ impl Instance {
             http2: Connections::default(),
             health: Health::default(),
             in_flight: AtomicUsize::new(0),
+            service_in_flight,
         }
     }
 
@@ -154,17 +154,16 @@ impl Instance {
 /// One request in flight at one instance; over when dropped.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    service: Arc<AtomicUsize>,
     trial: Trial,
     /// Its place among the requests that the service takes at a time.
     slot: Option<Slot>,
 }
 
 impl InFlight {
-    pub(crate) fn begin(service: &Service, instance: Arc<Instance>, now: Instant) -> Self {
-        service.in_flight.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn begin(instance: Arc<Instance>, now: Instant) -> Self {
+        instance.service_in_flight.fetch_add(1, Ordering::Relaxed);
         instance.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { service: Arc::clone(&service.in_flight), trial: Trial::begin(instance, now), slot: None }
+        Self { trial: Trial::begin(instance, now), slot: None }
     }
 
     /// Keeps a place until the request is over.
@@ -184,7 +183,8 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.service.fetch_sub(1, Ordering::Relaxed);
-        self.instance().in_flight.fetch_sub(1, Ordering::Relaxed);
+        let instance = self.instance();
+        instance.service_in_flight.fetch_sub(1, Ordering::Relaxed);
+        instance.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -3,7 +3,10 @@
 
 use std::{
     hash::Hash,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use towline_model::{Action, CredentialId, InstanceId, KeyKind, ServiceId, TeamId, Timestamp, UserId};
@@ -51,10 +54,12 @@ impl State {
         let mut next = Self { snapshot: Arc::new(snapshot), carried: self.still_in_flight(), ..Self::default() };
         let snapshot = Arc::clone(&next.snapshot);
         for route in snapshot.routes.iter() {
-            let candidates = route.instances.iter().map(|instance| next.candidate(self, instance, agents)).collect();
             let carried = next.carried.entry(route.service_id).or_default();
             carried.limit(route.concurrency);
-            let service = Service::new(Arc::clone(route), candidates, carried.clone());
+            let Carried { in_flight, line } = carried.clone();
+            let candidate = |instance| next.candidate(self, instance, (agents, &in_flight));
+            let candidates = route.instances.iter().map(candidate).collect();
+            let service = Service::new(Arc::clone(route), candidates, line);
             let slug = route.slug.clone().into_boxed_str();
             next.teams.entry(route.team_id).or_default().insert(slug, Arc::new(service));
         }
@@ -137,15 +142,24 @@ impl State {
     }
 
     fn still_in_flight(&self) -> Map<ServiceId, Carried> {
-        let busy = self.carried.iter().filter(|(_, carried)| Arc::strong_count(&carried.in_flight) > 1);
+        let is_held = |carried: &Carried| {
+            Arc::strong_count(&carried.in_flight) > 1
+                || carried.line.as_ref().is_some_and(|line| Arc::strong_count(line) > 1)
+        };
+        let busy = self.carried.iter().filter(|(_, carried)| is_held(carried));
         busy.map(|(id, carried)| (*id, carried.clone())).collect()
     }
 
     /// The instance as it was known before, unless it has moved to another agent.
-    fn candidate(&mut self, old: &Self, route: &InstanceRoute, agents: &Registry) -> Candidate {
+    fn candidate(
+        &mut self,
+        old: &Self,
+        route: &InstanceRoute,
+        (agents, in_flight): (&Registry, &Arc<AtomicUsize>),
+    ) -> Candidate {
         let known = old.instances.get(&route.instance_id).filter(|known| known.slot.id == route.agent_id);
-        let instance =
-            known.cloned().unwrap_or_else(|| Arc::new(Instance::new(route.instance_id, agents.slot(route.agent_id))));
+        let new = || Instance::new(route.instance_id, agents.slot(route.agent_id), Arc::clone(in_flight));
+        let instance = known.cloned().unwrap_or_else(|| Arc::new(new()));
         self.instances.insert(route.instance_id, Arc::clone(&instance));
         Candidate { ready: route.ready, instance }
     }

@@ -1,7 +1,10 @@
 //! The place of one agent at this gateway: who holds it now. Instances point to it, so that a request finds the agent's
 //! current session without asking any registry.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
@@ -15,12 +18,17 @@ pub(crate) struct AgentSlot {
     /// The agent.
     pub id: AgentId,
     session: ArcSwapOption<Session>,
+    /// Whether there is one: what every request asks, and most have no other use for it.
+    is_online: AtomicBool,
+    /// Held while the two are changed, so that they say the same.
+    change: Mutex<()>,
     changed: Notify,
 }
 
 impl AgentSlot {
     pub(crate) fn new(id: AgentId) -> Self {
-        Self { id, session: ArcSwapOption::empty(), changed: Notify::new() }
+        let (session, is_online) = (ArcSwapOption::empty(), AtomicBool::new(false));
+        Self { id, session, is_online, change: Mutex::default(), changed: Notify::new() }
     }
 
     /// The agent's newest session, while it takes new streams.
@@ -30,23 +38,32 @@ impl AgentSlot {
 
     /// Whether the agent has a session here.
     pub(crate) fn is_online(&self) -> bool {
-        self.session.load().is_some()
+        self.is_online.load(Ordering::Acquire)
     }
 
     /// Gives the place to a newer session; the one that had it is returned.
     pub(crate) fn replace(&self, session: Arc<Session>) -> Option<Arc<Session>> {
+        let change = self.lock();
         let old = self.session.swap(Some(session));
+        self.is_online.store(true, Ordering::Release);
+        drop(change);
         self.note_change();
         old
     }
 
     /// Frees the place if that very session still has it: a late goodbye must not push out its successor.
     pub(crate) fn release(&self, session: SessionId) {
-        let current = self.session.load();
-        if current.as_ref().is_some_and(|current| current.id == session) {
-            self.session.compare_and_swap(&current, None);
+        let change = self.lock();
+        if self.session.load().as_ref().is_some_and(|current| current.id == session) {
+            self.session.store(None);
+            self.is_online.store(false, Ordering::Release);
+            drop(change);
             self.note_change();
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wakes requests that wait for a way to the agent.

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     alarm::Alarm,
     body::ResponseBody,
+    caller::{Active, Caller},
     caller_body::CallerBody,
     error_answer::{PROXY_STATUS, problem_response, proxy_status},
     gateway::{BoxError, Shared},
@@ -35,7 +36,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let mut alarm = Alarm::default();
+    let (mut alarm, mut active) = (Alarm::default(), Caller::idle(Arc::clone(&conn.caller)));
     loop {
         conn.rest();
         let mut head = match poll_fn(|cx| conn.poll_next(cx)).await {
@@ -48,7 +49,10 @@ where
             Err(fault) => return refuse(&shared, conn, fault).await,
         };
         let after = match Kind::of(&mut head, &body) {
-            Ok((uri, Kind::Service)) => call_service(&shared, &mut conn, (head, uri), &mut body, &mut alarm).await,
+            Ok((uri, Kind::Service)) => {
+                active.begin(!body.is_over());
+                call_service(&shared, (&mut conn, &active), (head, uri), &mut body, &mut alarm).await
+            }
             Ok((uri, Kind::Agent)) => match respond::agent(&shared, conn, request(head, uri), api.clone()).await {
                 Some((rest, after)) => {
                     conn = rest;
@@ -67,6 +71,7 @@ where
                 respond::write(&mut conn, answer, Exchange::last(), &mut body).await
             }
         };
+        active.end();
         match after {
             After::Keep => {}
             After::Close => return conn.close().await,
@@ -136,12 +141,11 @@ fn request(head: RequestHead, uri: Uri) -> Request<()> {
 /// Passes a request on to a service, or answers why not.
 async fn call_service(
     shared: &Arc<Shared>,
-    conn: &mut CallerConn,
+    (conn, active): (&mut CallerConn, &Active),
     (head, uri): (RequestHead, Uri),
     body: &mut BodyReader,
     alarm: &mut Alarm,
 ) -> After {
-    let active = conn.caller.begin(!body.is_over());
     let id = RequestIdText::sent_in(&head.headers);
     let exchange = Exchange::of(&head.method, head.version, &head.headers);
     let RequestHead { method, version, headers, .. } = head;
@@ -151,7 +155,7 @@ async fn call_service(
         return After::Drop;
     };
     let head = CallHead { method, version, authority: authority_of(&uri), headers };
-    let call = Call { shared, active: &active, id: &id, slug, target, is_named: false };
+    let call = Call { shared, active, id: &id, slug, target, is_named: false };
     let error = match forward(&call, conn, head, (&mut *body, alarm)).await {
         Ok(after) => return after,
         Err(_) if conn.is_broken() => return After::Drop,
