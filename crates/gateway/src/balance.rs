@@ -114,6 +114,7 @@ mod tests {
     use crate::{
         agents::{session::Session, slot::AgentSlot},
         health::Trial,
+        pool::Pool,
         service::{InFlight, Service},
         snapshot::{ServiceRoute, Timeouts, Upstream},
     };
@@ -125,7 +126,10 @@ mod tests {
             let limits = PlacementLimits::default();
             slot.replace(Arc::new(Session::new(SessionId::generate(), Arc::clone(&slot), now, limits)));
         }
-        Candidate { ready, instance: Arc::new(Instance::new(InstanceId::generate(), slot, Arc::default())) }
+        Candidate {
+            ready,
+            instance: Arc::new(Instance::new(InstanceId::generate(), slot, Pool::new(0), Arc::default())),
+        }
     }
 
     fn service(candidates: Vec<Candidate>) -> Service {

@@ -288,6 +288,32 @@ mod tests {
         caller.poll_signal(&Context::from_waker(std::task::Waker::noop()))
     }
 
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_task_that_has_looked_once_is_woken_each_time_until_another_looks() {
+        let caller = Caller::new("192.0.2.1:4711".parse().unwrap(), false, "http");
+        let tasks: [Arc<Count>; 2] = Default::default();
+        let woken = || tasks.each_ref().map(|task| task.0.load(Ordering::Relaxed));
+        let look = |task: usize| caller.poll_signal(&Context::from_waker(&Waker::from(Arc::clone(&tasks[task]))));
+        caller.wake();
+        assert_eq!(look(0), Signal::Run);
+        caller.tell(Signal::Drain);
+        caller.tell(Signal::Cut);
+        assert_eq!(woken(), [2, 0]);
+        assert_eq!(look(1), Signal::Cut);
+        caller.wake();
+        assert_eq!(woken(), [2, 1]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn idle_connections_are_drained_and_slow_heads_cut() {
         const LIMIT: Duration = Duration::from_secs(60);

@@ -235,7 +235,8 @@ impl Gateway {
     /// are gone, and cancels what keys, memberships and sign-ins that are gone have in flight.
     pub fn swap(&self, snapshot: Snapshot) {
         let _one_at_a_time = self.shared.swapping.lock().unwrap_or_else(PoisonError::into_inner);
-        let (next, leftovers) = self.shared.state.load().next(snapshot, &self.shared.agents);
+        let (next, leftovers) =
+            self.shared.state.load().next(snapshot, &self.shared.agents, self.shared.config.workers.count());
         self.shared.state.store(Arc::new(next));
         for lifetime in &leftovers.revoked {
             lifetime.end();

@@ -123,10 +123,15 @@ mod tests {
     use towline_model::{AgentId, InstanceId};
 
     use super::*;
-    use crate::agents::slot::AgentSlot;
+    use crate::{agents::slot::AgentSlot, pool::Pool};
 
     fn instance() -> Arc<Instance> {
-        Arc::new(Instance::new(InstanceId::generate(), Arc::new(AgentSlot::new(AgentId::generate())), Arc::default()))
+        Arc::new(Instance::new(
+            InstanceId::generate(),
+            Arc::new(AgentSlot::new(AgentId::generate())),
+            Pool::new(0),
+            Arc::default(),
+        ))
     }
 
     fn fail(instance: &Arc<Instance>, times: usize) {

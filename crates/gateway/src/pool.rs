@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::time::Instant;
-use towline_tunnel::placement::StreamKind;
+use towline_tunnel::{Workers, placement::StreamKind};
 
 use crate::{agents::link::CarrierLink, upstream::Connection};
 
@@ -24,20 +24,29 @@ const KEEP_AT_MOST: Duration = Duration::from_secs(60);
 const FRESH: Duration = Duration::from_secs(1);
 /// How long it counts that a container has closed a connection so soon: it may run with other settings by then.
 const REMEMBER: Duration = Duration::from_secs(600);
-/// Idle connections that are kept.
+/// Idle connections that are kept, an equal part of them for each worker.
 const MAX_IDLE: usize = 256;
+/// The least of such a part.
+const MIN_IDLE: usize = 16;
 
 /// How long a connection may be kept that says `Keep-Alive: timeout=<seconds>`, or does not.
 pub(crate) fn keep_for(advertised_seconds: Option<u64>) -> Duration {
     advertised_seconds.map_or(KEEP, |seconds| Duration::from_secs(seconds.saturating_sub(1)).min(KEEP_AT_MOST))
 }
 
-/// The idle connections to one instance.
-#[derive(Debug, Default)]
-pub(crate) struct Pool(Mutex<Shelf>);
+/// The idle connections to one instance, for each worker those that its carriers have: a request mostly finds one that it
+/// need not share with other workers' requests.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    shelves: Box<[Place]>,
+    /// How many connections each of them keeps.
+    max_idle: usize,
+}
 
-/// The content of a pool, while nobody else can change it.
-pub(crate) struct Locked<'a>(MutexGuard<'a, Shelf>);
+/// A shelf on cache lines of its own (two of them, as processors fetch them in pairs).
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Place(Mutex<Shelf>);
 
 #[derive(Debug, Default)]
 struct Shelf {
@@ -46,7 +55,7 @@ struct Shelf {
     /// How many connections there are in all.
     count: usize,
     closed: bool,
-    /// The shortest idleness after which the container has closed a connection, and when that was learned.
+    /// The shortest idleness after which the container has closed a connection, and when that was learned. All shelves know it.
     shortest: Option<(Duration, Instant)>,
 }
 
@@ -99,6 +108,28 @@ impl Shelf {
         }
     }
 
+    /// Takes out those that have been idle for too long, or that the container has closed: for each of these, how long it was idle.
+    fn take_expired(&mut self, now: Instant, expired: &mut Vec<Connection>, closed: &mut Vec<Duration>) {
+        let mut cx = Context::from_waker(Waker::noop());
+        let before = expired.len();
+        for Stack { link, idle } in &mut self.stacks {
+            let is_retired = link.is_retired();
+            let is_over = |idle: &mut Idle| {
+                let is_alive = idle.connection.is_alive(&mut cx);
+                closed.extend((!is_alive && !is_retired).then(|| now.saturating_duration_since(idle.since)));
+                is_retired || !idle.is_usable(now, KEEP_AT_MOST) || !is_alive
+            };
+            expired.extend(idle.extract_if(.., is_over).map(|idle| *idle.connection));
+        }
+        self.stacks.retain(|stack| !stack.idle.is_empty());
+        self.count -= expired.len() - before;
+    }
+
+    /// What was learned long ago is not believed any more.
+    fn forget(&mut self, now: Instant) {
+        self.shortest.take_if(|(_, learned)| now.saturating_duration_since(*learned) >= REMEMBER);
+    }
+
     fn note_closed(&mut self, idle: Duration, now: Instant) {
         if self.shortest.is_none_or(|(shortest, _)| idle <= shortest) {
             self.shortest = Some((idle, now));
@@ -106,34 +137,54 @@ impl Shelf {
     }
 }
 
-impl Locked<'_> {
-    /// Whether there is a connection on this carrier that a request may take.
-    pub(crate) fn has_one_on(&self, link: &Arc<CarrierLink>, now: Instant, replayable: bool) -> bool {
-        let limit = self.0.limit(replayable);
-        self.0.position(link).is_ok_and(|index| self.0.stacks[index].newest(now, limit).is_some())
+impl Place {
+    fn lock(&self) -> MutexGuard<'_, Shelf> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// The newest connection on this carrier.
-    pub(crate) fn take_on(
-        &mut self,
-        link: &Arc<CarrierLink>,
-        now: Instant,
-        replayable: bool,
-    ) -> Option<Box<Connection>> {
-        let index = self.0.position(link).ok()?;
-        self.0.stacks[index].newest(now, self.0.limit(replayable))?;
-        self.0.pop(index, now)
+/// How much a connection is wanted; the greatest is.
+type Rank = (bool, (bool, bool), usize, Instant);
+
+impl Shelf {
+    /// Where the connection is that a request wants most of those that it wants at all.
+    fn first(&self, kind: StreamKind, now: Instant, replayable: bool) -> Option<(Rank, usize)> {
+        let limit = self.limit(replayable);
+        let usable = self.stacks.iter().enumerate().filter_map(|(index, stack)| {
+            let since = stack.newest(now, limit)?;
+            let busy = stack.link.busy();
+            let load = stack.link.load(now, 1);
+            let takes_company = kind == StreamKind::Request && load.takes_company();
+            (takes_company || busy == 0).then_some(((takes_company, load.fit_of_threads(), busy, since), index))
+        });
+        usable.max()
     }
 }
 
 impl Pool {
+    /// None yet. So many workers read the carriers; 0 when the runtime does.
+    pub(crate) fn new(workers: usize) -> Self {
+        let shelves: Box<[Place]> = (0..workers.max(1)).map(|_| Place::default()).collect();
+        let max_idle = MAX_IDLE.div_ceil(shelves.len()).max(MIN_IDLE);
+        Self { shelves, max_idle }
+    }
+
+    /// The shelf of what that worker's carriers have.
+    fn shelf(&self, worker: Option<usize>) -> MutexGuard<'_, Shelf> {
+        self.shelves[worker.unwrap_or(0) % self.shelves.len()].lock()
+    }
+
+    fn shelves(&self) -> impl Iterator<Item = MutexGuard<'_, Shelf>> {
+        self.shelves.iter().map(Place::lock)
+    }
+
     /// Puts a connection to rest.
     pub(crate) fn put(&self, connection: Box<Connection>, now: Instant) {
         if connection.keep_for.is_zero() {
             return;
         }
-        let mut shelf = self.shelf();
-        if shelf.closed || shelf.count >= MAX_IDLE {
+        let mut shelf = self.shelf(connection.link().worker());
+        if shelf.closed || shelf.count >= self.max_idle {
             return;
         }
         let index = shelf.position(connection.link()).unwrap_or_else(|index| {
@@ -148,76 +199,127 @@ impl Pool {
     /// A connection where the planning of placements would look first, found without looking at all carriers: for a request
     /// one on the near carrier with the most company, here and paired before others, else the newest on a carrier that nobody is using.
     pub(crate) fn take_first(&self, kind: StreamKind, now: Instant, replayable: bool) -> Option<Box<Connection>> {
-        let mut shelf = self.shelf();
+        let mut here = self.shelf(Workers::here());
+        // Nobody elsewhere is preferred to company here.
+        if let Some(((true, ..), index)) = here.first(kind, now, replayable) {
+            return here.pop(index, now);
+        }
+        drop(here);
+        let first = |place: &Place| place.lock().first(kind, now, replayable);
+        let ranks = self.shelves.iter().filter_map(|place| Some((first(place)?.0, place)));
+        let (_, place) = ranks.max_by_key(|(rank, _)| *rank)?;
+        // Somebody else may have been there meanwhile.
+        let mut shelf = place.lock();
+        let (_, index) = shelf.first(kind, now, replayable)?;
+        shelf.pop(index, now)
+    }
+
+    /// Whether there is a connection on this carrier that a request may take.
+    pub(crate) fn has_one_on(&self, link: &Arc<CarrierLink>, now: Instant, replayable: bool) -> bool {
+        let shelf = self.shelf(link.worker());
         let limit = shelf.limit(replayable);
-        let usable = shelf.stacks.iter().enumerate().filter_map(|(index, stack)| {
-            let since = stack.newest(now, limit)?;
-            let busy = stack.link.busy();
-            let load = stack.link.load(now, 1);
-            let takes_company = kind == StreamKind::Request && load.takes_company();
-            (takes_company || busy == 0).then_some((takes_company, load.fit_of_threads(), busy, since, index))
-        });
-        let (.., index) = usable.max()?;
+        shelf.position(link).is_ok_and(|index| shelf.stacks[index].newest(now, limit).is_some())
+    }
+
+    /// The newest connection on this carrier.
+    pub(crate) fn take_on(&self, link: &Arc<CarrierLink>, now: Instant, replayable: bool) -> Option<Box<Connection>> {
+        let mut shelf = self.shelf(link.worker());
+        let (index, limit) = (shelf.position(link).ok()?, shelf.limit(replayable));
+        shelf.stacks[index].newest(now, limit)?;
         shelf.pop(index, now)
     }
 
     /// Learns that the container has closed a connection that was idle for so long.
     pub(crate) fn note_closed(&self, idle: Duration, now: Instant) {
-        self.shelf().note_closed(idle, now);
+        self.shelves().for_each(|mut shelf| shelf.note_closed(idle, now));
     }
 
-    /// Looks at all of them. Whoever holds this keeps others from putting connections here and taking them.
-    pub(crate) fn lock(&self) -> Locked<'_> {
-        Locked(self.shelf())
-    }
-
-    /// Whether there is any connection at all.
+    /// Whether there is no connection at all.
     pub(crate) fn is_empty(&self) -> bool {
-        self.shelf().count == 0
+        self.shelves().all(|shelf| shelf.count == 0)
     }
 
     /// Takes out the connections that have been idle for too long, or that the container has closed.
     pub(crate) fn take_expired(&self, now: Instant) -> Vec<Connection> {
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut shelf = self.shelf();
         let (mut expired, mut closed) = (Vec::new(), Vec::new());
-        for Stack { link, idle } in &mut shelf.stacks {
-            let is_retired = link.is_retired();
-            let is_over = |idle: &mut Idle| {
-                let is_alive = idle.connection.is_alive(&mut cx);
-                closed.extend((!is_alive && !is_retired).then(|| now.saturating_duration_since(idle.since)));
-                is_retired || !idle.is_usable(now, KEEP_AT_MOST) || !is_alive
-            };
-            expired.extend(idle.extract_if(.., is_over).map(|idle| *idle.connection));
+        for mut shelf in self.shelves() {
+            shelf.take_expired(now, &mut expired, &mut closed);
         }
-        shelf.stacks.retain(|stack| !stack.idle.is_empty());
-        shelf.count -= expired.len();
-        closed.into_iter().for_each(|idle| shelf.note_closed(idle, now));
-        shelf.shortest.take_if(|(_, learned)| now.saturating_duration_since(*learned) >= REMEMBER);
+        closed.into_iter().for_each(|idle| self.note_closed(idle, now));
+        self.shelves().for_each(|mut shelf| shelf.forget(now));
         expired
     }
 
     /// Takes out all, and takes none in any more.
     pub(crate) fn close(&self) -> Vec<Connection> {
-        let mut shelf = self.shelf();
-        shelf.closed = true;
-        shelf.count = 0;
-        shelf.stacks.drain(..).flat_map(|stack| stack.idle).map(|idle| *idle.connection).collect()
-    }
-
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let close = |mut shelf: MutexGuard<'_, Shelf>| {
+            shelf.closed = true;
+            shelf.count = 0;
+            std::mem::take(&mut shelf.stacks)
+        };
+        self.shelves().flat_map(close).flat_map(|stack| stack.idle).map(|idle| *idle.connection).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use towline_model::InstanceId;
+    use towline_tunnel::{CarrierConfig, OpenTarget, gateway_carrier};
+
     use super::*;
+    use crate::external::Socket;
+
+    /// A connection on a carrier that is read by the worker that this is called on.
+    fn connection() -> Box<Connection> {
+        let (io, _peer) = tokio::io::duplex(1024);
+        let (carrier, _driver) = gateway_carrier(io, CarrierConfig::default());
+        let stream = carrier.open(&OpenTarget::Instance(InstanceId::generate())).unwrap();
+        let monitor = stream.monitor();
+        let mut used = Arc::new(CarrierLink::new(carrier, false)).begin();
+        used.end();
+        let mut connection = Connection::new(Socket::Plain(stream), monitor, used, 1024);
+        connection.keep_for = KEEP;
+        Box::new(connection)
+    }
+
+    #[tokio::test]
+    async fn each_worker_takes_its_own_first_and_then_what_there_is() {
+        let workers = Workers::start(2, Duration::ZERO).unwrap();
+        let pool = Arc::new(Pool::new(workers.count()));
+        let (handles, now) = ([workers.next(), workers.next()], Instant::now());
+        for (handle, count) in handles.iter().zip([1, 2]) {
+            let pool = Arc::clone(&pool);
+            handle.spawn(async move { (0..count).for_each(|_| pool.put(connection(), now)) }).await.unwrap();
+        }
+        let take = async |on: usize| {
+            let pool = Arc::clone(&pool);
+            let taken =
+                handles[on].spawn(async move { pool.take_first(StreamKind::Request, now, true) }).await.unwrap();
+            taken.map(|connection| connection.link().worker())
+        };
+        for (on, expected) in [(1, Some(1)), (0, Some(0)), (0, Some(1))] {
+            assert_eq!(take(on).await, Some(expected));
+        }
+        assert!(take(0).await.is_none() && take(1).await.is_none() && pool.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_workers_share_what_is_kept_in_all() {
+        let pool = Pool::new(4);
+        (0..MAX_IDLE).for_each(|_| pool.put(connection(), Instant::now()));
+        assert_eq!(pool.close().len(), MAX_IDLE / 4, "all are of one worker");
+        pool.put(connection(), Instant::now());
+        assert!(pool.is_empty(), "it is closed");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_container_that_is_seen_to_close_soon_is_believed_for_a_while() {
-        let pool = Pool::default();
-        let limits = || [true, false].map(|replayable| pool.shelf().limit(replayable));
+        let pool = Pool::new(2);
+        let limits = || {
+            let [one, other] = [0, 1].map(|worker| [true, false].map(|r| pool.shelf(Some(worker)).limit(r)));
+            assert_eq!(one, other, "all workers know");
+            one
+        };
         let note = |idle| pool.note_closed(Duration::from_millis(idle), Instant::now());
         assert_eq!(limits(), [KEEP_AT_MOST, FRESH]);
         // An ordinary keep-alive changes nothing.

@@ -133,11 +133,11 @@ impl Service {
 
 impl Instance {
     /// `service_in_flight` is what its service's other instances have, too.
-    pub(crate) fn new(id: InstanceId, slot: Arc<AgentSlot>, service_in_flight: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(id: InstanceId, slot: Arc<AgentSlot>, pool: Pool, service_in_flight: Arc<AtomicUsize>) -> Self {
         Self {
             id,
             slot,
-            pool: Pool::default(),
+            pool,
             http2: Connections::default(),
             health: Health::default(),
             in_flight: AtomicUsize::new(0),

@@ -3,10 +3,7 @@
 
 use std::{
     hash::Hash,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use towline_model::{Action, CredentialId, InstanceId, KeyKind, ServiceId, TeamId, Timestamp, UserId};
@@ -15,6 +12,7 @@ use crate::{
     agents::registry::Registry,
     lifetime::Lifetime,
     line::Line,
+    pool::Pool,
     service::{Candidate, Carried, Instance, Service},
     snapshot::{InstanceRoute, Map, Snapshot},
     upstream::Connection,
@@ -49,7 +47,8 @@ pub(crate) struct Leftovers {
 
 impl State {
     /// The state after this one.
-    pub(crate) fn next(&self, mut snapshot: Snapshot, agents: &Registry) -> (Self, Leftovers) {
+    /// So many workers carry what it lets in.
+    pub(crate) fn next(&self, mut snapshot: Snapshot, agents: &Registry, workers: usize) -> (Self, Leftovers) {
         snapshot.credentials.keep_uses(&self.snapshot.credentials);
         let mut next = Self { snapshot: Arc::new(snapshot), carried: self.still_in_flight(), ..Self::default() };
         let snapshot = Arc::clone(&next.snapshot);
@@ -57,8 +56,11 @@ impl State {
             let carried = next.carried.entry(route.service_id).or_default();
             carried.limit(route.concurrency);
             let Carried { in_flight, line } = carried.clone();
-            let candidate = |instance| next.candidate(self, instance, (agents, &in_flight));
-            let candidates = route.instances.iter().map(candidate).collect();
+            let new = |route: &InstanceRoute| {
+                let slot = agents.slot(route.agent_id);
+                Instance::new(route.instance_id, slot, Pool::new(workers), Arc::clone(&in_flight))
+            };
+            let candidates = route.instances.iter().map(|instance| next.candidate(self, instance, new)).collect();
             let service = Service::new(Arc::clone(route), candidates, line);
             let slug = route.slug.clone().into_boxed_str();
             next.teams.entry(route.team_id).or_default().insert(slug, Arc::new(service));
@@ -155,11 +157,10 @@ impl State {
         &mut self,
         old: &Self,
         route: &InstanceRoute,
-        (agents, in_flight): (&Registry, &Arc<AtomicUsize>),
+        new: impl FnOnce(&InstanceRoute) -> Instance,
     ) -> Candidate {
         let known = old.instances.get(&route.instance_id).filter(|known| known.slot.id == route.agent_id);
-        let new = || Instance::new(route.instance_id, agents.slot(route.agent_id), Arc::clone(in_flight));
-        let instance = known.cloned().unwrap_or_else(|| Arc::new(new()));
+        let instance = known.cloned().unwrap_or_else(|| Arc::new(new(route)));
         self.instances.insert(route.instance_id, Arc::clone(&instance));
         Candidate { ready: route.ready, instance }
     }

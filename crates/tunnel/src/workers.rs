@@ -80,7 +80,7 @@ struct Threads {
 
 impl fmt::Debug for Workers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Workers").field(&self.0.as_ref().map_or(0, |threads| threads.handles.len())).finish()
+        f.debug_tuple("Workers").field(&self.count()).finish()
     }
 }
 
@@ -115,6 +115,12 @@ impl Workers {
         Ok(Self(Some(Arc::new(threads))))
     }
 
+    /// How many threads there are; 0 when everything stays on the runtime that it is given on.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.as_ref().map_or(0, |threads| threads.handles.len())
+    }
+
     /// The thread whose turn it is; the runtime that this is called on when there are no threads.
     ///
     /// # Panics
@@ -130,8 +136,7 @@ impl Workers {
     /// keeps to its own, what several of these threads carry is not all carried by one of the peer's.
     #[must_use]
     pub fn is_paired_with(&self, peer: usize) -> bool {
-        let count = self.0.as_ref().map_or(1, |threads| threads.handles.len());
-        Self::here() == Some(peer % count)
+        Self::here() == Some(peer % self.count().max(1))
     }
 
     /// Which worker this runs on; `None` elsewhere.

@@ -73,6 +73,11 @@ impl CarrierLink {
         &self.carrier
     }
 
+    /// The worker that reads it; `None` for the runtime.
+    pub(crate) const fn worker(&self) -> Option<usize> {
+        self.worker
+    }
+
     /// Requests that use it now.
     pub(crate) fn busy(&self) -> usize {
         self.busy.load(Ordering::Relaxed)

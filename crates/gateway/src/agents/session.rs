@@ -109,14 +109,14 @@ impl Session {
     /// Finds a way to an instance on one of the carriers. `None` when none of them takes it now.
     pub(crate) fn place(&self, wanted: &Wanted<'_>, now: Instant) -> Option<Way> {
         let carriers = self.carriers();
-        let mut pool = wanted.pool.map(Pool::lock);
-        let has_idle = |link| pool.as_ref().is_some_and(|pool| pool.has_one_on(link, now, wanted.replayable));
+        let has_idle = |link| wanted.pool.is_some_and(|pool| pool.has_one_on(link, now, wanted.replayable));
         let mut loads: Vec<CarrierLoad> =
             carriers.links.iter().map(|link| link.load(now, usize::from(has_idle(link)))).collect();
         let way = match plan_placement(&loads, wanted.kind, &self.limits) {
             Placement::Reuse(index) => {
                 let link = &carriers.links[index];
-                let idle = pool.as_mut().and_then(|pool| pool.take_on(link, now, wanted.replayable));
+                // Somebody else may have taken it meanwhile.
+                let idle = wanted.pool.and_then(|pool| pool.take_on(link, now, wanted.replayable));
                 idle.map(Way::Idle).or_else(|| Self::open(link, wanted))
             }
             Placement::Open(index) => {

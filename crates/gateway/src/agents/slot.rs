@@ -76,3 +76,30 @@ impl AgentSlot {
         self.changed.notified()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use towline_model::Timestamp;
+    use towline_tunnel::placement::PlacementLimits;
+
+    use super::*;
+
+    #[test]
+    fn a_late_goodbye_leaves_the_place_to_the_successor() {
+        let slot = Arc::new(AgentSlot::new(AgentId::generate()));
+        let take = || {
+            let (id, now) = (SessionId::generate(), Timestamp::from_micros(0));
+            slot.replace(Arc::new(Session::new(id, Arc::clone(&slot), now, PlacementLimits::default())));
+            id
+        };
+        let state = || (slot.is_online(), slot.session().map(|session| session.id));
+        assert_eq!(state(), (false, None));
+        let (first, second) = (take(), take());
+        slot.release(first);
+        assert_eq!(state(), (true, Some(second)));
+        slot.release(second);
+        assert_eq!(state(), (false, None));
+        let third = take();
+        assert_eq!(state(), (true, Some(third)));
+    }
+}

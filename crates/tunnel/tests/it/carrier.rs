@@ -207,6 +207,25 @@ async fn what_was_written_before_a_drop_is_sent_when_both_directions_are_finishe
 }
 
 #[tokio::test]
+async fn a_stream_is_quiet_when_a_read_would_wait() {
+    let mut pair = pair(1024);
+    let (mut near, mut far) = connect(&mut pair).await;
+    assert!(far.is_quiet());
+    near.write_all(b"some").await.unwrap();
+    let mut some = [0; 3];
+    far.read_exact(&mut some).await.unwrap();
+    assert!(!far.is_quiet(), "there is more");
+    far.read_exact(&mut some[..1]).await.unwrap();
+    assert!(far.is_quiet());
+    near.shutdown().await.unwrap();
+    assert_eq!(far.read(&mut some).await.unwrap(), 0);
+    assert!(!far.is_quiet(), "the end stays");
+    drop(far);
+    near.monitor().ended().await;
+    assert!(!near.is_quiet(), "so does an error");
+}
+
+#[tokio::test]
 async fn a_dropped_stream_is_reset_and_tells_how_much_was_delivered() {
     let mut pair = pair(1024);
     let (mut near, mut far) = connect(&mut pair).await;
