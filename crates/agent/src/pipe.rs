@@ -27,7 +27,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, Sleep, sleep},
 };
-use towline_tunnel::{ResetCode, StreamEnd, TunnelStream, tcp};
+use towline_tunnel::{ResetCode, StreamEnd, TunnelStream, wait};
 
 /// Buffers start small: most streams carry a request of a few hundred bytes and are then idle.
 const FIRST_BUFFER: usize = 8 << 10;
@@ -141,7 +141,7 @@ struct Pipe {
     idle: Option<Idle>,
     up: Buffer,
     down: Buffer,
-    /// Whether the task is woken as soon as there is something to be read: a read has found nothing, and none was tried since.
+    /// Whether the task is woken as soon as there is something to be read: nobody has read since one found nothing.
     stream_wakes: bool,
     socket_wakes: bool,
     caller: Caller,
@@ -248,11 +248,11 @@ impl Pipe {
     /// Reads from the container, if there may be something: whichever side woke the task, both are looked at, and to be told
     /// once more that there is nothing costs locks.
     fn poll_fill_down(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.socket_wakes && tcp::is_quiet(&self.socket) {
+        if self.socket_wakes && wait::is_quiet(&self.socket) {
             return Poll::Pending;
         }
         let filled = self.down.poll_fill(&mut self.socket, cx);
-        self.socket_wakes = filled.is_pending();
+        self.socket_wakes = wait::is_noted(&filled);
         filled
     }
 
@@ -262,7 +262,7 @@ impl Pipe {
             return Poll::Pending;
         }
         let filled = self.up.poll_fill(&mut self.stream, cx);
-        self.stream_wakes = filled.is_pending();
+        self.stream_wakes = wait::is_noted(&filled);
         filled
     }
 

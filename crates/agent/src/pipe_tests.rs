@@ -8,7 +8,9 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
-use towline_tunnel::{Carrier, CarrierConfig, Incoming, OpenTarget, StreamEnd, agent_carrier, gateway_carrier};
+use towline_tunnel::{
+    Carrier, CarrierConfig, Incoming, OpenTarget, StreamEnd, Workers, agent_carrier, gateway_carrier,
+};
 
 use super::*;
 use crate::{task::spawn_owned, tests::instance};
@@ -79,6 +81,45 @@ async fn bytes_go_both_ways_and_each_direction_closes_by_itself() {
     assert_eq!(answer, "answer");
     soon("the pipe", pipe).await.unwrap();
     assert_eq!(caller.monitor().end(), Some(StreamEnd::Finished));
+}
+
+#[tokio::test]
+async fn a_pipe_that_was_out_of_turn_is_woken_all_the_same() {
+    // Only there a pipe asks less than it could.
+    let workers = Workers::start(1, Duration::ZERO).unwrap();
+    workers.next().spawn(out_of_turn()).await.unwrap();
+}
+
+async fn out_of_turn() {
+    let (carrier, agent, mut incoming, _tasks) = carriers().await;
+    let mut caller = carrier.open(&OpenTarget::Instance(instance(1))).unwrap();
+    caller.flush().await.unwrap();
+    let accepted = incoming.next().await.unwrap().accept();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mut container, _) = listener.accept().await.unwrap();
+    let (mut is_first, first) = (true, std::sync::Arc::new(tokio::sync::Notify::new()));
+    let polled = std::sync::Arc::clone(&first);
+    let _pipe = spawn_owned(async move {
+        let mut pipe = pin!(join(accepted, socket));
+        poll_fn(|cx| {
+            // Whatever else the task does may have used up its turn before the pipe is polled.
+            while is_first && let Poll::Ready(turn) = tokio::task::coop::poll_proceed(cx) {
+                turn.made_progress();
+            }
+            if !std::mem::take(&mut is_first) {
+                first.notify_one();
+            }
+            pipe.as_mut().poll(cx)
+        })
+        .await;
+    });
+    soon("the pipe", polled.notified()).await;
+    caller.write_all(b"question").await.unwrap();
+    soon("the question", container.read_exact(&mut [0; 8])).await.unwrap();
+    container.write_all(b"answer").await.unwrap();
+    soon("the answer", caller.read_exact(&mut [0; 6])).await.unwrap();
+    drop((agent, incoming));
 }
 
 #[tokio::test]

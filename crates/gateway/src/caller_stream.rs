@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 use tokio_rustls::server::TlsStream;
-use towline_tunnel::tcp;
+use towline_tunnel::{tcp, wait};
 
 use crate::caller::{Caller, CallerGuard};
 
@@ -51,7 +51,7 @@ impl CallerStream {
     /// Whether a read would wait for sure, as far as is known here without one.
     pub(crate) fn is_quiet(&self) -> bool {
         match &self.socket {
-            CallerSocket::Plain(socket) => tcp::is_quiet(socket),
+            CallerSocket::Plain(socket) => wait::is_quiet(socket),
             // It may have bytes of its own.
             CallerSocket::Tls(_) => false,
         }

@@ -26,8 +26,8 @@ const FRESH: Duration = Duration::from_secs(1);
 const REMEMBER: Duration = Duration::from_secs(600);
 /// Idle connections that are kept, an equal part of them for each worker.
 const MAX_IDLE: usize = 256;
-/// The least of such a part.
-const MIN_IDLE: usize = 16;
+/// The least of such a part: an agent's first few carriers are read by as many workers at most.
+const MIN_IDLE: usize = 64;
 
 /// How long a connection may be kept that says `Keep-Alive: timeout=<seconds>`, or does not.
 pub(crate) fn keep_for(advertised_seconds: Option<u64>) -> Duration {
@@ -200,8 +200,8 @@ impl Pool {
     /// one on the near carrier with the most company, here and paired before others, else the newest on a carrier that nobody is using.
     pub(crate) fn take_first(&self, kind: StreamKind, now: Instant, replayable: bool) -> Option<Box<Connection>> {
         let mut here = self.shelf(Workers::here());
-        // Nobody elsewhere is preferred to company here.
-        if let Some(((true, ..), index)) = here.first(kind, now, replayable) {
+        // Nobody elsewhere is preferred to company on a carrier that is read here.
+        if let Some(((true, (true, _), ..), index)) = here.first(kind, now, replayable) {
             return here.pop(index, now);
         }
         drop(here);

@@ -7,7 +7,7 @@
 //! * [`upgrade`]: what both are called in the HTTP requests that open them.
 //! * [`websocket`]: the same frames inside a WebSocket.
 //! * [`tcp`]: options of the TCP connection below.
-//! * [`workers`]: the threads that carry bytes.
+//! * [`workers`]: the threads that carry bytes; [`wait`]: how their tasks wait for several things.
 //! * [`end`]: how streams and carriers end, and who ended them.
 //!
 //! This crate knows nothing of HTTP beyond the names in the upgrade requests, and nothing of containers.
@@ -24,6 +24,7 @@ pub mod session;
 pub mod target;
 pub mod tcp;
 pub mod upgrade;
+pub mod wait;
 pub mod websocket;
 pub mod workers;
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 use std::{io, os::fd::AsFd};
 
 use socket2::SockRef;
-use tokio::{io::Interest, net::TcpStream};
 
 /// The kernel gives a connection up whose bytes were not acknowledged for so long.
 #[cfg(target_os = "linux")]
@@ -31,53 +30,11 @@ pub fn tune(socket: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the system has told nothing of the connection that a read would find: it would wait for sure. Asks the runtime and
-/// not the system, so it costs less than to read, and wakes nobody later.
-#[must_use]
-pub fn is_quiet(socket: &TcpStream) -> bool {
-    socket.try_io(Interest::READABLE, || Ok(())).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-}
-
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
-        time::{sleep, timeout},
-    };
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-
-    #[tokio::test]
-    async fn a_connection_is_quiet_until_something_has_come_and_when_all_of_it_is_read() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let mut far = TcpStream::connect(listener.local_addr().expect("it is bound")).await.expect("it listens");
-        let (mut near, _) = listener.accept().await.expect("it connects");
-        // Whether the runtime knows is for it to say; that it does in the end, and not before, is what matters.
-        let told = async |near: &TcpStream| {
-            let told = async {
-                while is_quiet(near) {
-                    sleep(Duration::from_millis(1)).await;
-                }
-            };
-            timeout(Duration::from_secs(30), told).await.expect("it is told");
-        };
-        let mut some = [0; 64];
-        for message in [&b"first"[..], b"second"] {
-            assert!(timeout(Duration::from_millis(1), near.read(&mut some)).await.is_err());
-            assert!(is_quiet(&near));
-            far.write_all(message).await.expect("it is open");
-            told(&near).await;
-            let count = near.read(&mut some).await.expect("it is open");
-            assert_eq!(&some[..count], message);
-        }
-        drop(far);
-        told(&near).await;
-        assert_eq!(near.read(&mut some).await.expect("it ends in order"), 0);
-        assert!(!is_quiet(&near), "the end stays");
-    }
 
     #[tokio::test]
     async fn a_connection_gets_its_options() {

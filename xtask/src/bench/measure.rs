@@ -69,8 +69,9 @@ impl<'a> Bench<'a> {
             let stage = Stage { speech, origin_of_callers: files.port_of(speech), ..self.stage(&files) };
             self.side_by_side(results, &stage, &Kind::ALL, &loads)?;
         }
-        if self.arguments.wants(Measure::Routes) {
-            self.many_routes(results, &self.stage(&files))?;
+        let one_or_many = [Kind::Towline, Kind::TowlineMany];
+        if let Err(error) = self.side_by_side(results, &self.stage(&files), &one_or_many, &self.route_loads()) {
+            results.failures.push(format!("1,000 services on 100 agents: {error:#}"));
         }
         if self.arguments.wants(Measure::Idle) {
             self.afresh(results, &self.stage(&files), (Scenario::Idle, IDLE_ROUNDS), &Kind::PROXIES, Self::idle)?;
@@ -137,6 +138,12 @@ impl<'a> Bench<'a> {
         if self.arguments.wants(Measure::Tls) { vec![(Scenario::Tls, load)] } else { vec![] }
     }
 
+    /// The load of one service, which is alone or among many.
+    fn route_loads(&self) -> Vec<(Scenario, Work)> {
+        let load = Work::get("/json", 32, self.arguments.seconds());
+        if self.arguments.wants(Measure::Routes) { vec![(Scenario::Routes, load)] } else { vec![] }
+    }
+
     /// The loads that the origin of streams answers.
     fn stream_loads(&self) -> Vec<(Scenario, Work)> {
         let mut loads = vec![];
@@ -161,9 +168,10 @@ impl<'a> Bench<'a> {
         if loads.is_empty() {
             return Ok(());
         }
-        let subjects = kinds.iter().map(|kind| stage.start(self.rivals, *kind)).collect::<Result<Vec<_>>>()?;
         for round in 1..=self.arguments.rounds() {
             step(&format!("round {round} of {}", self.arguments.rounds()));
+            // Anew for each round: two processes of the same program were seen to differ by some per cent for as long as they ran.
+            let subjects = kinds.iter().map(|kind| stage.start(self.rivals, *kind)).collect::<Result<Vec<_>>>()?;
             for (scenario, work) in loads {
                 self.round(results, round, &subjects, (*scenario, *work))?;
             }
@@ -184,28 +192,12 @@ impl<'a> Bench<'a> {
             results.turn = turn;
             for subject in in_order(subjects, if scenario.is_by_turns() { turn } else { 0 }) {
                 self.measure(results, scenario, subject, work);
-                if scenario == Scenario::Json(256) && round == self.arguments.rounds() {
+                if scenario == Scenario::Json(256) {
                     add_memory(results, scenario, subject)?;
                 }
             }
         }
         Ok(())
-    }
-
-    /// One service, and one among many, round by round.
-    fn many_routes(&self, results: &mut Results, stage: &Stage<'_>) -> Result<()> {
-        step("1,000 services on 100 agents");
-        let few = stage.start(self.rivals, Kind::Towline)?;
-        let many = match stage.start(self.rivals, Kind::TowlineMany) {
-            Ok(many) => many,
-            Err(error) => {
-                results.failures.push(format!("{error:#}"));
-                return Ok(());
-            }
-        };
-        let subjects = [few, many];
-        let load = (Scenario::Routes, Work::get("/json", 32, self.arguments.seconds()));
-        (1..=self.arguments.rounds()).try_for_each(|round| self.round(results, round, &subjects, load))
     }
 
     fn measure(&self, results: &mut Results, scenario: Scenario, subject: &Subject, work: Work) {

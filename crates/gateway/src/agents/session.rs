@@ -112,18 +112,22 @@ impl Session {
         let has_idle = |link| wanted.pool.is_some_and(|pool| pool.has_one_on(link, now, wanted.replayable));
         let mut loads: Vec<CarrierLoad> =
             carriers.links.iter().map(|link| link.load(now, usize::from(has_idle(link)))).collect();
-        let way = match plan_placement(&loads, wanted.kind, &self.limits) {
-            Placement::Reuse(index) => {
-                let link = &carriers.links[index];
-                // Somebody else may have taken it meanwhile.
-                let idle = wanted.pool.and_then(|pool| pool.take_on(link, now, wanted.replayable));
-                idle.map(Way::Idle).or_else(|| Self::open(link, wanted))
+        let way = loop {
+            match plan_placement(&loads, wanted.kind, &self.limits) {
+                Placement::Reuse(index) => {
+                    let take = |pool: &Pool| pool.take_on(&carriers.links[index], now, wanted.replayable);
+                    if let Some(idle) = wanted.pool.and_then(take) {
+                        break Some(Way::Idle(idle));
+                    }
+                    // Somebody else has taken it meanwhile.
+                    loads[index].reusable_connections = 0;
+                }
+                Placement::Open(index) => {
+                    loads[index].busy_streams += 1;
+                    break Self::open(&carriers.links[index], wanted);
+                }
+                Placement::Unavailable => break None,
             }
-            Placement::Open(index) => {
-                loads[index].busy_streams += 1;
-                Self::open(&carriers.links[index], wanted)
-            }
-            Placement::Unavailable => None,
         };
         if plan_growth(&loads, carriers.pending(now), &self.limits) > 0 {
             self.grow.notify_one();

@@ -21,6 +21,8 @@ use tokio::{
     time::Sleep,
 };
 
+use towline_tunnel::wait;
+
 use super::{
     chunked::Piece,
     framing::BodyReader,
@@ -53,7 +55,7 @@ pub(crate) struct CallerConn {
     input: Input,
     /// The task that the caller's signal wakes, since it was first looked at.
     task: Option<Waker>,
-    /// Whether the socket wakes it as soon as there is something to be read: a read has found nothing, and none was tried since.
+    /// Whether the socket wakes it as soon as there is something to be read: nobody has read since one found nothing.
     socket_wakes: bool,
 }
 
@@ -156,7 +158,7 @@ impl CallerConn {
             return Poll::Pending;
         }
         let read = self.inbox.poll_read(&mut self.io, cx);
-        self.socket_wakes = read.is_pending();
+        self.socket_wakes = wait::is_noted(&read);
         let read = ready!(read);
         match read {
             Ok(0) => {
