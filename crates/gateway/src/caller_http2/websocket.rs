@@ -40,7 +40,7 @@ enum Opened {
     /// It has switched; the head is what the caller gets.
     Switched(Box<(Answer<ReplySource>, Terms)>),
     /// It has not.
-    Refused(Response<ResponseBody>),
+    Refused(Box<Response<ResponseBody>>),
 }
 
 /// Answers a `CONNECT` with `:protocol`, and passes bytes from then on.
@@ -55,7 +55,7 @@ pub(super) async fn serve(
     let answer = match opened {
         None => return,
         Some(Ok(Opened::Switched(switched))) => return relay(shared, *switched, stream, reply).await,
-        Some(Ok(Opened::Refused(answer))) => answer,
+        Some(Ok(Opened::Refused(answer))) => *answer,
         Some(Err(error)) => route::ours(route::rescue(&error, &id), shared, &id),
     };
     send(answer.map(|body| body.with_active(active)), reply, false).await;
@@ -114,7 +114,7 @@ async fn open(
         _ => {
             let mut response = inbound(shared, answer, terms);
             prepared.additions.put(response.headers_mut(), instance);
-            Ok(Opened::Refused(response))
+            Ok(Opened::Refused(Box::new(response)))
         }
     }
 }
