@@ -129,14 +129,9 @@ impl Caller {
 
     /// Notes that a request began, with a body or without.
     pub(crate) fn begin(self: &Arc<Self>, has_body: bool) -> Active {
-        let mut active = Active { caller: Arc::clone(self), is_on: false };
+        let mut active = Active::idle(Arc::clone(self));
         active.begin(has_body);
         active
-    }
-
-    /// For noting requests one after another.
-    pub(crate) const fn idle(caller: Arc<Self>) -> Active {
-        Active { caller, is_on: false }
     }
 
     /// How long no request has been in progress; `None` while one is.
@@ -182,6 +177,11 @@ pub(crate) struct Active {
 }
 
 impl Active {
+    /// None yet.
+    pub(crate) const fn idle(caller: Arc<Caller>) -> Self {
+        Self { caller, is_on: false }
+    }
+
     pub(crate) const fn caller(&self) -> &Arc<Caller> {
         &self.caller
     }

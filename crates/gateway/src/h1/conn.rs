@@ -20,7 +20,6 @@ use tokio::{
     io::{AsyncWrite, AsyncWriteExt as _},
     time::Sleep,
 };
-
 use towline_tunnel::wait;
 
 use super::{
@@ -140,8 +139,8 @@ impl CallerConn {
         self.caller.signal()
     }
 
-    /// Is woken by the caller's signal from now on. All of a connection is polled by one task, most often; another one has
-    /// nothing of what was to wake that.
+    /// This task is the one to be woken from now on. A connection is polled by one and the same, most often; for another one
+    /// nothing is noted yet.
     fn look_after(&mut self, cx: &Context<'_>) {
         if !self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             self.task = Some(cx.waker().clone());

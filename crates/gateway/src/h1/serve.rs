@@ -18,7 +18,7 @@ use super::{
 use crate::{
     alarm::Alarm,
     body::ResponseBody,
-    caller::{Active, Caller},
+    caller::Active,
     caller_body::CallerBody,
     error_answer::{PROXY_STATUS, problem_response, proxy_status},
     gateway::{BoxError, Shared},
@@ -36,7 +36,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let (mut alarm, mut active) = (Alarm::default(), Caller::idle(Arc::clone(&conn.caller)));
+    let (mut alarm, mut active) = (Alarm::default(), Active::idle(Arc::clone(&conn.caller)));
     loop {
         conn.rest();
         let mut head = match poll_fn(|cx| conn.poll_next(cx)).await {
